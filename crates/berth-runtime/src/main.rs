@@ -1,0 +1,2 @@
+//! `berth-runtime`: the small binary. Roles: OCI command line, launcher.
+fn main() {}

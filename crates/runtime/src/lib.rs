@@ -1,0 +1,116 @@
+//! An OCI configuration becomes a process: namespaces, mounts, root
+//! filesystem, users, capabilities, seccomp, terminals, exec.
+//!
+//! Must not know about HTTP, async runtimes or images. Everything here runs in
+//! a single-threaded process (the OCI command line or a monitor), so the
+//! cloned child may allocate.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use berth_cgroup::Cgroup;
+use berth_seccomp::Program;
+use oci_spec::runtime::{Process, Spec};
+
+/// Where the container's root filesystem comes from.
+#[derive(Debug)]
+pub enum Root<'a> {
+    /// `root.path` of the configuration, relative to this bundle directory.
+    Bundle(&'a std::path::Path),
+    /// A detached mount (an overlay from `fsmount`), attached by the child.
+    Mount(BorrowedFd<'a>),
+}
+
+/// What becomes the first process's descriptors 0, 1 and 2.
+#[derive(Debug)]
+pub enum Stdio<'a> {
+    /// These three descriptors.
+    Fds([BorrowedFd<'a>; 3]),
+    /// A new terminal made in the container's own devpts; its other side is
+    /// returned as `Started::console`. Size in (columns, rows); 0 = unset.
+    Terminal { width: u16, height: u16 },
+}
+
+/// Everything needed to make a container besides its configuration.
+#[derive(Debug)]
+pub struct Create<'a> {
+    pub spec: &'a Spec,
+    pub id: &'a str,
+    pub root: Root<'a>,
+    pub stdio: Stdio<'a>,
+    /// Made by the caller with the limits applied.
+    pub cgroup: Option<&'a Cgroup>,
+    /// Compiled by the caller; when `None`, `linux.seccomp` is compiled here.
+    pub seccomp: Option<&'a Program>,
+    /// A network namespace to join instead of the one in the configuration.
+    pub network: Option<BorrowedFd<'a>>,
+    /// Wait for [`Created::start`] before the user's program is executed.
+    pub gate: bool,
+}
+
+/// A process of a container, alive, a child of the caller.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+    /// The terminal's controlling side, when one was asked for.
+    pub console: Option<OwnedFd>,
+}
+
+/// A made container, waiting at the gate when one was asked for.
+#[derive(Debug)]
+pub struct Created {
+    pub process: Started,
+}
+
+impl Created {
+    /// Opens the gate and returns when the program has been executed. Errors of
+    /// the exec itself (not found, not executable) come from here, or from
+    /// [`create`] when there was no gate.
+    pub fn start(&mut self) -> Result<(), Error> {
+        todo!()
+    }
+}
+
+/// Makes a container. Without a gate it returns when the program has been
+/// executed. On error the child is gone and reaped.
+pub fn create(request: &Create<'_>) -> Result<Created, Error> {
+    let _ = request;
+    todo!()
+}
+
+/// A further process in a running container.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The container's first process.
+    pub pid: u32,
+    pub pidfd: BorrowedFd<'a>,
+    pub process: &'a Process,
+    pub stdio: Stdio<'a>,
+    pub cgroup: Option<&'a Cgroup>,
+    pub seccomp: Option<&'a Program>,
+}
+
+/// Runs `process` in the container; returns when it has been executed.
+pub fn exec(request: &Exec<'_>) -> Result<Started, Error> {
+    let _ = request;
+    todo!()
+}
+
+/// What went wrong, and whose fault it is; the words are runc's where Docker's
+/// clients match on them.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program does not exist (exit code 127): `exec: "x": executable file
+    /// not found in $PATH`, `stat /x: no such file or directory`.
+    #[error("{0}")]
+    NotFound(String),
+    /// The program may not be executed (exit code 126).
+    #[error("{0}")]
+    NotExecutable(String),
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// A step failed; says which and why.
+    #[error("{step}: {source}")]
+    Step { step: String, source: std::io::Error },
+}
