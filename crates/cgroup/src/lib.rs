@@ -47,7 +47,11 @@ pub struct Cgroup {}
 impl Cgroup {
     /// Makes the group in every hierarchy and applies `resources`. On error
     /// nothing made by this call is left behind.
-    pub fn create(host: &Host, path: &str, resources: Option<&LinuxResources>) -> Result<Self, Error> {
+    pub fn create(
+        host: &Host,
+        path: &str,
+        resources: Option<&LinuxResources>,
+    ) -> Result<Self, Error> {
         let _ = (host, path, resources);
         todo!()
     }
@@ -187,5 +191,9 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: String, source: io::Error },
+    Io {
+        action: &'static str,
+        path: String,
+        source: io::Error,
+    },
 }

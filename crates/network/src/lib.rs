@@ -139,7 +139,12 @@ pub struct Counters {
 
 /// The resolv.conf a container gets: the host's without loopback servers, with
 /// the user's overrides (`--dns`, `--dns-search`, `--dns-option`).
-pub fn resolv_conf(host: &str, servers: &[IpAddr], search: &[String], options: &[String]) -> String {
+pub fn resolv_conf(
+    host: &str,
+    servers: &[IpAddr],
+    search: &[String],
+    options: &[String],
+) -> String {
     let _ = (host, servers, search, options);
     todo!()
 }
@@ -153,5 +158,8 @@ pub enum Error {
     #[error("{0}")]
     Exhausted(String),
     #[error("{action}: {source}")]
-    Kernel { action: String, source: std::io::Error },
+    Kernel {
+        action: String,
+        source: std::io::Error,
+    },
 }

@@ -50,7 +50,11 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
             SendFlags::NOSIGNAL,
         )
     })?;
-    if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::MSGSIZE)
+    }
 }
 
 /// Receives one message; `None` when the peer has closed. With a non-blocking
@@ -74,7 +78,10 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Err
             fds.extend(rights);
         }
     }
-    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         return Err(Errno::MSGSIZE);
     }
     if message.bytes == 0 && fds.is_empty() {
@@ -108,7 +115,10 @@ mod tests {
     #[test]
     fn closed_peer_is_none_and_too_long_is_refused() {
         let (a, b) = seqpacket_pair().unwrap();
-        assert_eq!(send(&a, &vec![0; MAX_MESSAGE + 1], &[]), Err(Errno::MSGSIZE));
+        assert_eq!(
+            send(&a, &vec![0; MAX_MESSAGE + 1], &[]),
+            Err(Errno::MSGSIZE)
+        );
         drop(a);
         assert!(receive(&b).unwrap().is_none());
     }
