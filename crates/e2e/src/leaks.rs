@@ -1,0 +1,60 @@
+//! What an engine must not leave behind.
+
+use std::path::{Path, PathBuf};
+
+/// Groups below `name` in every hierarchy, except the engine's own.
+pub fn cgroups(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in hierarchies() {
+        collect_dirs(&hierarchy.join(name.trim_start_matches('/')), &mut found);
+    }
+    found
+}
+
+fn collect_dirs(dir: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_dirs(&entry.path(), found);
+            found.push(entry.path());
+        }
+    }
+}
+
+/// Mount points of all control group hierarchies.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            right
+                .starts_with("cgroup")
+                .then(|| PathBuf::from(left.split(' ').nth(4).unwrap_or_default()))
+        })
+        .collect()
+}
+
+/// Processes whose command line contains `text` (a path that only the test's
+/// own processes have), with their command lines.
+pub fn processes(text: &str) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .flatten()
+    {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let Ok(command) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(text) && pid != std::process::id() as i32 {
+            found.push((pid, command));
+        }
+    }
+    found
+}
