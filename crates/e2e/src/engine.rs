@@ -22,8 +22,18 @@ pub struct Engine {
     cgroup: String,
 }
 
+static BIN_DIR: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+/// Chooses the binaries under test; the first choice holds.
+pub fn set_bin_dir(dir: PathBuf) {
+    let _ = BIN_DIR.set(dir);
+}
+
 /// Where the binaries under test are.
 pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = BIN_DIR.get() {
+        return dir.clone();
+    }
     if let Some(dir) = std::env::var_os("BERTH_BIN_DIR") {
         return dir.into();
     }
