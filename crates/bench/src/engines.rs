@@ -8,29 +8,47 @@ use berth_e2e::Engine;
 
 use crate::sample::{Series, Subject, in_turn, table};
 
-pub fn measure(rounds: usize) {
+pub(crate) fn measure(rounds: usize) {
     let berth = Engine::start_with(&["--network-pool", "8"]);
     let without_pool = Engine::start_with(&["--network-pool", "0"]);
     let docker = Docker::start();
     let podman = Podman::find();
 
     for network in ["none", "bridge"] {
-        for (pacing, pause) in [("back to back", Duration::ZERO), ("after 100 ms of rest", Duration::from_millis(100))] {
+        for (pacing, pause) in [
+            ("back to back", Duration::ZERO),
+            ("after 100 ms of rest", Duration::from_millis(100)),
+        ] {
             let mut subjects = vec![
                 berth_run("berth, slots ready", &berth, network),
                 berth_run("berth, no slot left", &without_pool, network),
             ];
             if let Some(docker) = &docker {
-                subjects.push(docker.subject("docker", &["run", "--rm", "--network", network, "busybox", "true"]));
+                subjects.push(docker.subject(
+                    "docker",
+                    &["run", "--rm", "--network", network, "busybox", "true"],
+                ));
             }
             if let Some(podman) = &podman {
-                subjects.push(podman.subject(&["run", "--rm", "--network", network, "localhost/busybox", "true"]));
+                subjects.push(podman.subject(&[
+                    "run",
+                    "--rm",
+                    "--network",
+                    network,
+                    "localhost/busybox",
+                    "true",
+                ]));
             }
-            table(&format!("run --rm --network {network} busybox true, {pacing}"), &in_turn(&mut subjects, rounds, pause));
+            table(
+                &format!("run --rm --network {network} busybox true, {pacing}"),
+                &in_turn(&mut subjects, rounds, pause),
+            );
         }
     }
 
-    berth.berth(&["run", "-d", "--name", "c", "busybox", "sleep", "3600"]).ok();
+    berth
+        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "3600"])
+        .ok();
     let mut subjects = vec![Subject {
         name: "berth".into(),
         command: Box::new(|_| {
@@ -40,10 +58,17 @@ pub fn measure(rounds: usize) {
         }),
     }];
     if let Some(docker) = &docker {
-        crate::sample::time(docker.command().args(["run", "-d", "--name", "c", "busybox", "sleep", "3600"]));
+        crate::sample::time(
+            docker
+                .command()
+                .args(["run", "-d", "--name", "c", "busybox", "sleep", "3600"]),
+        );
         subjects.push(docker.subject("docker", &["exec", "c", "true"]));
     }
-    table("exec c true, back to back", &in_turn(&mut subjects, rounds, Duration::ZERO));
+    table(
+        "exec c true, back to back",
+        &in_turn(&mut subjects, rounds, Duration::ZERO),
+    );
     drop(subjects);
 
     let mut rows = vec![many("berth", || berth.command("berth"))];
@@ -93,9 +118,9 @@ fn many(name: &str, command: impl Fn() -> Command) -> Series {
 fn wait_for_one(running: &mut Vec<Child>) {
     loop {
         for index in 0..running.len() {
-            if let Some(status) = running[index].try_wait().expect("our child") {
+            if running[index].try_wait().expect("our child").is_some() {
+                let status = running.swap_remove(index).wait().expect("our child");
                 assert!(status.success(), "a run ended with {status}");
-                running.swap_remove(index);
                 return;
             }
         }
@@ -112,8 +137,15 @@ struct Docker {
 
 impl Docker {
     fn start() -> Option<Self> {
-        let mut launch = peer("dockerd")?;
-        let dir = tempfile::Builder::new().prefix("bench-docker-").tempdir_in("/var/tmp").expect("/var/tmp can be written");
+        // In a network namespace of its own, as berth's engines are.
+        let peer = peer("dockerd")?;
+        let mut launch = Command::new("unshare");
+        launch.args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+        launch.arg(peer.get_program()).args(peer.get_args());
+        let dir = tempfile::Builder::new()
+            .prefix("bench-docker-")
+            .tempdir_in("/var/tmp")
+            .expect("/var/tmp can be written");
         let path = |name: &str| dir.path().join(name);
         launch
             .arg("-H")
@@ -127,26 +159,45 @@ impl Docker {
         let log = std::fs::File::create(path("log")).expect("a fresh directory");
         let daemon = launch
             .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone().expect("a descriptor is to be had")))
+            .stdout(Stdio::from(
+                log.try_clone().expect("a descriptor is to be had"),
+            ))
             .stderr(Stdio::from(log))
             .spawn()
             .expect("dockerd starts");
         let docker = Self { daemon, dir };
         let deadline = Instant::now() + Duration::from_secs(30);
-        while !docker.command().arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        while !docker
+            .command()
+            .arg("version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             if Instant::now() > deadline {
-                println!("(dockerd did not come up: {})", std::fs::read_to_string(docker.dir.path().join("log")).unwrap_or_default());
+                println!(
+                    "(dockerd did not come up: {})",
+                    std::fs::read_to_string(docker.dir.path().join("log")).unwrap_or_default()
+                );
                 return None;
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        berth_e2e::Run::new(docker.command().args(["import", "-", "busybox"]), &berth_e2e::image::busybox_rootfs()).ok();
+        berth_e2e::Run::new(
+            docker.command().args(["import", "-", "busybox"]),
+            &berth_e2e::image::busybox_rootfs(),
+        )
+        .ok();
         Some(docker)
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new("docker");
-        command.env("DOCKER_HOST", format!("unix://{}", self.dir.path().join("docker.sock").display()));
+        command.env(
+            "DOCKER_HOST",
+            format!("unix://{}", self.dir.path().join("docker.sock").display()),
+        );
         command
     }
 
@@ -165,8 +216,15 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        let _ = self.command().args(["rm", "-f", "c"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        let _ = Command::new("kill").arg(self.daemon.id().to_string()).status();
+        let _ = self
+            .command()
+            .args(["rm", "-f", "c"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .status();
         let _ = self.daemon.wait();
     }
 }
@@ -178,9 +236,15 @@ struct Podman {
 impl Podman {
     fn find() -> Option<Self> {
         peer("podman")?;
-        let dir = tempfile::Builder::new().prefix("bench-podman-").tempdir_in("/var/tmp").expect("/var/tmp can be written");
+        let dir = tempfile::Builder::new()
+            .prefix("bench-podman-")
+            .tempdir_in("/var/tmp")
+            .expect("/var/tmp can be written");
         let podman = Self { dir };
-        let run = berth_e2e::Run::new(podman.command().args(["import", "-", "localhost/busybox"]), &berth_e2e::image::busybox_rootfs());
+        let run = berth_e2e::Run::new(
+            podman.command().args(["import", "-", "localhost/busybox"]),
+            &berth_e2e::image::busybox_rootfs(),
+        );
         if run.code != 0 {
             println!("(podman does not work here: {})", run.stderr.trim());
             return None;
@@ -215,12 +279,14 @@ impl Podman {
 /// A peer's program: from PATH, or run inside the tree that BERTH_PEERS names
 /// (laid over the host's root in a mount namespace of its own).
 fn peer(program: &str) -> Option<Command> {
-    if let Some(root) = std::env::var_os("BERTH_PEERS").map(PathBuf::from) {
-        if ["usr/bin", "usr/sbin"].iter().any(|dir| root.join(dir).join(program).is_file()) {
-            let mut command = Command::new("scripts/in-peers.sh");
-            command.arg(root).arg(program);
-            return Some(command);
-        }
+    if let Some(root) = std::env::var_os("BERTH_PEERS").map(PathBuf::from)
+        && ["usr/bin", "usr/sbin"]
+            .iter()
+            .any(|dir| root.join(dir).join(program).is_file())
+    {
+        let mut command = Command::new("scripts/in-peers.sh");
+        command.arg(root).arg(program);
+        return Some(command);
     }
     if berth_e2e::installed(program) {
         return Some(Command::new(program));

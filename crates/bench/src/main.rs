@@ -19,10 +19,17 @@ fn main() {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bin-dir" => berth_e2e::engine::set_bin_dir(args.next().unwrap_or_default().into()),
-            "--rounds" => rounds = args.next().and_then(|text| text.parse().ok()).unwrap_or(rounds),
+            "--rounds" => {
+                rounds = args
+                    .next()
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or(rounds)
+            }
             "--only" => only = args.next().unwrap_or_default(),
             other => {
-                eprintln!("unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|memory|steps]");
+                eprintln!(
+                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|memory|steps]"
+                );
                 std::process::exit(2);
             }
         }
@@ -48,9 +55,19 @@ fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo")
         .lines()
-        .find_map(|line| line.strip_prefix("model name").map(|name| name.trim_start_matches([' ', '\t', ':']).to_owned()))
+        .find_map(|line| {
+            line.strip_prefix("model name")
+                .map(|name| name.trim_start_matches([' ', '\t', ':']).to_owned())
+        })
         .unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let layout = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1 or hybrid" };
-    format!("Linux {}, {cores} × {cpu}, cgroup {layout}\n", read("/proc/sys/kernel/osrelease").trim())
+    let layout = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        "v2"
+    } else {
+        "v1 or hybrid"
+    };
+    format!(
+        "Linux {}, {cores} × {cpu}, cgroup {layout}\n",
+        read("/proc/sys/kernel/osrelease").trim()
+    )
 }

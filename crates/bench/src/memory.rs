@@ -4,13 +4,15 @@ use berth_e2e::{Engine, leaks};
 
 const CONTAINERS: usize = 20;
 
-pub fn measure() {
+pub(crate) fn measure() {
     let engine = Engine::start();
     // Let the pool fill and the allocator settle: memory is not a race.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let idle = pss(&engine);
     for _ in 0..CONTAINERS {
-        engine.berth(&["run", "-d", "busybox", "sleep", "3600"]).ok();
+        engine
+            .berth(&["run", "-d", "busybox", "sleep", "3600"])
+            .ok();
     }
     std::thread::sleep(std::time::Duration::from_secs(2));
     let busy = pss(&engine);
@@ -20,7 +22,10 @@ pub fn measure() {
     }
     let total = |rows: &[(String, u64)]| rows.iter().map(|(_, kb)| kb).sum::<u64>();
     println!("  idle engine, all processes:       {:>8}", total(&idle));
-    println!("  each of {CONTAINERS} running containers:    {:>8}", (total(&busy).saturating_sub(total(&idle))) / CONTAINERS as u64);
+    println!(
+        "  each of {CONTAINERS} running containers:    {:>8}",
+        (total(&busy).saturating_sub(total(&idle))) / CONTAINERS as u64
+    );
     println!();
 }
 
@@ -37,6 +42,13 @@ fn pss_of(pid: i32) -> u64 {
     std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .unwrap_or_default()
         .lines()
-        .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("Pss:")?
+                .trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
         .unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use crate::sample::{Subject, in_turn, table};
 /// Peers by name, found in PATH.
 const PEERS: &[&str] = &["crun", "runc", "youki"];
 
-pub fn measure(rounds: usize) {
+pub(crate) fn measure(rounds: usize) {
     let dir = tempfile::tempdir().expect("/tmp can be written");
     let bundle = dir.path();
     make_bundle(bundle);
@@ -22,8 +22,14 @@ pub fn measure(rounds: usize) {
             println!("({peer} is not installed)");
         }
     }
-    for (pacing, pause) in [("back to back", Duration::ZERO), ("after 100 ms of rest", Duration::from_millis(100))] {
-        table(&format!("OCI runtime: run /bin/true, full Docker-like bundle, {pacing}"), &in_turn(&mut subjects, rounds, pause));
+    for (pacing, pause) in [
+        ("back to back", Duration::ZERO),
+        ("after 100 ms of rest", Duration::from_millis(100)),
+    ] {
+        table(
+            &format!("OCI runtime: run /bin/true, full Docker-like bundle, {pacing}"),
+            &in_turn(&mut subjects, rounds, pause),
+        );
     }
 }
 
@@ -44,13 +50,29 @@ fn subject<'a>(name: &str, program: &std::ffi::OsStr, bundle: &'a Path, peer: bo
                 // its cost (measured: 1–2 ms) is part of the peers' figures.
                 let mut command = Command::new("unshare");
                 command
-                    .args(["--mount", "sh", "-c", "umount /sys/fs/cgroup/unified; exec \"$@\"", "sh"])
+                    .args([
+                        "--mount",
+                        "sh",
+                        "-c",
+                        "umount /sys/fs/cgroup/unified; exec \"$@\"",
+                        "sh",
+                    ])
                     .arg(&program);
-                command.arg("--root").arg(root).args(["run", "--bundle"]).arg(bundle).arg(id);
+                command
+                    .arg("--root")
+                    .arg(root)
+                    .args(["run", "--bundle"])
+                    .arg(bundle)
+                    .arg(id);
                 command
             } else {
                 let mut command = Command::new(&program);
-                command.arg("--root").arg(root).args(["run", "--bundle"]).arg(bundle).arg(id);
+                command
+                    .arg("--root")
+                    .arg(root)
+                    .args(["run", "--bundle"])
+                    .arg(bundle)
+                    .arg(id);
                 command
             }
         }),
@@ -62,7 +84,8 @@ fn make_bundle(dir: &Path) {
     let rootfs = dir.join("rootfs");
     std::fs::create_dir(&rootfs).expect("a fresh directory");
     tar_extract(&berth_e2e::image::busybox_rootfs(), &rootfs);
-    std::fs::write(dir.join("config.json"), include_str!("bundle.json")).expect("a fresh directory");
+    std::fs::write(dir.join("config.json"), include_str!("bundle.json"))
+        .expect("a fresh directory");
 }
 
 fn tar_extract(archive: &[u8], to: &Path) {

@@ -5,17 +5,20 @@ use std::time::{Duration, Instant};
 
 /// A series of times of one thing.
 #[derive(Clone, Debug, Default)]
-pub struct Series {
-    pub name: String,
+pub(crate) struct Series {
+    pub(crate) name: String,
     times: Vec<Duration>,
 }
 
 impl Series {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), times: Vec::new() }
+    pub(crate) fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            times: Vec::new(),
+        }
     }
 
-    pub fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         self.times.push(time);
     }
 
@@ -23,17 +26,19 @@ impl Series {
         let mut sorted = self.times.clone();
         sorted.sort();
         let index = ((sorted.len() as f64 - 1.0) * fraction).round() as usize;
-        sorted.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+        sorted
+            .get(index)
+            .map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
     }
 
     /// Milliseconds.
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.at(0.5)
     }
 }
 
 /// Runs a command to its end; fails loudly when it does not end with 0.
-pub fn time(command: &mut Command) -> Duration {
+pub(crate) fn time(command: &mut Command) -> Duration {
     let start = Instant::now();
     let status = command
         .stdin(Stdio::null())
@@ -47,21 +52,26 @@ pub fn time(command: &mut Command) -> Duration {
 }
 
 /// What is measured: a name and a way to make the command for a round.
-pub struct Subject<'a> {
-    pub name: String,
-    pub command: Box<dyn FnMut(usize) -> Command + 'a>,
+pub(crate) struct Subject<'a> {
+    pub(crate) name: String,
+    pub(crate) command: Box<dyn FnMut(usize) -> Command + 'a>,
 }
 
 impl std::fmt::Debug for Subject<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subject").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Subject")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 /// Measures all subjects in turn, so that what the host does meanwhile hits all
 /// alike. The first two rounds warm up and are not counted.
-pub fn in_turn(subjects: &mut [Subject<'_>], rounds: usize, pause: Duration) -> Vec<Series> {
-    let mut series: Vec<_> = subjects.iter().map(|subject| Series::new(&subject.name)).collect();
+pub(crate) fn in_turn(subjects: &mut [Subject<'_>], rounds: usize, pause: Duration) -> Vec<Series> {
+    let mut series: Vec<_> = subjects
+        .iter()
+        .map(|subject| Series::new(&subject.name))
+        .collect();
     for round in 0..rounds + 2 {
         for (subject, series) in subjects.iter_mut().zip(&mut series) {
             let mut command = (subject.command)(round);
@@ -76,9 +86,12 @@ pub fn in_turn(subjects: &mut [Subject<'_>], rounds: usize, pause: Duration) -> 
 }
 
 /// Prints one block; ratios are to the first row.
-pub fn table(title: &str, series: &[Series]) {
+pub(crate) fn table(title: &str, series: &[Series]) {
     println!("{title}");
-    println!("  {:<34}{:>10}{:>10}{:>10}{:>9}", "", "median ms", "10 %", "90 %", "ratio");
+    println!(
+        "  {:<34}{:>10}{:>10}{:>10}{:>9}",
+        "", "median ms", "10 %", "90 %", "ratio"
+    );
     let base = series.first().map_or(f64::NAN, Series::median);
     for row in series {
         println!(

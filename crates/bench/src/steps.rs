@@ -7,7 +7,7 @@ use berth_e2e::Engine;
 
 const RUNS: usize = 30;
 
-pub fn measure() {
+pub(crate) fn measure() {
     let engine = Engine::start_with(&["--network-pool", "8"]);
     for _ in 0..RUNS {
         engine.berth(&["run", "--rm", "busybox", "true"]).ok();
@@ -15,12 +15,22 @@ pub fn measure() {
     }
     let mut steps: BTreeMap<usize, (String, Vec<u64>)> = BTreeMap::new();
     for line in engine.log().lines() {
-        let Some((_, list)) = line.split_once("start steps: ") else { continue };
+        let Some((_, list)) = line.split_once("start steps: ") else {
+            continue;
+        };
         let list = list.trim_end_matches('"');
         for (index, step) in list.split(", ").enumerate() {
-            let Some((name, micros)) = step.split_once('=') else { continue };
-            let Ok(micros) = micros.trim_end_matches("us").parse() else { continue };
-            steps.entry(index).or_insert_with(|| (name.to_owned(), Vec::new())).1.push(micros);
+            let Some((name, micros)) = step.split_once('=') else {
+                continue;
+            };
+            let Ok(micros) = micros.trim_end_matches("us").parse() else {
+                continue;
+            };
+            steps
+                .entry(index)
+                .or_insert_with(|| (name.to_owned(), Vec::new()))
+                .1
+                .push(micros);
         }
     }
     println!("Steps of a start inside the engine (median of {RUNS}, µs)");

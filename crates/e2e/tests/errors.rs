@@ -1,5 +1,7 @@
 //! Bad input: Docker's wording, status and exit codes, and nothing left.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, Run, clients};
 
 #[test]

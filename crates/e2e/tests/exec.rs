@@ -1,5 +1,7 @@
 //! Further processes in a running container.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, clients, eventually};
 
 #[test]

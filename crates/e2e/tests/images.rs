@@ -1,5 +1,7 @@
 //! Images without registries: import, load, tag, list, remove.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::process::Command;
 
 use berth_e2e::{Engine, Run, clients, image};

@@ -1,6 +1,8 @@
 //! What holds a container: namespaces, capabilities, seccomp, masks, devices.
 //! Each check fails when its defence is taken away.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, clients};
 
 /// Runs a script in a fresh container with `flags`.

@@ -1,5 +1,7 @@
 //! Stop, kill, pause, restart, rename, remove, wait, top, stats.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, clients, eventually};
 
 #[test]

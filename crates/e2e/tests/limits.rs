@@ -1,5 +1,7 @@
 //! Limits are really in force inside.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, clients};
 
 /// The limit as the container sees it, on either control group version.

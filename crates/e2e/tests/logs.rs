@@ -1,5 +1,7 @@
 //! `logs`: following, ends, times, and what a terminal makes of them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 

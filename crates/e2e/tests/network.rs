@@ -1,5 +1,7 @@
 //! Networks: none, host, container:, and the default bridge.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use berth_e2e::{Engine, Run, clients};
 
 #[test]

@@ -1,5 +1,7 @@
 //! `run` in all its forms, with our client and the stock one.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{Read, Write};
 use std::process::Stdio;
 

@@ -1,6 +1,8 @@
 //! kill -9 of daemon, launcher and monitors: containers go on where they can,
 //! the state is true after a restart, and nothing leaks.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
