@@ -29,6 +29,8 @@ mod snapshot;
 mod state;
 mod store;
 mod tar;
+#[cfg(test)]
+mod testing;
 mod trash;
 
 use std::path::PathBuf;

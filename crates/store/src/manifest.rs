@@ -29,8 +29,8 @@ pub(crate) struct Resolved {
 }
 
 enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// Follows `id`, a manifest or an index, to the image for this machine's
@@ -64,7 +64,7 @@ struct Walk<'a> {
 }
 
 struct Candidate {
-    manifest: ImageManifest,
+    manifest: Box<ImageManifest>,
     rank: u8,
 }
 
@@ -136,7 +136,7 @@ impl Walk<'_> {
             None => {
                 let bytes = self
                     .source
-                    .document(&manifest.config().digest().to_string())
+                    .document(manifest.config().digest().as_ref())
                     .ok()?;
                 let config: ImageConfiguration = serde_json::from_slice(&bytes).ok()?;
                 (

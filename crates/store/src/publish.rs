@@ -1,6 +1,7 @@
 //! From a work directory to the visible store: layers unpacked, then blobs,
 //! layers and names made visible together.
 
+use std::collections::hash_map::Entry;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use crate::error::{Error, Result};
 use crate::layer::{Directory, Ending, Layer, unpack};
 use crate::manifest::Resolved;
 use crate::state::{Saved, State, set_name};
-use crate::store::{Inner, LAYER_CONTENT, LAYER_RECORD, StoredBlobs, Work, hex, publish};
+use crate::store::{
+    Inner, LAYER_CONTENT, LAYER_RECORD, StoredBlobs, Work, crash_point, hex, publish,
+};
 use crate::{Digest, Image};
 
 /// A layer complete in a work directory.
@@ -142,12 +145,18 @@ impl<'a> Publication<'a> {
         } in self.layers.drain(..)
         {
             // Another load may have been faster.
-            if !state.layers.contains_key(&diff_id) {
-                publish(&self.work.fd, &directory, &inner.dirs.layers, hex(&diff_id))
-                    .map_err(Error::io("publish layer", &diff_id))?;
-                state.layers.insert(diff_id, layer);
+            if let Entry::Vacant(place) = state.layers.entry(diff_id) {
+                publish(
+                    &self.work.fd,
+                    &directory,
+                    &inner.dirs.layers,
+                    hex(place.key()),
+                )
+                .map_err(Error::io("publish layer", place.key()))?;
+                place.insert(layer);
             }
         }
+        crash_point("layers");
         let mut records = Vec::new();
         for image in self.images.drain(..) {
             for digest in &image.resolved.blobs {
@@ -179,6 +188,7 @@ impl<'a> Publication<'a> {
             let record = state.describe(saved, image.resolved, &source)?;
             records.push((Arc::new(record), image.names, image.loaded_at));
         }
+        crash_point("blobs");
         inner.update_images(state, |images| {
             for (record, names, now) in records {
                 let id = record.saved.id.clone();

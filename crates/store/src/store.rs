@@ -306,6 +306,7 @@ impl Inner {
         let text = write_images(&images)?;
         replace_file(&self.dirs.root, IMAGES, &self.dirs.tmp, &text)
             .map_err(Error::io("write", self.root.join(IMAGES).display()))?;
+        crash_point("images");
         state.images = images;
         Ok(result)
     }
@@ -378,4 +379,13 @@ pub(crate) fn publish(
         }
         other => other,
     }
+}
+
+/// Where a test has the process killed, to see what the next open finds.
+pub(crate) fn crash_point(at: &str) {
+    #[cfg(test)]
+    if std::env::var("BERTH_STORE_TEST_CRASH").is_ok_and(|point| point == at) {
+        crate::testing::kill_self();
+    }
+    let _ = at;
 }

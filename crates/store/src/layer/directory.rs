@@ -107,7 +107,7 @@ impl Directory {
         Ok(self
             .parent
             .as_ref()
-            .map_or(self.root.as_fd(), |parent| parent.fd.as_fd()))
+            .map_or_else(|| self.root.as_fd(), |parent| parent.fd.as_fd()))
     }
 
     fn open(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
