@@ -31,6 +31,8 @@ mod store;
 mod tar;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod trash;
 
 use std::path::PathBuf;

@@ -396,7 +396,7 @@ mod tests {
             if let Some(digest) = &digest { text += &format!("@{digest}"); }
             let reference = Reference::parse(&text).map_err(|e| TestCaseError::fail(e.to_string()))?;
             prop_assert_eq!(Reference::parse(&reference.familiar()).ok(), Some(reference.clone()));
-            prop_assert_eq!(reference.digest, digest);
+            prop_assert_eq!(&reference.digest, &digest);
             prop_assert!(reference.full().contains(&path));
         }
     }
