@@ -121,6 +121,14 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn config(&self, manifest: &ImageManifest) -> Option<ImageConfiguration> {
+        let bytes = self
+            .source
+            .document(manifest.config().digest().as_ref())
+            .ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     /// How well a manifest suits this machine, 0 best; none if it is no image.
     fn rank(&self, manifest: &ImageManifest, descriptor: Option<&Descriptor>) -> Option<u8> {
         let annotations = descriptor.and_then(|d| d.annotations().as_ref());
@@ -133,18 +141,15 @@ impl Walk<'_> {
                 platform.architecture().clone(),
                 platform.variant().clone(),
             ),
-            None => {
-                let bytes = self
-                    .source
-                    .document(manifest.config().digest().as_ref())
-                    .ok()?;
-                let config: ImageConfiguration = serde_json::from_slice(&bytes).ok()?;
-                (
+            None => match self.config(manifest) {
+                Some(config) => (
                     config.os().clone(),
                     config.architecture().clone(),
                     config.variant().clone(),
-                )
-            }
+                ),
+                // The last resort: if chosen, what is wrong with it is said.
+                None => return Some(4),
+            },
         };
         if arch.to_string() == "unknown" {
             return None;

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn records_are_cut_by_length() {
-        let records = Records::parse(b"30 SCHILY.xattr.user.x=a\nb=c\nd\n12 uid=1234\n").unwrap();
+        let records = Records::parse(b"31 SCHILY.xattr.user.x=a\nb=c\nd\n12 uid=1234\n").unwrap();
         assert_eq!(
             records.xattrs,
             vec![(b"user.x".to_vec(), b"a\nb=c\nd".to_vec())]
