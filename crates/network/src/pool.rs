@@ -73,7 +73,6 @@ pub(crate) struct Plug {
     /// Index of [`INTERFACE`] inside.
     pub(crate) index: u32,
     pub(crate) host_interface: String,
-    uplink: Uplink,
 }
 
 /// Which shelf: none for bare namespaces, else the network's identifier.
@@ -146,6 +145,7 @@ impl Pool {
         let mut state = self.shared.lock();
         let shelf = state.shelves.entry(Some(network.to_owned())).or_default();
         shelf.uplink = Some(uplink);
+        shelf.failure = None;
         let stale = std::mem::take(&mut shelf.slots);
         drop(state);
         drop(stale);
@@ -266,11 +266,12 @@ impl Shared {
                     continue;
                 }
             };
+            let uplink = state.shelves.get(&kind).and_then(|shelf| shelf.uplink);
             let plan = state.plan(&kind);
             drop(state);
             let made = plan.and_then(|plan| maker.make(plan));
             state = self.lock();
-            state.put(&kind, made);
+            state.put(&kind, uplink, made);
             self.ready.notify_all();
         }
     }
@@ -301,15 +302,13 @@ impl State {
 
     /// Puts the slot onto its shelf, unless its network was removed, or got
     /// another bridge, while it was made.
-    fn put(&mut self, kind: &Kind, made: Result<Slot, Error>) {
-        let Some(shelf) = self.shelves.get_mut(kind) else {
+    fn put(&mut self, kind: &Kind, uplink: Option<Uplink>, made: Result<Slot, Error>) {
+        let shelf = self.shelves.get_mut(kind);
+        let Some(shelf) = shelf.filter(|shelf| shelf.uplink == uplink) else {
             return;
         };
         match made {
-            Ok(slot) if slot.plug.as_ref().map(|plug| plug.uplink) == shelf.uplink => {
-                shelf.slots.push_back(slot);
-            }
-            Ok(_) => {}
+            Ok(slot) => shelf.slots.push_back(slot),
             Err(failure) => shelf.failure = Some(failure),
         }
     }
@@ -405,7 +404,6 @@ impl Maker {
         Ok(Plug {
             index: link.index,
             host_interface: name,
-            uplink,
         })
     }
 }

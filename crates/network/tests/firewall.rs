@@ -14,7 +14,7 @@ const TABLE: &str = r#"table inet berth {
 		elements = { "berth0" }
 	}
 
-	set masquerade {
+	set masqueraded {
 		type ifname
 		elements = { "berth0" }
 	}
@@ -34,7 +34,7 @@ const TABLE: &str = r#"table inet berth {
 
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
-		meta nfproto ipv4 iifname @masquerade oifname != @bridges masquerade comment "containers leave with the host's address"
+		meta nfproto ipv4 iifname @masqueraded oifname != @bridges masquerade comment "containers leave with the host's address"
 	}
 }
 "#;
@@ -118,7 +118,7 @@ fn what_was_tampered_with_is_repaired() {
         "add chain inet berth extra { type filter hook input priority 0; }",
         "add set inet berth extra { type ipv4_addr; }",
         "delete element inet berth bridges { berth0 }",
-        "delete element inet berth masquerade { berth0 }",
+        "delete element inet berth masqueraded { berth0 }",
         "add table inet berth; delete table inet berth; add table inet berth",
     ];
     for damage in damages {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! table inet berth {
-//!     set bridges    { type ifname }             # all our networks
-//!     set masquerade { type ifname }             # those that hide behind the host
-//!     set neighbours { type ifname . ifname }    # who may talk to whom
+//!     set bridges     { type ifname }             # all our networks
+//!     set masqueraded { type ifname }             # those that hide behind the host
+//!     set neighbours  { type ifname . ifname }    # who may talk to whom
 //!
 //!     chain forward {
 //!         type filter hook forward priority filter; policy accept;
@@ -16,7 +16,7 @@
 //!     }
 //!     chain postrouting {
 //!         type nat hook postrouting priority srcnat; policy accept;
-//!         meta nfproto ipv4 iifname @masquerade oifname != @bridges masquerade
+//!         meta nfproto ipv4 iifname @masqueraded oifname != @bridges masquerade
 //!     }
 //! }
 //! ```
@@ -50,7 +50,7 @@ use super::expression::{Expressions, Meta, Register, Verdict};
 
 pub(super) const TABLE: &str = "berth";
 pub(super) const BRIDGES: &str = "bridges";
-pub(super) const MASQUERADE: &str = "masquerade";
+pub(super) const MASQUERADED: &str = "masqueraded";
 pub(super) const NEIGHBOURS: &str = "neighbours";
 
 /// Interface names in sets are padded with zeros to this (IFNAMSIZ).
@@ -151,7 +151,7 @@ impl Layout {
                 expressions: Expressions::new()
                     .ipv4()
                     .load(Meta::InputName, Register::One)
-                    .in_set(MASQUERADE, Register::One)
+                    .in_set(MASQUERADED, Register::One)
                     .load(Meta::OutputName, Register::One)
                     .not_in_set(BRIDGES, Register::One)
                     .masquerade(),
@@ -160,7 +160,7 @@ impl Layout {
         Self {
             sets: BTreeMap::from([
                 (BRIDGES.to_owned(), set(1, TYPE_IFNAME)),
-                (MASQUERADE.to_owned(), set(1, TYPE_IFNAME)),
+                (MASQUERADED.to_owned(), set(1, TYPE_IFNAME)),
                 (NEIGHBOURS.to_owned(), set(2, TYPE_IFNAME_PAIR)),
             ]),
             chains: BTreeMap::from([
@@ -256,7 +256,7 @@ pub(super) fn elements(bridge: &str, masquerade: bool) -> Elements {
         ),
     ]);
     if masquerade {
-        elements.insert(MASQUERADE.to_owned(), BTreeSet::from([name]));
+        elements.insert(MASQUERADED.to_owned(), BTreeSet::from([name]));
     }
     elements
 }
@@ -313,7 +313,7 @@ mod tests {
                 .flatten()
                 .any(|element| mentions(element, "berth"))
         );
-        assert!(!elements("berth0", false).contains_key(MASQUERADE));
+        assert!(!elements("berth0", false).contains_key(MASQUERADED));
         assert!(mentions(&key(&["a", "berth0"]), "berth0"));
     }
 }

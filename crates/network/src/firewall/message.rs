@@ -44,6 +44,7 @@ const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -72,6 +73,15 @@ fn request(action: String, message: u16, flags: u16, attributes: &Attributes) ->
         flags: flags | flags::REQUEST,
         payload: payload(NFPROTO_INET, 0, attributes),
     }
+}
+
+/// For nft alone, which prints names only when told that they are in host byte
+/// order (libnftnl's NFTNL_UDATA_SET_KEYBYTEORDER).
+fn key_byte_order() -> [u8; 6] {
+    const KEY_BYTE_ORDER: u8 = 0;
+    const HOST: u32 = 1;
+    let [a, b, c, d] = HOST.to_ne_bytes();
+    [KEY_BYTE_ORDER, 4, a, b, c, d]
 }
 
 /// A batch that the kernel commits as one, and only if nobody has changed
@@ -144,7 +154,8 @@ impl Batch {
             .be32(NFTA_SET_FLAGS, 0)
             .be32(NFTA_SET_KEY_TYPE, set.key_type)
             .be32(NFTA_SET_KEY_LEN, set.key_length)
-            .be32(NFTA_SET_ID, self.sets);
+            .be32(NFTA_SET_ID, self.sets)
+            .bytes(NFTA_SET_USERDATA, &key_byte_order());
         self.push(
             format!("create firewall set {name}"),
             NEWSET,
