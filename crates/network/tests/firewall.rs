@@ -40,7 +40,7 @@ const TABLE: &str = r#"table inet berth {
 "#;
 
 fn router() {
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("become a router");
 }
 
 /// The ruleset with the kernel's handles, which change whenever something is made

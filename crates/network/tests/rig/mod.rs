@@ -1,7 +1,8 @@
 //! What the tests need: hosts, containers and programs inside of them. Every test
 //! is a process of its own (nextest) that moves into a fresh network namespace
 //! first; that is the "host".
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
