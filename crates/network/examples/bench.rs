@@ -61,6 +61,12 @@ fn main() -> Result<(), Error> {
                 .next()
                 .map_or(Ok(()), |endpoint| manager.release(&config.id, &endpoint))
         })?;
+        sleep(4 * PAUSE);
+        time(&format!("connect and release: {label}"), pause, || {
+            let (namespace, endpoint) = manager.connect(&config.id, None, None)?;
+            drop(namespace);
+            manager.release(&config.id, &endpoint)
+        })?;
         manager.remove_bridge(&config.id)?;
     }
     Ok(())

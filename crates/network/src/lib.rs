@@ -17,6 +17,7 @@ mod manager;
 mod netlink;
 mod pool;
 mod random;
+mod reaper;
 mod resolv;
 mod route;
 mod subnet;

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::address::Allocator;
 use crate::firewall::Firewall;
 use crate::mac::Mac;
 use crate::pool::{INTERFACE, Pool, Slot, Uplink, is_host_interface};
+use crate::reaper::{Leaving, Reaper};
 use crate::route::{self, Handle};
 use crate::subnet::{Subnet, first_free};
 use crate::{BridgeConfig, Counters, Endpoint, Error, Namespace, bridge, counters, random, sysctl};
@@ -17,11 +18,32 @@ use crate::{BridgeConfig, Counters, Endpoint, Error, Namespace, bridge, counters
 /// threads of that namespace.
 #[derive(Debug)]
 pub struct Manager {
-    networks: Mutex<HashMap<String, Network>>,
+    // The first to be dropped: it still needs the others.
+    reaper: Reaper,
+    registry: Arc<Registry>,
     /// Held while the host's interfaces or firewall change; never taken while
-    /// `networks` is held, so that a connect does not wait for a bridge.
+    /// the networks are held, so that a connect does not wait for a bridge.
     host: Mutex<Host>,
+}
+
+/// What is handed out.
+#[derive(Debug)]
+struct Registry {
+    networks: Mutex<HashMap<String, Network>>,
     pool: Pool,
+}
+
+impl Registry {
+    fn networks(&self) -> MutexGuard<'_, HashMap<String, Network>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, network: &str, endpoint: &Endpoint) {
+        if let Some(known) = self.networks().get_mut(network) {
+            known.addresses.release(&endpoint.id, endpoint.address);
+        }
+        self.pool.forget(network, &endpoint.host_interface);
+    }
 }
 
 #[derive(Debug)]
@@ -42,13 +64,22 @@ impl Manager {
     /// bring in what exists. `pool` is the number of namespaces kept ready of
     /// each kind (bare, and one per bridge); a background thread refills it.
     pub fn new(pool: usize) -> Result<Self, Error> {
-        Ok(Self {
+        let registry = Arc::new(Registry {
             networks: Mutex::default(),
-            host: Mutex::new(Host {
-                links: Handle::open()?,
-                firewall: Firewall::open()?,
-            }),
             pool: Pool::start(pool)?,
+        });
+        let reaper = Reaper::start({
+            let registry = Arc::clone(&registry);
+            move |leaving| registry.forget(&leaving.network, &leaving.endpoint)
+        })?;
+        let host = Mutex::new(Host {
+            links: Handle::open()?,
+            firewall: Firewall::open()?,
+        });
+        Ok(Self {
+            reaper,
+            registry,
+            host,
         })
     }
 
@@ -114,7 +145,7 @@ impl Manager {
         };
         networks.insert(config.id.clone(), network);
         drop(networks);
-        self.pool.open_shelf(
+        self.registry.pool.open_shelf(
             &config.id,
             Uplink {
                 bridge,
@@ -127,7 +158,7 @@ impl Manager {
     /// Removes bridge and rules; used at the end of tests and by network rm.
     pub fn remove_bridge(&self, id: &str) -> Result<(), Error> {
         let network = self.networks().remove(id).ok_or_else(|| no_network(id))?;
-        self.pool.close_shelf(id);
+        self.registry.pool.close_shelf(id);
         let mut host = self.host();
         let name = &network.config.interface;
         let ports = host.links.ports(network.bridge).and_then(|ports| {
@@ -137,7 +168,7 @@ impl Manager {
                 .filter(|n| is_host_interface(n));
             remove_links(&mut host.links, ours)
         });
-        let link = gone_is_fine(host.links.batch(&[route::delete_link(name)]));
+        let link = host.links.delete(name);
         // Last, so that nothing is reachable that was not before.
         let rules = host.firewall.remove_bridge(name);
         ports.and(link).and(rules)
@@ -150,14 +181,16 @@ impl Manager {
             .get_mut(network)
             .ok_or_else(|| no_network(network))?;
         known.addresses.adopt(&endpoint.id, endpoint.address)?;
-        self.pool.remember(network, &endpoint.host_interface);
+        self.registry
+            .pool
+            .remember(network, &endpoint.host_interface);
         Ok(())
     }
 
     /// A bare namespace with loopback up (`--network none`).
     pub fn bare(&self) -> Result<Namespace, Error> {
         Ok(Namespace {
-            fd: self.pool.take(None)?.namespace,
+            fd: self.registry.pool.take(None)?.namespace,
         })
     }
 
@@ -171,37 +204,54 @@ impl Manager {
     ) -> Result<(Namespace, Endpoint), Error> {
         let mac = mac.map_or_else(Mac::random, str::parse)?;
         let id = random::hex::<32>()?;
-        let (address, gateway, subnet) = {
-            let mut networks = self.networks();
-            let known = networks
-                .get_mut(network)
-                .ok_or_else(|| no_network(network))?;
-            let address = known.addresses.allocate(&id, wanted)?;
-            (address, known.config.gateway, known.addresses.subnet())
+        let (address, config, subnet) = match self.allocate(network, &id, wanted) {
+            // Perhaps only because of endpoints that are just leaving.
+            Err(Error::Exhausted(_) | Error::Invalid(_)) if self.reaper.flush() => {
+                self.allocate(network, &id, wanted)?
+            }
+            other => other?,
         };
         let mut endpoint = Endpoint {
             id,
             address,
             prefix_len: subnet.prefix_len(),
-            gateway,
+            gateway: config.gateway,
             mac: mac.to_string(),
             interface: INTERFACE.to_owned(),
             host_interface: String::new(),
         };
         let connected = self
+            .registry
             .pool
             .take(Some(network))
             .and_then(|slot| configure(slot, &mut endpoint, mac, subnet));
         match connected {
             Ok(namespace) => Ok((namespace, endpoint)),
             Err(e) => {
-                self.forget(network, &endpoint);
+                self.registry.forget(network, &endpoint);
                 Err(e)
             }
         }
     }
 
-    /// Frees the address and removes the host interface if it is still there.
+    /// The first free address, or the wanted one.
+    fn allocate(
+        &self,
+        network: &str,
+        endpoint: &str,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<(Ipv4Addr, BridgeConfig, Subnet), Error> {
+        let mut networks = self.networks();
+        let known = networks
+            .get_mut(network)
+            .ok_or_else(|| no_network(network))?;
+        let address = known.addresses.allocate(endpoint, wanted)?;
+        Ok((address, known.config.clone(), known.addresses.subnet()))
+    }
+
+    /// Frees the address and removes the host interface if it is still there:
+    /// both a moment later (see [`crate::reaper`]), and both before the address
+    /// is given to another endpoint.
     pub fn release(&self, network: &str, endpoint: &Endpoint) -> Result<(), Error> {
         let name = &endpoint.host_interface;
         if !is_host_interface(name) {
@@ -209,17 +259,11 @@ impl Manager {
                 "{name:?} is not an interface of a container"
             )));
         }
-        // The interface first: while it is there, so is the address.
-        gone_is_fine(self.host().links.batch(&[route::delete_link(name)]))?;
-        self.forget(network, endpoint);
+        self.reaper.push(Leaving {
+            network: network.to_owned(),
+            endpoint: endpoint.clone(),
+        });
         Ok(())
-    }
-
-    fn forget(&self, network: &str, endpoint: &Endpoint) {
-        if let Some(known) = self.networks().get_mut(network) {
-            known.addresses.release(&endpoint.id, endpoint.address);
-        }
-        self.pool.forget(network, &endpoint.host_interface);
     }
 
     /// Endpoints' host interfaces on this bridge that belong to none of `known`:
@@ -235,7 +279,7 @@ impl Manager {
         let ports = host.links.ports(bridge)?;
         // Asked for after the ports: a name is remembered before its interface is
         // made, so that every port of ours is among them.
-        let ours = self.pool.host_interfaces(network);
+        let ours = self.registry.pool.host_interfaces(network);
         let stale = ports.iter().map(|port| port.name.as_str()).filter(|name| {
             is_host_interface(name)
                 && !ours.contains(*name)
@@ -254,6 +298,14 @@ impl Manager {
     /// No other network may have the interface or a part of the subnet, and one
     /// in use keeps its own.
     fn check_conflicts(&self, config: &BridgeConfig, subnet: Subnet) -> Result<(), Error> {
+        let changed = self
+            .networks()
+            .get(&config.id)
+            .is_some_and(|known| known.config != *config);
+        if changed {
+            // Those that are just leaving are no reason to refuse.
+            self.reaper.flush();
+        }
         if let Some(known) = self.networks().get(&config.id) {
             let same = known.config.gateway == config.gateway
                 && known.addresses.subnet() == subnet
@@ -289,7 +341,7 @@ impl Manager {
     }
 
     fn networks(&self) -> MutexGuard<'_, HashMap<String, Network>> {
-        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.registry.networks()
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -328,17 +380,10 @@ fn configure(
 fn remove_links<'n>(links: &mut Handle, names: impl Iterator<Item = &'n str>) -> Result<(), Error> {
     let mut all = Ok(());
     for name in names {
-        let removed = gone_is_fine(links.batch(&[route::delete_link(name)]));
+        let removed = links.delete(name);
         all = all.and(removed);
     }
     all
-}
-
-fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(e) if e.errno() == Some(libc::ENODEV) => Ok(()),
-        other => other,
-    }
 }
 
 fn no_network(id: &str) -> Error {

@@ -57,6 +57,14 @@ impl Handle {
         self.0.batch(requests)
     }
 
+    /// Removes an interface; one that is gone already is fine.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), Error> {
+        match self.batch(&[delete_link(name)]) {
+            Err(e) if e.errno() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
     /// The interface of that name, if there is one.
     pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
@@ -289,7 +297,7 @@ pub(crate) fn set_mac(index: u32, mac: Mac) -> Request {
     )
 }
 
-pub(crate) fn delete_link(name: &str) -> Request {
+fn delete_link(name: &str) -> Request {
     let mut message = LinkMessage::default();
     message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
     change(

@@ -1,4 +1,5 @@
 //! Containers on a bridge, as seen from inside, from the host and from outside.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod rig;
 
@@ -285,16 +286,34 @@ fn addresses_run_out_and_come_back() {
             small.id
         )
     );
-    // Released while the namespace is still held: interface and address are gone
-    // from the network all the same.
+    // Released while the namespace is still held: the interface is gone from the
+    // network all the same, and before the address has a new owner.
     manager.release(&small.id, &endpoint).unwrap();
-    assert!(!ip("-o link").contains(&endpoint.host_interface));
     let (_m, again) = manager.connect(&small.id, None, None).unwrap();
+    assert!(!ip("-o link").contains(&endpoint.host_interface));
     assert_eq!(again.address, endpoint.address);
     // Releasing twice does not take it from the new owner.
     manager.release(&small.id, &endpoint).unwrap();
     assert!(manager.connect(&small.id, None, None).is_err());
     drop(n);
+}
+
+#[test]
+fn a_released_interface_goes_though_its_namespace_stays() {
+    let _host = fresh_host();
+    let manager = manager();
+    let (kept, endpoint) = manager.connect(&config().id, None, None).unwrap();
+    let (_other, at_other) = manager.connect(&config().id, None, None).unwrap();
+    manager.release(&config().id, &endpoint).unwrap();
+    eventually("the interface is gone", || {
+        !ip("-o link").contains(&endpoint.host_interface)
+    });
+    assert!(within(&kept.fd, || !ip("-o link").contains("eth0")));
+    assert!(ip("-o link").contains(&at_other.host_interface));
+    // An engine that ends in order leaves nothing that it was told to remove.
+    manager.release(&config().id, &at_other).unwrap();
+    drop(manager);
+    assert!(!ip("-o link").contains(&at_other.host_interface));
 }
 
 #[test]

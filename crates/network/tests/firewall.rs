@@ -1,4 +1,5 @@
 //! Our table, compared with what nft makes of it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod rig;
 
