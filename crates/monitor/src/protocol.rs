@@ -44,7 +44,11 @@ pub enum ToLauncher {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromLauncher {
-    Hello { version: u32, pid: u32, build: String },
+    Hello {
+        version: u32,
+        pid: u32,
+        build: String,
+    },
 }
 
 /// Everything a monitor needs besides the OCI configuration.
@@ -94,9 +98,13 @@ pub struct RootFs {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "form", rename_all = "snake_case")]
 pub enum Layer {
-    Directory { path: PathBuf },
+    Directory {
+        path: PathBuf,
+    },
     /// An EROFS image file, mounted once per launcher.
-    Erofs { path: PathBuf },
+    Erofs {
+        path: PathBuf,
+    },
 }
 
 /// Where the output goes.
@@ -137,10 +145,19 @@ pub enum ToMonitor {
     /// Descriptor: a stream socket. → `Done`.
     Attach { request: u64, attach: Attach },
     /// → `Done`. Fails without a terminal.
-    Resize { request: u64, exec: Option<String>, width: u16, height: u16 },
+    Resize {
+        request: u64,
+        exec: Option<String>,
+        width: u16,
+        height: u16,
+    },
     /// Signal the first process, or an exec's process; through its pidfd, so
     /// never a stranger with a reused number. → `Done`.
-    Kill { request: u64, exec: Option<String>, signal: i32 },
+    Kill {
+        request: u64,
+        exec: Option<String>,
+        signal: i32,
+    },
     /// SIGKILL to every process of the container. → `Done`.
     KillAll { request: u64 },
     /// Descriptors: OCI process (memory file, JSON), then the seccomp program
@@ -166,10 +183,16 @@ pub enum ToMonitor {
 pub enum FromMonitor {
     /// First message on the start channel when all went well: the program has
     /// been executed.
-    Started { pid: u32, started_at: String },
+    Started {
+        pid: u32,
+        started_at: String,
+    },
     /// First message on the start channel when it did not; the monitor ends,
     /// with nothing left behind.
-    StartFailed { kind: Failure, message: String },
+    StartFailed {
+        kind: Failure,
+        message: String,
+    },
     Status {
         request: u64,
         version: u32,
@@ -179,11 +202,23 @@ pub enum FromMonitor {
         execs: BTreeMap<String, u32>,
         exit: Option<ExitRecord>,
     },
-    Done { request: u64 },
-    Failed { request: u64, kind: Failure, message: String },
-    ExecStarted { request: u64, pid: u32 },
+    Done {
+        request: u64,
+    },
+    Failed {
+        request: u64,
+        kind: Failure,
+        message: String,
+    },
+    ExecStarted {
+        request: u64,
+        pid: u32,
+    },
     /// Event: an exec ended; its output has been delivered.
-    ExecExited { exec: String, exit_code: i32 },
+    ExecExited {
+        exec: String,
+        exit_code: i32,
+    },
     /// Event: the kernel killed a process of the container for lack of memory.
     OutOfMemory,
     /// Event: the container ended, its output has been delivered and the

@@ -112,5 +112,8 @@ pub enum Error {
     Invalid(String),
     /// A step failed; says which and why.
     #[error("{step}: {source}")]
-    Step { step: String, source: std::io::Error },
+    Step {
+        step: String,
+        source: std::io::Error,
+    },
 }

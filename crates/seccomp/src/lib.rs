@@ -48,7 +48,11 @@ impl Profile {
     }
     /// Applies the conditions: capabilities ("CAP_SYS_ADMIN") that the
     /// container has, the running kernel's version, the architecture.
-    pub fn resolve(&self, capabilities: &[&str], kernel: (u32, u32)) -> Result<LinuxSeccomp, Error> {
+    pub fn resolve(
+        &self,
+        capabilities: &[&str],
+        kernel: (u32, u32),
+    ) -> Result<LinuxSeccomp, Error> {
         let _ = (capabilities, kernel);
         todo!()
     }

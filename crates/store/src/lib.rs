@@ -83,10 +83,18 @@ impl Reference {
 #[derive(Clone, Debug)]
 pub enum Progress {
     /// A layer of the archive: its short diff ID, bytes done and in all.
-    Layer { id: String, done: u64, total: u64 },
-    LayerDone { id: String },
+    Layer {
+        id: String,
+        done: u64,
+        total: u64,
+    },
+    LayerDone {
+        id: String,
+    },
     /// "Loaded image: busybox:latest" or "Loaded image ID: sha256:…".
-    Loaded { text: String },
+    Loaded {
+        text: String,
+    },
 }
 
 /// How an image was removed.
@@ -179,7 +187,12 @@ impl Store {
 
     /// Makes the writable part of a root filesystem on top of an image.
     /// `mapped_root` owns the upper directory (0, 0 without user namespaces).
-    pub fn create_snapshot(&self, key: &str, image: &Image, mapped_root: (u32, u32)) -> Result<Snapshot, Error> {
+    pub fn create_snapshot(
+        &self,
+        key: &str,
+        image: &Image,
+        mapped_root: (u32, u32),
+    ) -> Result<Snapshot, Error> {
         let _ = (key, image, mapped_root);
         todo!()
     }
@@ -218,5 +231,9 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     #[error("{action} {path}: {source}")]
-    Io { action: &'static str, path: String, source: std::io::Error },
+    Io {
+        action: &'static str,
+        path: String,
+        source: std::io::Error,
+    },
 }

@@ -50,13 +50,20 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
             SendFlags::NOSIGNAL,
         )
     })?;
-    if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::MSGSIZE)
+    }
 }
+
+/// The bytes of a message and the descriptors that came with it.
+pub type Message = (Vec<u8>, Vec<OwnedFd>);
 
 /// Receives one message; `None` when the peer has closed. With a non-blocking
 /// socket the error may be `AGAIN`. A truncated message is an error and its
 /// descriptors are closed.
-pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -74,7 +81,10 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Err
             fds.extend(rights);
         }
     }
-    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         return Err(Errno::MSGSIZE);
     }
     if message.bytes == 0 && fds.is_empty() {
@@ -108,7 +118,10 @@ mod tests {
     #[test]
     fn closed_peer_is_none_and_too_long_is_refused() {
         let (a, b) = seqpacket_pair().unwrap();
-        assert_eq!(send(&a, &vec![0; MAX_MESSAGE + 1], &[]), Err(Errno::MSGSIZE));
+        assert_eq!(
+            send(&a, &vec![0; MAX_MESSAGE + 1], &[]),
+            Err(Errno::MSGSIZE)
+        );
         drop(a);
         assert!(receive(&b).unwrap().is_none());
     }
