@@ -6,4 +6,5 @@
 #![warn(missing_docs)]
 
 pub mod bpf;
+pub mod netns;
 pub mod socket;
