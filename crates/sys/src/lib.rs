@@ -5,4 +5,8 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
+pub mod clone;
+pub mod exec;
+pub mod mount;
+pub mod security;
 pub mod socket;
