@@ -110,8 +110,8 @@ fn copy_entry(
         tv_nsec: nanoseconds.try_into().unwrap_or(0),
     };
     let times = rustix::fs::Timestamps {
-        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
-        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW).step(|| "set its times")
 }

@@ -109,7 +109,6 @@ impl<'a> Plan<'a> {
 
     /// `prestart` is the old name of `createRuntime`.
     fn runtime_hooks(&self) -> [(&'static str, Option<&'a Vec<Hook>>); 2] {
-        #[expect(deprecated, reason = "Docker and NVIDIA still use prestart")]
         let prestart = self.hooks().and_then(|hooks| hooks.prestart().as_ref());
         let create = self
             .hooks()

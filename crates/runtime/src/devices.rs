@@ -125,7 +125,7 @@ fn make_listed(
             host.display()
         )));
     };
-    let parent = node.path.parent().unwrap_or(Path::new(""));
+    let parent = node.path.parent().unwrap_or_else(|| Path::new(""));
     if parent == Path::new("dev") {
         return make(dev, name, node, bind, host);
     }

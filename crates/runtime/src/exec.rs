@@ -85,12 +85,11 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
 
 /// True when the child is in the group already.
 fn clone(entry: Option<&Entry>) -> Result<(Cloned, bool)> {
-    if let Some(Entry::Clone(group)) = entry {
-        if probe::ways().clone_into_cgroup() {
-            if let Ok(cloned) = clone::clone3(CLONE_CLEAR_SIGHAND, Some(group.as_fd())) {
-                return Ok((cloned, true));
-            }
-        }
+    if let Some(Entry::Clone(group)) = entry
+        && probe::ways().clone_into_cgroup()
+        && let Ok(cloned) = clone::clone3(CLONE_CLEAR_SIGHAND, Some(group.as_fd()))
+    {
+        return Ok((cloned, true));
     }
     Ok((namespaces::fork(CLONE_CLEAR_SIGHAND, None)?, false))
 }

@@ -22,7 +22,7 @@ pub(crate) fn set_rlimits(process: &Process) -> Result<()> {
             current: value(limit.soft()),
             maximum: value(limit.hard()),
         };
-        let result = match rustix::process::setrlimit(resource, wanted.clone()) {
+        let result = match rustix::process::setrlimit(resource, wanted) {
             Err(Errno::PERM) => {
                 let own = rustix::process::getrlimit(resource).maximum;
                 let maximum = least(wanted.maximum, own);

@@ -169,7 +169,7 @@ fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount) -> Result<()> {
     }
     if let Some(recursive) = options
         .idmap
-        .or(mount.uid_mappings().as_ref().map(|_| false))
+        .or_else(|| mount.uid_mappings().as_ref().map(|_| false))
     {
         crate::idmap::apply(
             tree.as_fd(),
@@ -196,7 +196,7 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
     let found = cgroups::hierarchies()?;
     let unified = found.iter().all(|hierarchy| hierarchy.is_v2);
     let mut opened = Vec::new();
-    for hierarchy in found {
+    for mut hierarchy in found {
         // Version 2 without a namespace of its own shows the whole tree, as runc
         // does; version 1 always the container's own groups.
         let path = if unified && !setting.own_cgroup_namespace {
@@ -213,10 +213,8 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
                 if unified {
                     return Ok(What::Bind(tree, Kind::Directory));
                 }
-                opened.push(Hierarchy {
-                    tree: Some(tree),
-                    ..hierarchy
-                });
+                hierarchy.tree = Some(tree);
+                opened.push(hierarchy);
             }
             // A hierarchy that the container has no group in.
             Err(Error::Step { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}

@@ -23,7 +23,7 @@ pub(crate) fn prepare(root: &Root<'_>, spec: &Spec) -> Result<OwnedFd> {
         }
         Root::Bundle(bundle) => {
             let path = spec.root().as_ref().map(|root| root.path().as_path());
-            let path = bundle.join(path.unwrap_or(Path::new("rootfs")));
+            let path = bundle.join(path.unwrap_or_else(|| Path::new("rootfs")));
             let tree = rustix::mount::open_tree(
                 CWD,
                 &path,

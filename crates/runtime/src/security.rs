@@ -11,20 +11,20 @@ use crate::procfs::Procfs;
 
 /// Refuses labels that the kernel could not apply.
 pub(crate) fn check_labels(process: &Process, mount_label: Option<&str>) -> Result<()> {
-    if let Some(profile) = apparmor(process) {
-        if !apparmor_is_enabled() {
-            return Err(Error::invalid(format!(
-                "AppArmor profile {profile:?} is asked for, but AppArmor is not enabled"
-            )));
-        }
+    if let Some(profile) = apparmor(process)
+        && !apparmor_is_enabled()
+    {
+        return Err(Error::invalid(format!(
+            "AppArmor profile {profile:?} is asked for, but AppArmor is not enabled"
+        )));
     }
-    let label = selinux(process).or(mount_label.filter(|label| !label.is_empty()));
-    if let Some(label) = label {
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::invalid(format!(
-                "SELinux label {label:?} is asked for, but SELinux is not enabled"
-            )));
-        }
+    let label = selinux(process).or_else(|| mount_label.filter(|label| !label.is_empty()));
+    if let Some(label) = label
+        && !Path::new("/sys/fs/selinux/enforce").exists()
+    {
+        return Err(Error::invalid(format!(
+            "SELinux label {label:?} is asked for, but SELinux is not enabled"
+        )));
     }
     Ok(())
 }
