@@ -6,5 +6,9 @@
 #![warn(missing_docs)]
 
 pub mod bpf;
+pub mod clone;
+pub mod exec;
+pub mod mount;
 pub mod netns;
+pub mod security;
 pub mod socket;
