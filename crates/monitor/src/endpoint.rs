@@ -16,7 +16,7 @@ const BACKLOG: i32 = 64;
 
 /// A non-blocking listening socket `name` in the directory `dir`, mode 0600
 /// from its first moment.
-pub(crate) fn listen_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+pub fn listen_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
     // The inode takes the mode of the socket at bind; a chmod afterwards would
     // leave a moment in which anyone may connect.
@@ -27,7 +27,7 @@ pub(crate) fn listen_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> 
 }
 
 /// A non-blocking connection to the socket `name` in `dir`.
-pub(crate) fn connect_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+pub fn connect_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
     connect(&socket, &address(dir, name)?)?;
     check_peer(&socket)?;
@@ -36,7 +36,7 @@ pub(crate) fn connect_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd>
 
 /// The next waiting connection of a user who may; `None` when there is none.
 /// Connections of others are closed.
-pub(crate) fn accept_from(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+pub fn accept_from(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     loop {
         match accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) if check_peer(&socket).is_ok() => return Ok(Some(socket)),
@@ -83,7 +83,7 @@ fn check_peer(socket: &OwnedFd) -> io::Result<()> {
 }
 
 /// Opens a directory for use with the functions of this module and for locks.
-pub(crate) fn open_dir(path: &std::path::Path) -> io::Result<OwnedFd> {
+pub fn open_dir(path: &std::path::Path) -> io::Result<OwnedFd> {
     use rustix::fs::OFlags;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())

@@ -13,7 +13,7 @@
 //! Must not know about HTTP or images.
 
 pub mod client;
-mod endpoint;
+pub mod endpoint;
 pub mod launcher;
 mod log;
 mod monitor;
