@@ -5,6 +5,10 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
+pub mod clone;
+pub mod exec;
 pub mod fork;
+pub mod mount;
+pub mod security;
 pub mod signals;
 pub mod socket;
