@@ -300,7 +300,11 @@ impl Container {
 
     /// Sends a request and returns its answer, which has to be the next
     /// message.
-    pub(crate) fn ask(&mut self, make: impl FnOnce(u64) -> ToMonitor, fds: &[&dyn AsFd]) -> FromMonitor {
+    pub(crate) fn ask(
+        &mut self,
+        make: impl FnOnce(u64) -> ToMonitor,
+        fds: &[&dyn AsFd],
+    ) -> FromMonitor {
         self.request += 1;
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
         client::send_to_monitor(self.channel.as_ref().unwrap(), &make(self.request), &fds).unwrap();
@@ -383,7 +387,12 @@ impl Container {
             .collect()
     }
 
-    pub(crate) fn exec(&mut self, exec: &str, process: &Value, options: ExecOptions) -> FromMonitor {
+    pub(crate) fn exec(
+        &mut self,
+        exec: &str,
+        process: &Value,
+        options: ExecOptions,
+    ) -> FromMonitor {
         let process = client::memory_file("process", process.to_string().as_bytes()).unwrap();
         let mut fds: Vec<&dyn AsFd> = vec![&process];
         if let Some((stream, _)) = &options.stream {
