@@ -8,7 +8,9 @@
 pub mod bpf;
 pub mod clone;
 pub mod exec;
+pub mod fork;
 pub mod mount;
 pub mod netns;
 pub mod security;
+pub mod signals;
 pub mod socket;
