@@ -6,5 +6,11 @@
 #![warn(missing_docs)]
 
 pub mod bpf;
+pub mod clone;
+pub mod exec;
+pub mod fork;
+pub mod mount;
 pub mod netns;
+pub mod security;
+pub mod signals;
 pub mod socket;
