@@ -56,7 +56,9 @@ fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
     let rest = rest.trim();
     let upper = instruction.to_uppercase();
     if rest.is_empty() {
-        return Err(Error::invalid(format!("{upper} requires at least one argument")));
+        return Err(Error::invalid(format!(
+            "{upper} requires at least one argument"
+        )));
     }
     match upper.as_str() {
         "CMD" => {
@@ -142,9 +144,9 @@ fn command(text: &str) -> Vec<String> {
 fn pairs(text: &str, instruction: &str) -> Result<Vec<(String, String)>, Error> {
     let first = text.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
-        let (key, value) = text.split_once(char::is_whitespace).ok_or_else(|| {
-            Error::invalid(format!("{instruction} must have two arguments"))
-        })?;
+        let (key, value) = text
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| Error::invalid(format!("{instruction} must have two arguments")))?;
         return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
     }
     words(text)?
@@ -183,7 +185,9 @@ fn words(text: &str) -> Result<Vec<String>, Error> {
         }
     }
     if quote.is_some() {
-        return Err(Error::invalid(format!("unexpected end of statement while looking for matching quote: {text}")));
+        return Err(Error::invalid(format!(
+            "unexpected end of statement while looking for matching quote: {text}"
+        )));
     }
     list.extend(word);
     Ok(list)
@@ -216,8 +220,14 @@ mod tests {
         .unwrap();
         assert_eq!(config.cmd().as_ref().unwrap(), &["ls", "-l"]);
         assert_eq!(config.entrypoint().as_ref().unwrap()[2], "echo hi");
-        assert_eq!(config.env().as_ref().unwrap(), &["A=1", "B=two words", "C=the rest"]);
-        assert_eq!(config.exposed_ports().as_ref().unwrap(), &["80/tcp", "53/udp"]);
+        assert_eq!(
+            config.env().as_ref().unwrap(),
+            &["A=1", "B=two words", "C=the rest"]
+        );
+        assert_eq!(
+            config.exposed_ports().as_ref().unwrap(),
+            &["80/tcp", "53/udp"]
+        );
         assert_eq!(config.working_dir().as_deref(), Some("/a/b"));
         for bad in ["RUN x", "ENV", "ENV A", "EXPOSE x", "ENV A=\"1"] {
             assert!(with(&[bad]).is_err(), "{bad}");

@@ -18,8 +18,20 @@ const KEPT: usize = 256;
 
 /// Fields of `GET /events`' filters.
 const FIELDS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin",
-    "scope", "secret", "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 #[derive(Debug)]
@@ -50,7 +62,11 @@ impl EventLog {
         let nanoseconds = time::nanoseconds(Timestamp::now());
         let old_style = matches!(kind, "container" | "image");
         let event = Event {
-            status: if old_style { action.into() } else { String::new() },
+            status: if old_style {
+                action.into()
+            } else {
+                String::new()
+            },
             id: if old_style { id.into() } else { String::new() },
             from: if kind == "container" {
                 attributes.get("image").cloned().unwrap_or_default()
@@ -160,7 +176,14 @@ pub fn event_matches(event: &Event, filters: &Filters) -> bool {
         && filters.exact("type", &event.r#type)
         && filters.exact("scope", &event.scope)
         && [
-            "container", "daemon", "network", "plugin", "volume", "node", "service", "secret",
+            "container",
+            "daemon",
+            "network",
+            "plugin",
+            "volume",
+            "node",
+            "service",
+            "secret",
             "config",
         ]
         .into_iter()
@@ -202,10 +225,17 @@ mod tests {
             (r#"{"container":["c1"]}"#, 0),
             (r#"{"image":["busybox"]}"#, KEPT),
             (r#"{"type":["network"]}"#, 0),
-            (r#"{"label":["stage=test"],"event":["die","exec_start: sh"]}"#, KEPT),
+            (
+                r#"{"label":["stage=test"],"event":["die","exec_start: sh"]}"#,
+                KEPT,
+            ),
             (r#"{"label":["stage=prod"]}"#, 0),
         ] {
-            assert_eq!(log.subscribe(Some(0), &filters(json)).past.len(), count, "{json}");
+            assert_eq!(
+                log.subscribe(Some(0), &filters(json)).past.len(),
+                count,
+                "{json}"
+            );
         }
     }
 }

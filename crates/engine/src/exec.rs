@@ -12,8 +12,8 @@ use crate::container::Container;
 use crate::container::attach;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
-use crate::spec::{process, security};
 use crate::files;
+use crate::spec::{process, security};
 
 /// How many ended execs of a container are still known.
 const KEPT: usize = 64;
@@ -58,14 +58,17 @@ impl Engine {
             return Err(Error::invalid("No exec command specified"));
         }
         attach::detach_keys(&config.detach_keys)?;
-        let id = files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
+        let id =
+            files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
         let record = container.record().clone();
         {
             let mut execs = self.0.execs.lock();
             // Those nobody asks for any more.
             let ended: Vec<String> = execs
                 .iter()
-                .filter(|(_, exec)| exec.container.id == container.id && exec.started && !exec.running)
+                .filter(|(_, exec)| {
+                    exec.container.id == container.id && exec.started && !exec.running
+                })
                 .map(|(id, _)| id.clone())
                 .collect();
             if ended.len() > KEPT {
@@ -96,7 +99,13 @@ impl Engine {
         tty: bool,
         size: (u16, u16),
     ) -> Result<Option<Attachment>, Error> {
-        let exec = self.0.execs.lock().get(id).cloned().ok_or_else(|| missing(id))?;
+        let exec = self
+            .0
+            .execs
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| missing(id))?;
         check_running(&exec.container)?;
         let (channel, _) = exec.container.running()?;
         {
@@ -119,7 +128,9 @@ impl Engine {
         let record = exec.container.record().clone();
         let action = format!("exec_start: {}", words(&exec.config));
         self.container_event(&record, &action, &[("execID", id.to_owned())]);
-        let result = self.exec_begin(id, &exec, &channel, detach, tty, size).await;
+        let result = self
+            .exec_begin(id, &exec, &channel, detach, tty, size)
+            .await;
         if result.is_err() {
             let mut execs = self.0.execs.lock();
             if let Some(exec) = execs.get_mut(id) {
@@ -165,7 +176,8 @@ impl Engine {
             ),
             (size, _) => size,
         };
-        let (exec_id, open_stdin, with_tty) = (id.to_owned(), config.attach_stdin && !detach, config.tty);
+        let (exec_id, open_stdin, with_tty) =
+            (id.to_owned(), config.attach_stdin && !detach, config.tty);
         if tty != with_tty {
             tracing::debug!(exec = id, "the terminal asked for at start differs");
         }
@@ -197,7 +209,9 @@ impl Engine {
                 exec.pid = i64::from(pid);
             }
         }
-        let Some(stream) = stream else { return Ok(None) };
+        let Some(stream) = stream else {
+            return Ok(None);
+        };
         Ok(Some(Attachment {
             tty: config.tty,
             logs: None,
@@ -220,8 +234,14 @@ impl Engine {
         )?;
         let capabilities = security::capabilities(&host_config, host.last_capability)?;
         let snapshot = self.0.store.snapshot(&record.id).api()?;
-        let process =
-            process::further(self, &record, &exec.config, &options, &capabilities, &snapshot)?;
+        let process = process::further(
+            self,
+            &record,
+            &exec.config,
+            &options,
+            &capabilities,
+            &snapshot,
+        )?;
         let seccomp = self.0.seccomp.program(
             &options.seccomp,
             host_config.privileged,
@@ -240,7 +260,13 @@ impl Engine {
     }
 
     pub async fn exec_resize(&self, id: &str, width: u16, height: u16) -> Result<(), Error> {
-        let exec = self.0.execs.lock().get(id).cloned().ok_or_else(|| missing(id))?;
+        let exec = self
+            .0
+            .execs
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| missing(id))?;
         let (channel, _) = exec.container.running()?;
         let exec = Some(id.to_owned());
         channel
@@ -289,7 +315,10 @@ impl Engine {
             exec.exit_code = Some(i64::from(exit_code));
         }
         let record = container.record().clone();
-        let details = [("execID", id.to_owned()), ("exitCode", exit_code.to_string())];
+        let details = [
+            ("execID", id.to_owned()),
+            ("exitCode", exit_code.to_string()),
+        ];
         self.container_event(&record, "exec_die", &details);
     }
 
@@ -304,7 +333,10 @@ impl Engine {
     }
 
     pub(crate) fn forget_execs(&self, container: &str) {
-        self.0.execs.lock().retain(|_, exec| exec.container.id != container);
+        self.0
+            .execs
+            .lock()
+            .retain(|_, exec| exec.container.id != container);
     }
 
     pub(crate) fn exec_ids(&self, container: &str) -> Option<Vec<String>> {
@@ -353,4 +385,3 @@ fn exit_code_of(message: &str) -> i64 {
         126
     }
 }
-

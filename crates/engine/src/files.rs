@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::MemfdFlags;
+use tokio::io::unix::AsyncFd;
 
 /// Replaces `path` in one step.
 ///
@@ -49,6 +50,16 @@ pub(crate) fn memory_file(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     file.write_all(bytes)?;
     rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Start(0))?;
     Ok(file.into())
+}
+
+/// A descriptor driven by the event loop.
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe, which only crates/sys may be; what makes the old one \
+              unsound is a type whose descriptor changes, and an OwnedFd's does not"
+)]
+pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
 }
 
 /// 64 random hex digits: the form of every identifier.

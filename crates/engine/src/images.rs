@@ -64,7 +64,13 @@ impl Engine {
         filters: &Filters,
     ) -> Result<Vec<image::Summary>, Error> {
         filters.validate(&[
-            "before", "dangling", "label", "label!", "reference", "since", "until",
+            "before",
+            "dangling",
+            "label",
+            "label!",
+            "reference",
+            "since",
+            "until",
         ])?;
         let dangling = filters.boolean("dangling", false)?;
         let border = |field: &str| {
@@ -91,7 +97,11 @@ impl Engine {
             let all_labels = labels.clone().unwrap_or_default();
             let mut tags: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
             if filters.contains("reference") {
-                tags.retain(|tag| filters.get("reference").any(|pattern| matches(pattern, tag)));
+                tags.retain(|tag| {
+                    filters
+                        .get("reference")
+                        .any(|pattern| matches(pattern, tag))
+                });
                 if tags.is_empty() {
                     continue;
                 }
@@ -201,7 +211,9 @@ impl Engine {
         };
         let reference = Reference::parse(&text).api()?;
         if reference.digest.is_some() {
-            return Err(Error::invalid("refusing to create a tag with a digest reference"));
+            return Err(Error::invalid(
+                "refusing to create a tag with a digest reference",
+            ));
         }
         let store = self.0.store.clone();
         let (id, wanted) = (image.id.clone(), reference.clone());
@@ -325,7 +337,8 @@ impl Engine {
         let mut reader = SyncIoBridge::new(archive);
         let store = self.0.store.clone();
         let name = reference.clone();
-        let image = blocking(move || store.import(&mut reader, config, name.as_ref()).api()).await?;
+        let image =
+            blocking(move || store.import(&mut reader, config, name.as_ref()).api()).await?;
         let shown = reference.map_or_else(|| image.id.clone(), |name| name.familiar());
         self.image_event(&image.id, &shown, "import");
         Ok(image.id)

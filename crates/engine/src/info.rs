@@ -101,7 +101,10 @@ fn os_release(text: &str) -> (String, String) {
 
 /// The kernel's name of the machine; Go's name of the same.
 fn architecture() -> (String, &'static str) {
-    let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+    let machine = rustix::system::uname()
+        .machine()
+        .to_string_lossy()
+        .into_owned();
     let go = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -201,7 +204,10 @@ impl Engine {
             (info.swap_limit, "WARNING: No swap limit support"),
             (info.cpu_shares, "WARNING: No cpu shares support"),
             (info.cpu_set, "WARNING: No cpuset support"),
-            (info.ipv4_forwarding || config.bridge.disabled, "WARNING: IPv4 forwarding is disabled"),
+            (
+                info.ipv4_forwarding || config.bridge.disabled,
+                "WARNING: IPv4 forwarding is disabled",
+            ),
         ] {
             if !there {
                 warnings.push(text.to_owned());

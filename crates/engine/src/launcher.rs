@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_api::Error;
+use berth_monitor::client;
 use berth_monitor::protocol::{FromLauncher, Start, ToLauncher, VERSION};
 use berth_sys::socket;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 
 use crate::{Config, error};
@@ -75,7 +75,7 @@ impl Launcher {
     pub(crate) fn watch(&self) -> Option<Watch> {
         let socket = self.lock().clone()?;
         let copy = socket.as_fd().try_clone_to_owned().ok()?;
-        AsyncFd::new(copy).ok().map(Watch)
+        crate::files::watched(copy).ok().map(Watch)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<OwnedFd>>> {
@@ -85,20 +85,19 @@ impl Launcher {
     }
 
     fn connect(&self) -> Result<OwnedFd, Error> {
-        let path = self.exec_root.join("launcher.sock");
-        if let Ok(socket) = greet(&path) {
+        if let Ok(socket) = greet(&self.exec_root) {
             return Ok(socket);
         }
         self.spawn()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match greet(&path) {
+            match greet(&self.exec_root) {
                 Ok(socket) => return Ok(socket),
                 Err(error) if Instant::now() > deadline => {
                     return Err(Error::system(format!(
                         "the launcher {} does not answer on {}: {error} (see {})",
                         self.runtime.display(),
-                        path.display(),
+                        self.exec_root.join(client::LAUNCHER_SOCKET).display(),
                         self.exec_root.join("launcher.log").display(),
                     )));
                 }
@@ -150,8 +149,9 @@ impl Watch {
 }
 
 /// Connects and exchanges greetings.
-fn greet(path: &Path) -> io::Result<OwnedFd> {
-    let socket = connect(path)?;
+fn greet(exec_root: &Path) -> io::Result<OwnedFd> {
+    let socket = client::connect(exec_root, client::LAUNCHER_SOCKET)?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
     let hello = serde_json::to_vec(&ToLauncher::Hello { version: VERSION })?;
     socket::send(&socket, &hello, &[])?;
     let (bytes, _) = socket::receive(&socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -160,26 +160,6 @@ fn greet(path: &Path) -> io::Result<OwnedFd> {
         return Err(io::Error::other(format!(
             "the running launcher speaks version {version} of the protocol, this engine needs {VERSION}"
         )));
-    }
-    Ok(socket)
-}
-
-/// Connects to a `SOCK_SEQPACKET` socket that root listens on
-/// (CVE-2020-15257: the peer is checked, and the socket is a file).
-pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-    if peer.uid != rustix::process::geteuid() && !peer.uid.is_root() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} belongs to user {}", path.display(), peer.uid.as_raw()),
-        ));
     }
     Ok(socket)
 }

@@ -76,7 +76,7 @@ pub(crate) fn serve(
     socket: OwnedFd,
 ) -> io::Result<(Channel, oneshot::Receiver<Begun>)> {
     rustix::io::ioctl_fionbio(&socket, true)?;
-    let socket = AsyncFd::new(socket)?;
+    let socket = crate::files::watched(socket)?;
     let (requests, queue) = mpsc::unbounded_channel();
     let (begun, first) = oneshot::channel();
     let task = Task {
@@ -151,7 +151,10 @@ impl Task {
             match sent {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => {
-                    tracing::debug!(container = self.container.id, "write to the monitor: {error}");
+                    tracing::debug!(
+                        container = self.container.id,
+                        "write to the monitor: {error}"
+                    );
                     self.pending.remove(&number);
                     return;
                 }

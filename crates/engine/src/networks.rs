@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use berth_api::Error;
 use berth_api::filters::Filters;
-use berth_api::network::{
-    EndpointResource, EndpointSettings, Ipam, IpamPool, Network,
-};
+use berth_api::network::{EndpointResource, EndpointSettings, Ipam, IpamPool, Network};
 use berth_network::{BridgeConfig, Endpoint, Manager};
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +54,8 @@ impl Networks {
     }
 
     fn new() -> Result<Self, Error> {
-        let id = || {
-            files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))
-        };
+        let id =
+            || files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")));
         Ok(Self {
             created: time::now(),
             none: id()?,
@@ -137,7 +134,11 @@ impl Engine {
                 let (namespace, endpoint) = self
                     .0
                     .manager
-                    .connect(&bridge.id, record.wanted_address, record.wanted_mac.as_deref())
+                    .connect(
+                        &bridge.id,
+                        record.wanted_address,
+                        record.wanted_mac.as_deref(),
+                    )
                     .api()
                     .map_err(failed)?;
                 container.change(|record| record.endpoint = Some(endpoint))?;
@@ -307,11 +308,12 @@ impl Engine {
     }
 
     pub async fn network_list(&self, filters: &Filters) -> Result<Vec<Network>, Error> {
-        filters.validate(&[
-            "dangling", "driver", "id", "label", "name", "scope", "type",
-        ])?;
+        filters.validate(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
         let dangling = filters.boolean("dangling", false)?;
-        if filters.get("type").any(|kind| !matches!(kind, "builtin" | "custom")) {
+        if filters
+            .get("type")
+            .any(|kind| !matches!(kind, "builtin" | "custom"))
+        {
             return Err(Error::invalid("invalid filter: 'type'"));
         }
         let partly = |field: &str, text: &str| {
@@ -375,7 +377,9 @@ impl Engine {
         let mut list = Vec::new();
         if let Some(bridge) = networks.bridge() {
             let mut network = base("bridge", "bridge", &bridge.id);
-            let mask = u32::MAX.checked_shl(32 - u32::from(bridge.prefix_len)).unwrap_or(0);
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(bridge.prefix_len))
+                .unwrap_or(0);
             let subnet = std::net::Ipv4Addr::from(u32::from(bridge.gateway) & mask);
             network.ipam.config = Some(vec![IpamPool {
                 subnet: format!("{subnet}/{}", bridge.prefix_len),
@@ -383,7 +387,10 @@ impl Engine {
                 ..IpamPool::default()
             }]);
             network.options = [
-                ("com.docker.network.bridge.default_bridge", "true".to_owned()),
+                (
+                    "com.docker.network.bridge.default_bridge",
+                    "true".to_owned(),
+                ),
                 ("com.docker.network.bridge.enable_icc", "true".to_owned()),
                 (
                     "com.docker.network.bridge.enable_ip_masquerade",
@@ -428,7 +435,14 @@ pub(crate) fn split_extra_host(text: &str) -> Result<(&str, &str), Error> {
             "invalid IP address in add-host: \"{address}\""
         )));
     }
-    Ok((name, if address == "host-gateway" { address } else { bare }))
+    Ok((
+        name,
+        if address == "host-gateway" {
+            address
+        } else {
+            bare
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -440,7 +454,10 @@ mod tests {
         assert_eq!(split_extra_host("a:1.2.3.4").unwrap(), ("a", "1.2.3.4"));
         assert_eq!(split_extra_host("a:::1").unwrap(), ("a", "::1"));
         assert_eq!(split_extra_host("a=[::1]").unwrap(), ("a", "::1"));
-        assert_eq!(split_extra_host("a:host-gateway").unwrap(), ("a", "host-gateway"));
+        assert_eq!(
+            split_extra_host("a:host-gateway").unwrap(),
+            ("a", "host-gateway")
+        );
         for bad in ["", "a", ":1.2.3.4", "a:b", "a\nb:1.2.3.4"] {
             assert!(split_extra_host(bad).is_err(), "{bad}");
         }

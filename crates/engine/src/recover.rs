@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use berth_api::Error;
 use berth_cgroup::Cgroup;
+use berth_monitor::client;
 use berth_monitor::protocol::{ExitRecord, FromMonitor, ToMonitor};
 
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, launcher, monitor, time};
+use crate::{files, monitor, time};
 
 /// How long a monitor that was just forked may take to listen.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -111,7 +112,7 @@ async fn adopt(engine: &Engine, container: &Arc<Container>) -> bool {
         if !run_dir.exists() {
             return false;
         }
-        match launcher::connect(&run_dir.join("monitor.sock")) {
+        match client::connect(&run_dir, client::MONITOR_SOCKET) {
             Ok(socket) => break socket,
             Err(_) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -149,7 +150,9 @@ async fn adopt(engine: &Engine, container: &Arc<Container>) -> bool {
         tracing::warn!(container = container.id, "{error}");
     }
     let cgroup = engine.cgroup(&container.record());
-    let paused = blocking(move || cgroup.is_frozen().api()).await.unwrap_or(false);
+    let paused = blocking(move || cgroup.is_frozen().api())
+        .await
+        .unwrap_or(false);
     container.change_logged(|record| {
         let state = &mut record.state;
         state.running = true;

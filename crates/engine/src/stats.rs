@@ -156,7 +156,10 @@ mod tests {
 
     #[test]
     fn seven_numbers_count() {
-        assert_eq!(system_time("cpu  1 2 3 4 5 6 7 100 100\ncpu0 9"), 280_000_000);
+        assert_eq!(
+            system_time("cpu  1 2 3 4 5 6 7 100 100\ncpu0 9"),
+            280_000_000
+        );
         assert_eq!(system_time(""), 0);
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn parse_filter_time(text: &str) -> Option<i64> {
         return Some(nanoseconds(time));
     }
     let civil: jiff::civil::DateTime = text.parse().ok()?;
-    let zoned = civil.to_zoned(jiff::tz::TimeZone::system()).ok()?;
+    let zoned = civil.to_zoned_datetime(jiff::tz::TimeZone::system()).ok()?;
     Some(nanoseconds(zoned.timestamp()))
 }
 
@@ -127,6 +127,9 @@ mod tests {
         assert!(parse_filter_time("2024-01-01").is_some());
         assert!(parse_filter_time("soon").is_none());
         assert!(parse(NEVER).is_none());
-        assert_eq!(format(Timestamp::UNIX_EPOCH), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(
+            format(Timestamp::UNIX_EPOCH),
+            "1970-01-01T00:00:00.000000000Z"
+        );
     }
 }

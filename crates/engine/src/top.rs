@@ -61,7 +61,9 @@ fn row(pid: u32, users: &str, boot: i64, now: jiff::Timestamp) -> Option<Vec<Str
     let uid = std::fs::metadata(&dir).ok()?.uid();
     let stat = Stat::parse(&std::fs::read_to_string(format!("{dir}/stat")).ok()?)?;
     let command = std::fs::read(format!("{dir}/cmdline")).unwrap_or_default();
-    let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+    let command = String::from_utf8_lossy(&command)
+        .trim_end_matches('\0')
+        .replace('\0', " ");
     let command = if command.is_empty() {
         format!("[{}]", stat.name)
     } else {
@@ -74,7 +76,12 @@ fn row(pid: u32, users: &str, boot: i64, now: jiff::Timestamp) -> Option<Vec<Str
         user_name(users, uid),
         pid.to_string(),
         stat.parent.to_string(),
-        if lived > 0 { (cpu * 100 / lived).min(99) } else { 0 }.to_string(),
+        if lived > 0 {
+            (cpu * 100 / lived).min(99)
+        } else {
+            0
+        }
+        .to_string(),
         start_time(start, now),
         terminal(stat.terminal),
         format!("{:02}:{:02}:{:02}", cpu / 3600, cpu / 60 % 60, cpu % 60),
@@ -126,7 +133,10 @@ fn start_time(start: i64, now: jiff::Timestamp) -> String {
     let Ok(start) = jiff::Timestamp::from_second(start) else {
         return "?".into();
     };
-    let (start, now) = (start.to_zoned(zone.clone()), now.to_zoned(zone));
+    let (start, now) = (
+        start.to_zoned_datetime(zone.clone()),
+        now.to_zoned_datetime(zone),
+    );
     if start.date() == now.date() {
         start.strftime("%H:%M").to_string()
     } else {
@@ -136,7 +146,10 @@ fn start_time(start: i64, now: jiff::Timestamp) -> String {
 
 /// `tty_nr` as `ps` names it.
 fn terminal(number: u64) -> String {
-    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
+    let (major, minor) = (
+        (number >> 8) & 0xfff,
+        (number & 0xff) | ((number >> 12) & 0xfff00),
+    );
     match major {
         0 => "?".into(),
         136..=143 => format!("pts/{}", (major - 136) * 256 + minor),
@@ -223,7 +236,11 @@ mod tests {
 
     #[test]
     fn rows_of_ps() {
-        let top = select("  PID USER COMMAND\n   12 root sh -c  x\n   13 root ls\n", &[12]).unwrap();
+        let top = select(
+            "  PID USER COMMAND\n   12 root sh -c  x\n   13 root ls\n",
+            &[12],
+        )
+        .unwrap();
         assert_eq!(top.processes, [["12", "root", "sh -c  x"]]);
         assert!(select("USER\nroot\n", &[1]).is_err());
     }

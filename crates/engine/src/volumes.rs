@@ -207,7 +207,10 @@ mod tests {
         )
         .unwrap();
         let snapshot = Snapshot {
-            layers: vec![LayerLocation::Directory(high), LayerLocation::Directory(low)],
+            layers: vec![
+                LayerLocation::Directory(high),
+                LayerLocation::Directory(low),
+            ],
             upper: dir.join("upper"),
             work: dir.join("work"),
             options: Vec::new(),
@@ -222,7 +225,11 @@ mod tests {
         assert_eq!(fs::read_to_string(data.join("a")).unwrap(), "low");
         assert_eq!(fs::read_to_string(data.join("sub/b")).unwrap(), "high");
         assert!(!data.join("gone").exists());
-        assert!(fs::symlink_metadata(data.join("link")).unwrap().is_symlink());
+        assert!(
+            fs::symlink_metadata(data.join("link"))
+                .unwrap()
+                .is_symlink()
+        );
         volumes.remove_anonymous(&Record {
             mounts: mounts.to_vec(),
             ..Record::default()

@@ -59,9 +59,12 @@ impl Engine {
             let channel = {
                 let mut live = container.live();
                 if live.channel.is_none() {
-                    live.pending.push((theirs.try_clone().map_err(|error| {
-                        Error::system(format!("duplicate a stream: {error}"))
-                    })?, attach));
+                    live.pending.push((
+                        theirs.try_clone().map_err(|error| {
+                            Error::system(format!("duplicate a stream: {error}"))
+                        })?,
+                        attach,
+                    ));
                 }
                 live.channel.clone()
             };
@@ -129,7 +132,10 @@ mod tests {
     #[test]
     fn keys() {
         assert_eq!(detach_keys("").unwrap(), [16, 17]);
-        assert_eq!(detach_keys("ctrl-a,b,ctrl-[,ctrl-_").unwrap(), [1, b'b', 27, 31]);
+        assert_eq!(
+            detach_keys("ctrl-a,b,ctrl-[,ctrl-_").unwrap(),
+            [1, b'b', 27, 31]
+        );
         assert!(detach_keys("ctrl-1").is_err());
         assert!(detach_keys("shift-a").is_err());
     }

@@ -43,13 +43,18 @@ impl Engine {
         }
         let image = self.find_image(&config.image)?;
         check_platform(platform, &image)?;
-        if config.healthcheck.as_ref().is_some_and(|check| {
-            !check.test.is_empty() && check.test[0] != "NONE"
-        }) {
+        if config
+            .healthcheck
+            .as_ref()
+            .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
+        {
             return Err(Error::not_implemented("healthchecks: not supported yet"));
         }
         merge_image(&mut config, &images::config_of(&image)?, &mut warnings);
-        if config.entrypoint.as_ref().is_none_or(|words| words.is_empty())
+        if config
+            .entrypoint
+            .as_ref()
+            .is_none_or(|words| words.is_empty())
             && config.cmd.as_ref().is_none_or(|words| words.is_empty())
         {
             return Err(Error::invalid("no command specified"));
@@ -64,9 +69,15 @@ impl Engine {
             }
         }
         let mounts = mounts::parse(&config, &host_config)?;
-        let id = files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
+        let id =
+            files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
         self.fill_hostname(&mut config, &host_config, &id)?;
-        let mut words = config.entrypoint.iter().flat_map(|w| w.iter()).chain(config.cmd.iter().flat_map(|w| w.iter())).cloned();
+        let mut words = config
+            .entrypoint
+            .iter()
+            .flat_map(|w| w.iter())
+            .chain(config.cmd.iter().flat_map(|w| w.iter()))
+            .cloned();
         let path = words.next().unwrap_or_default();
         let args = words.collect();
         let name = self.reserve_name(name, &id)?;
@@ -102,7 +113,11 @@ impl Engine {
 
     /// Writes everything; visible by the last step, a rename.
     fn put(&self, mut record: Record, image: &Image) -> Result<Arc<Container>, Error> {
-        let snapshot = self.0.store.create_snapshot(&record.id, image, (0, 0)).api()?;
+        let snapshot = self
+            .0
+            .store
+            .create_snapshot(&record.id, image, (0, 0))
+            .api()?;
         self.0.volumes.provide(&mut record.mounts, &snapshot)?;
         let dir = self.containers_dir().join(&record.id);
         let making = self.containers_dir().join(format!(".new-{}", record.id));
@@ -171,7 +186,9 @@ impl Engine {
             host.memory_swap = -1;
         }
         if host.oom_kill_disable == Some(true) && self.0.host.cgroup_v2 {
-            warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".into());
+            warnings.push(
+                "Your kernel does not support OomKillDisable. OomKillDisable discarded.".into(),
+            );
             host.oom_kill_disable = None;
         }
         if host.memory_swappiness.is_some() && self.0.host.cgroup_v2 {
@@ -199,11 +216,18 @@ impl Engine {
         }
         let open = SecurityOpen::of(host);
         if host.masked_paths.is_none() {
-            host.masked_paths = Some(if open.0 { Vec::new() } else { security::default_masked() });
+            host.masked_paths = Some(if open.0 {
+                Vec::new()
+            } else {
+                security::default_masked()
+            });
         }
         if host.readonly_paths.is_none() {
-            host.readonly_paths =
-                Some(if open.0 { Vec::new() } else { security::default_read_only() });
+            host.readonly_paths = Some(if open.0 {
+                Vec::new()
+            } else {
+                security::default_read_only()
+            });
         }
     }
 
@@ -220,7 +244,9 @@ impl Engine {
             config.domainname.clone_from(&record.config.domainname);
         } else if host.uts_mode == "host" {
             if !config.hostname.is_empty() {
-                return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
+                return Err(Error::invalid(
+                    "conflicting options: hostname and the UTS mode",
+                ));
             }
             config.hostname.clone_from(&self.0.host.hostname);
         } else if config.hostname.is_empty() {
@@ -289,7 +315,9 @@ fn endpoint_wishes(
     if let Some(text) = &mac {
         let valid = text.len() == 17
             && text.split(':').count() == 6
-            && text.split(':').all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok());
+            && text
+                .split(':')
+                .all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok());
         if !valid {
             return Err(Error::invalid(format!("{text} is not a valid mac address")));
         }
@@ -313,10 +341,16 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
     text(&mut config.working_dir, &image.working_dir);
     text(&mut config.stop_signal, &image.stop_signal);
     for (port, empty) in image.exposed_ports.iter().flatten() {
-        config.exposed_ports.get_or_insert_default().insert(port.clone(), *empty);
+        config
+            .exposed_ports
+            .get_or_insert_default()
+            .insert(port.clone(), *empty);
     }
     for (path, empty) in image.volumes.iter().flatten() {
-        config.volumes.get_or_insert_default().insert(path.clone(), *empty);
+        config
+            .volumes
+            .get_or_insert_default()
+            .insert(path.clone(), *empty);
     }
     for (key, value) in image.labels.iter().flatten() {
         let labels = config.labels.get_or_insert_default();
@@ -332,7 +366,11 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
         }
     }
     config.env = Some(env);
-    if config.entrypoint.as_ref().is_none_or(|words| words.is_empty()) {
+    if config
+        .entrypoint
+        .as_ref()
+        .is_none_or(|words| words.is_empty())
+    {
         // `--entrypoint ""` is sent as one empty word.
         if config.cmd.as_ref().is_none_or(|words| words.is_empty()) {
             config.cmd.clone_from(&image.cmd);
@@ -340,7 +378,11 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
         if config.entrypoint.is_none() {
             config.entrypoint.clone_from(&image.entrypoint);
         }
-    } else if config.entrypoint.as_ref().is_some_and(|words| **words == [String::new()]) {
+    } else if config
+        .entrypoint
+        .as_ref()
+        .is_some_and(|words| **words == [String::new()])
+    {
         config.entrypoint = None;
     }
     if config.stop_timeout.is_none() {
@@ -352,7 +394,10 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
         .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
         && config.healthcheck.is_none()
     {
-        warnings.push("The image declares a HEALTHCHECK; it is not run: healthchecks are not supported yet.".into());
+        warnings.push(
+            "The image declares a HEALTHCHECK; it is not run: healthchecks are not supported yet."
+                .into(),
+        );
     }
 }
 
@@ -362,7 +407,9 @@ fn check_platform(platform: &str, image: &Image) -> Result<(), Error> {
     }
     let own = format!("{}/{}", image.config.os(), image.config.architecture());
     let wanted = platform.split('/').take(2).collect::<Vec<_>>().join("/");
-    let same = wanted == own || wanted == image.config.architecture().to_string() || wanted == image.config.os().to_string();
+    let same = wanted == own
+        || wanted == image.config.architecture().to_string()
+        || wanted == image.config.os().to_string();
     if same {
         Ok(())
     } else {

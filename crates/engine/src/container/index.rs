@@ -106,7 +106,13 @@ mod tests {
         assert_eq!(index.find("aa1").unwrap().id, "bb33", "a name goes first");
         assert_eq!(index.find("aa11").unwrap().id, "aa11");
         assert_eq!(index.find("bb").unwrap().id, "bb33");
-        assert!(index.find("aa").unwrap_err().message.contains("multiple IDs"));
+        assert!(
+            index
+                .find("aa")
+                .unwrap_err()
+                .message
+                .contains("multiple IDs")
+        );
         assert_eq!(index.find("x").unwrap_err().message, "No such container: x");
         let conflict = index.reserve("one", "cc").unwrap_err();
         assert_eq!(

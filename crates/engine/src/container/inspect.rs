@@ -45,7 +45,14 @@ impl Engine {
             driver: "overlayfs".into(),
             platform: "linux".into(),
             exec_ids: self.exec_ids(&record.id),
-            mounts: record.mounts.iter().filter(|mount| mount.point.r#type != "tmpfs" || record.host_config.mounts.is_some()).map(|mount| mount.point.clone()).collect(),
+            mounts: record
+                .mounts
+                .iter()
+                .filter(|mount| {
+                    mount.point.r#type != "tmpfs" || record.host_config.mounts.is_some()
+                })
+                .map(|mount| mount.point.clone())
+                .collect(),
             network_settings: NetworkSettings {
                 sandbox_id: record
                     .endpoint

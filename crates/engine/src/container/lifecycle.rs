@@ -389,8 +389,10 @@ impl Container {
         };
         let mut waiters = std::mem::take(&mut self.live().waiters);
         let (told, kept) = waiters.drain(..).partition::<Vec<_>, _>(|(condition, _)| {
-            matches!(condition, WaitCondition::NotRunning | WaitCondition::NextExit)
-                || more.contains(condition)
+            matches!(
+                condition,
+                WaitCondition::NotRunning | WaitCondition::NextExit
+            ) || more.contains(condition)
         });
         self.live().waiters.extend(kept);
         for (_, reply) in told {
@@ -418,8 +420,13 @@ fn apply_exit(record: &mut Record, exit: &ExitRecord, again: bool) {
 }
 
 fn ran(exit: &ExitRecord) -> Duration {
-    match (time::parse(&exit.started_at), time::parse(&exit.finished_at)) {
-        (Some(start), Some(end)) => Duration::try_from(end.duration_since(start)).unwrap_or_default(),
+    match (
+        time::parse(&exit.started_at),
+        time::parse(&exit.finished_at),
+    ) {
+        (Some(start), Some(end)) => {
+            Duration::try_from(end.duration_since(start)).unwrap_or_default()
+        }
         _ => Duration::ZERO,
     }
 }

@@ -12,12 +12,31 @@ use crate::engine::Engine;
 use crate::time;
 
 const FIELDS: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "isolation", "label", "name",
-    "network", "publish", "since", "status", "volume", "is-task",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "is-task",
 ];
 
 const STATUSES: &[&str] = &[
-    "created", "restarting", "running", "removing", "paused", "exited", "dead",
+    "created",
+    "restarting",
+    "running",
+    "removing",
+    "paused",
+    "exited",
+    "dead",
 ];
 
 impl Engine {
@@ -39,9 +58,7 @@ impl Engine {
         }
         for health in filters.get("health") {
             if !["starting", "healthy", "unhealthy", "none"].contains(&health) {
-                return Err(Error::invalid(format!(
-                    "invalid filter 'health={health}'"
-                )));
+                return Err(Error::invalid(format!("invalid filter 'health={health}'")));
             }
         }
         let exited = filters
@@ -74,13 +91,17 @@ impl Engine {
             .filter(|record| {
                 (all || record.state.running)
                     && !task
-                    && before.as_ref().is_none_or(|border| record.created < *border)
+                    && before
+                        .as_ref()
+                        .is_none_or(|border| record.created < *border)
                     && since.as_ref().is_none_or(|border| record.created > *border)
                     && (exited.is_empty()
                         || (exited.contains(&record.state.exit_code)
                             && !record.state.running
                             && record.state.started_at != time::NEVER))
-                    && ancestors.as_ref().is_none_or(|ids| ids.contains(&record.image))
+                    && ancestors
+                        .as_ref()
+                        .is_none_or(|ids| ids.contains(&record.image))
                     && self.matches(record, filters)
             })
             .collect();
@@ -109,7 +130,9 @@ impl Engine {
         let images = self.0.store.images();
         let mut ids = Vec::new();
         for name in filters.get("ancestor") {
-            let Ok(base) = self.0.store.find(name) else { continue };
+            let Ok(base) = self.0.store.find(name) else {
+                continue;
+            };
             let layers = base.config.rootfs().diff_ids();
             ids.extend(
                 images
@@ -194,7 +217,11 @@ impl Engine {
             network_settings: SummaryNetworks {
                 networks: self.endpoint_settings(record).into_iter().collect(),
             },
-            mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
+            mounts: record
+                .mounts
+                .iter()
+                .map(|mount| mount.point.clone())
+                .collect(),
             ..Summary::default()
         }
     }

@@ -33,7 +33,7 @@ use crate::monitor::Channel;
 use crate::{error, files};
 
 pub(crate) use index::Index;
-pub(crate) use record::{MountRecord, Record, State};
+pub(crate) use record::{MountRecord, Record};
 
 /// A container: its record on disk, and what only this process knows.
 #[derive(Debug)]

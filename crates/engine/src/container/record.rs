@@ -173,7 +173,10 @@ mod tests {
     fn status_texts_are_dockers() {
         let at = |seconds: i64| time::format(jiff::Timestamp::from_second(seconds).unwrap());
         let mut state = State::default();
-        assert_eq!((state.status(), state.text(0)), ("created", "Created".into()));
+        assert_eq!(
+            (state.status(), state.text(0)),
+            ("created", "Created".into())
+        );
         state.running = true;
         state.started_at = at(100);
         assert_eq!(state.text(103), "Up 3 seconds");

@@ -250,7 +250,10 @@ mod tests {
         assert_eq!((error.kind, code), (Kind::Invalid, 127));
         assert!(error.message.ends_with(not_found));
         assert!(error.message.contains("OCI runtime create failed"));
-        assert_eq!(start_failure(Some((Failure::NotExecutable, String::new()))).1, 126);
+        assert_eq!(
+            start_failure(Some((Failure::NotExecutable, String::new()))).1,
+            126
+        );
         assert_eq!(start_failure(None).0.kind, Kind::System);
     }
 }

@@ -26,7 +26,10 @@ impl Engine {
         let wrap = |error: Error| {
             Error::new(
                 error.kind,
-                format!("Cannot update container {}: {}", container.id, error.message),
+                format!(
+                    "Cannot update container {}: {}",
+                    container.id, error.message
+                ),
             )
         };
         let new = validate::merge(&record.host_config, &update, &self.0.host).map_err(wrap)?;
@@ -34,7 +37,9 @@ impl Engine {
             let limits = resources::limits(&new)?;
             let cgroup = self.cgroup(&record);
             // The kernel first: what it refuses is not stored.
-            blocking(move || cgroup.apply(&limits).api()).await.map_err(wrap)?;
+            blocking(move || cgroup.apply(&limits).api())
+                .await
+                .map_err(wrap)?;
         }
         let record = container.change(|record| {
             record.host_config = new;

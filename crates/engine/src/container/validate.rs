@@ -23,7 +23,9 @@ pub(super) fn check(config: &Config, host: &HostConfig, facts: &Host) -> Result<
     }
     for entry in config.env.iter().flatten() {
         if entry.is_empty() || entry.starts_with('=') {
-            return Err(Error::invalid(format!("invalid environment variable: {entry}")));
+            return Err(Error::invalid(format!(
+                "invalid environment variable: {entry}"
+            )));
         }
         if entry.contains('\0') {
             return Err(Error::invalid("an environment variable holds a zero byte"));
@@ -79,31 +81,45 @@ pub(super) fn check(config: &Config, host: &HostConfig, facts: &Host) -> Result<
 
 fn unsupported(host: &HostConfig) -> Result<(), Error> {
     let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let bindings = host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    let bindings = host
+        .port_bindings
+        .as_ref()
+        .is_some_and(|map| !map.is_empty());
     let runtime = !matches!(
         host.runtime.as_str(),
         "" | "runc" | "berth-runtime" | "io.containerd.runc.v2"
     );
     for (asked, what) in [
-        (bindings || host.publish_all_ports, "publishing ports (-p, -P)"),
+        (
+            bindings || host.publish_all_ports,
+            "publishing ports (-p, -P)",
+        ),
         (some(&host.links), "links (--link)"),
         (some(&host.volumes_from), "--volumes-from"),
         (
-            host.device_requests.as_ref().is_some_and(|list| !list.is_empty()),
+            host.device_requests
+                .as_ref()
+                .is_some_and(|list| !list.is_empty()),
             "device requests (--gpus)",
         ),
         (
             host.storage_opt.as_ref().is_some_and(|map| !map.is_empty()),
             "storage options (--storage-opt)",
         ),
-        (!matches!(host.userns_mode.as_str(), "" | "host"), "user namespaces (--userns)"),
+        (
+            !matches!(host.userns_mode.as_str(), "" | "host"),
+            "user namespaces (--userns)",
+        ),
         (host.ipc_mode.starts_with("container:"), "--ipc container:"),
         (host.init == Some(true), "--init"),
         (
             !matches!(host.volume_driver.as_str(), "" | "local"),
             "volume drivers (--volume-driver)",
         ),
-        (!host.cgroup.is_empty(), "joining another container's cgroup"),
+        (
+            !host.cgroup.is_empty(),
+            "joining another container's cgroup",
+        ),
         (
             host.cpu_count != 0
                 || host.cpu_percent != 0
@@ -141,11 +157,20 @@ fn modes(host: &HostConfig) -> Result<(), Error> {
     if !(matches!(pid, "" | "host") || named(pid)) {
         return Err(Error::invalid(format!("invalid PID mode: {pid}")));
     }
-    if !matches!(host.ipc_mode.as_str(), "" | "none" | "private" | "shareable" | "host") {
-        return Err(Error::invalid(format!("invalid IPC mode: {}", host.ipc_mode)));
+    if !matches!(
+        host.ipc_mode.as_str(),
+        "" | "none" | "private" | "shareable" | "host"
+    ) {
+        return Err(Error::invalid(format!(
+            "invalid IPC mode: {}",
+            host.ipc_mode
+        )));
     }
     if !matches!(host.uts_mode.as_str(), "" | "host") {
-        return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
+        return Err(Error::invalid(format!(
+            "invalid UTS mode: {}",
+            host.uts_mode
+        )));
     }
     if !matches!(host.cgroupns_mode.as_str(), "" | "host" | "private") {
         return Err(Error::invalid(format!(
@@ -160,10 +185,15 @@ fn modes(host: &HostConfig) -> Result<(), Error> {
         )));
     }
     if network.starts_with("container:") && host.dns.as_ref().is_some_and(|dns| !dns.is_empty()) {
-        return Err(Error::invalid("conflicting options: dns and the network mode"));
+        return Err(Error::invalid(
+            "conflicting options: dns and the network mode",
+        ));
     }
     if network.starts_with("container:")
-        && host.extra_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
+        && host
+            .extra_hosts
+            .as_ref()
+            .is_some_and(|hosts| !hosts.is_empty())
     {
         return Err(Error::invalid(
             "conflicting options: custom host-to-IP mapping and the network mode",
@@ -178,9 +208,7 @@ fn limits(host: &HostConfig, facts: &Host) -> Result<(), Error> {
         return refuse("Minimum memory limit allowed is 6MB");
     }
     if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
-        return refuse(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        );
+        return refuse("Minimum memoryswap limit should be larger than memory limit, see usage");
     }
     if host.memory == 0 && host.memory_swap > 0 {
         return refuse(
@@ -243,8 +271,14 @@ fn limits(host: &HostConfig, facts: &Host) -> Result<(), Error> {
     for (asked, controller) in [
         (host.memory > 0 || host.memory_reservation > 0, "memory"),
         (host.pids_limit.is_some_and(|limit| limit > 0), "pids"),
-        (!host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty(), "cpuset"),
-        (host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_shares > 0, "cpu"),
+        (
+            !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty(),
+            "cpuset",
+        ),
+        (
+            host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_shares > 0,
+            "cpu",
+        ),
     ] {
         if asked && !facts.has(controller) {
             return Err(Error::invalid(format!(
@@ -348,7 +382,9 @@ mod tests {
             last_capability: 40,
             time_namespaces: true,
             cgroup_v2: true,
-            controllers: ["cpu", "cpuset", "memory", "pids", "io"].map(str::to_owned).into(),
+            controllers: ["cpu", "cpuset", "memory", "pids", "io"]
+                .map(str::to_owned)
+                .into(),
             cpus: 2,
             memory: 0,
             swap: true,
@@ -394,7 +430,10 @@ mod tests {
             ..Update::default()
         };
         let new = merge(&current, &update, &facts()).unwrap();
-        assert_eq!((new.memory, new.memory_swap, new.cpu_shares), (100 << 20, 128 << 20, 5));
+        assert_eq!(
+            (new.memory, new.memory_swap, new.cpu_shares),
+            (100 << 20, 128 << 20, 5)
+        );
         let update = Update {
             memory: 256 << 20,
             ..Update::default()

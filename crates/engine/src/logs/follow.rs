@@ -158,7 +158,7 @@ impl Watch {
                 | inotify::WatchFlags::MOVED_TO
                 | inotify::WatchFlags::DELETE_SELF,
         )?;
-        Ok(Self(AsyncFd::new(fd)?))
+        Ok(Self(crate::files::watched(fd)?))
     }
 
     async fn changed(&self) -> io::Result<()> {
@@ -167,7 +167,8 @@ impl Watch {
         // What happened does not matter, only that something did.
         while let Ok(Ok(1..)) =
             ready.try_io(|fd| rustix::io::read(fd.get_ref(), &mut buffer).map_err(Into::into))
-        {}
+        {
+        }
         Ok(())
     }
 }

@@ -52,7 +52,12 @@ impl Options {
             let wrong = |what: &str| {
                 Error::invalid(format!("invalid value for log-opt {key}: {what}: {value}"))
             };
-            let list = || value.split(',').map(|name| name.trim().to_owned()).collect();
+            let list = || {
+                value
+                    .split(',')
+                    .map(|name| name.trim().to_owned())
+                    .collect()
+            };
             match key.as_str() {
                 "max-size" => {
                     options.max_size = size(value).ok_or_else(|| wrong("not a size"))?;
@@ -238,9 +243,14 @@ mod tests {
             id: "0123456789abcdef".into(),
             ..Record::default()
         };
-        record.config.labels = Some([("a".to_owned(), "1".to_owned()), ("b".into(), "2".into())].into());
+        record.config.labels =
+            Some([("a".to_owned(), "1".to_owned()), ("b".into(), "2".into())].into());
         record.config.env = Some(vec!["E=3".into()]);
-        let options = parse("json-file", &[("labels", "a"), ("env", "E"), ("tag", "x-{{.ID}}")]).unwrap();
+        let options = parse(
+            "json-file",
+            &[("labels", "a"), ("env", "E"), ("tag", "x-{{.ID}}")],
+        )
+        .unwrap();
         let attributes = options.attributes(&record).unwrap();
         assert_eq!(attributes.len(), 3);
         assert_eq!(attributes["tag"], "x-0123456789ab");

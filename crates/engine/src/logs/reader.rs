@@ -19,7 +19,10 @@ const CHUNK: usize = 64 * 1024;
 /// An open log file and which one it is.
 #[derive(Debug)]
 pub(super) enum Source {
-    Plain { file: File, inode: u64 },
+    Plain {
+        file: File,
+        inode: u64,
+    },
     /// A compressed one, inflated.
     Memory(io::Cursor<Vec<u8>>),
 }
@@ -90,8 +93,8 @@ pub(super) fn open_all(path: &Path) -> io::Result<Vec<Source>> {
             }
             other => other?,
         };
-        let seen = source.inode().is_some()
-            && list.iter().any(|other| other.inode() == source.inode());
+        let seen =
+            source.inode().is_some() && list.iter().any(|other| other.inode() == source.inode());
         if !seen {
             list.push(source);
         }

@@ -9,7 +9,16 @@ use berth_api::container::{DeviceMapping, HostConfig};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 /// Directories below /dev that are the container's own.
-const OWN: &[&str] = &["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console"];
+const OWN: &[&str] = &[
+    "pts",
+    "shm",
+    "fd",
+    "mqueue",
+    ".lxc",
+    ".lxd-mounts",
+    ".udev",
+    "console",
+];
 
 /// What may be used without being asked for: making nodes, the standard ones,
 /// terminals.
@@ -59,7 +68,13 @@ pub(crate) fn rules(config: &HostConfig) -> Result<Vec<LinuxDeviceCgroup>, Error
         rule
     };
     if config.privileged {
-        return Ok(vec![rule(true, Some(LinuxDeviceType::A), None, None, "rwm")]);
+        return Ok(vec![rule(
+            true,
+            Some(LinuxDeviceType::A),
+            None,
+            None,
+            "rwm",
+        )]);
     }
     let mut list = vec![rule(false, Some(LinuxDeviceType::A), None, None, "rwm")];
     list.extend(
@@ -68,7 +83,13 @@ pub(crate) fn rules(config: &HostConfig) -> Result<Vec<LinuxDeviceCgroup>, Error
             .map(|(kind, major, minor, access)| rule(true, Some(*kind), *major, *minor, access)),
     );
     // FUSE, as Docker denies it explicitly.
-    list.push(rule(false, Some(LinuxDeviceType::C), Some(10), Some(229), "rwm"));
+    list.push(rule(
+        false,
+        Some(LinuxDeviceType::C),
+        Some(10),
+        Some(229),
+        "rwm",
+    ));
     for mapping in config.devices.iter().flatten() {
         for (host, inside) in mapped(mapping)? {
             if let Some(device) = node(&host, &inside) {
@@ -109,8 +130,12 @@ pub(crate) fn parse_rule(
         };
         let access = words.next()?;
         let valid = (1..=3).contains(&access.len()) && access.bytes().all(|b| b"rwm".contains(&b));
-        (valid && words.next().is_none())
-            .then_some((kind, number(major)?, number(minor)?, access.to_owned()))
+        (valid && words.next().is_none()).then_some((
+            kind,
+            number(major)?,
+            number(minor)?,
+            access.to_owned(),
+        ))
     };
     parse().ok_or_else(|| Error::invalid(format!("invalid device cgroup rule format: '{text}'")))
 }
@@ -206,8 +231,8 @@ fn node(host: &Path, inside: &Path) -> Option<LinuxDevice> {
 
 /// Major and minor number of a block device by path, for I/O limits.
 pub(crate) fn block_numbers(path: &str) -> Result<(i64, i64), Error> {
-    let metadata = fs::metadata(path)
-        .map_err(|error| Error::invalid(format!("stat {path}: {error}")))?;
+    let metadata =
+        fs::metadata(path).map_err(|error| Error::invalid(format!("stat {path}: {error}")))?;
     if metadata.file_type().is_block_device() {
         Ok(numbers(metadata.rdev()))
     } else {
@@ -232,7 +257,17 @@ mod tests {
             parse_rule("c 1:* rw").unwrap(),
             (LinuxDeviceType::C, Some(1), None, "rw".into())
         );
-        for bad in ["", "c", "x 1:3 r", "c 1 r", "c 1:3", "c 1:3 x", "c 1:3 rwmr", "c 1:3 r w", "c -1:3 r"] {
+        for bad in [
+            "",
+            "c",
+            "x 1:3 r",
+            "c 1 r",
+            "c 1:3",
+            "c 1:3 x",
+            "c 1:3 rwmr",
+            "c 1:3 r w",
+            "c -1:3 r",
+        ] {
             assert!(parse_rule(bad).is_err(), "{bad}");
         }
     }

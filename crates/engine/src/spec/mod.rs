@@ -14,9 +14,7 @@ use std::sync::Arc;
 
 use berth_api::Error;
 use berth_store::Snapshot;
-use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
 use crate::container::{Container, Record};
 use crate::engine::Engine;
@@ -163,9 +161,7 @@ pub(crate) fn check_sysctl(
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':'));
     if !plain || value.contains(['+', '=', '\n', '\0']) {
-        return Err(Error::invalid(format!(
-            "invalid sysctl '{key}={value}'"
-        )));
+        return Err(Error::invalid(format!("invalid sysctl '{key}={value}'")));
     }
     let private_network =
         config.network_mode != "host" && !config.network_mode.starts_with("container:");

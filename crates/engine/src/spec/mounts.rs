@@ -38,7 +38,12 @@ pub(crate) fn build(
     let files = engine.network_files(container, record)?;
     for (destination, source) in files {
         let source = source.to_string_lossy();
-        list.push(mount(destination, "bind", &source, &["rbind", "rprivate", files_mode]));
+        list.push(mount(
+            destination,
+            "bind",
+            &source,
+            &["rbind", "rprivate", files_mode],
+        ));
     }
     let covered = |destination: &Path| {
         record.mounts.iter().any(|own| {
@@ -47,7 +52,11 @@ pub(crate) fn build(
         })
     };
     list.retain(|default| !covered(default.destination()));
-    let mut own = record.mounts.iter().map(of_record).collect::<Result<Vec<_>, _>>()?;
+    let mut own = record
+        .mounts
+        .iter()
+        .map(of_record)
+        .collect::<Result<Vec<_>, _>>()?;
     own.sort_by_key(|mount| mount.destination().components().count());
     list.extend(own);
     Ok(list)
@@ -63,15 +72,37 @@ fn defaults(config: &api::HostConfig, options: &SecurityOptions) -> Vec<Mount> {
     let shm_size = format!("size={}", config.shm_size);
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &[cgroup, "nosuid", "noexec", "nodev"]),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", sys],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &[cgroup, "nosuid", "noexec", "nodev"],
+        ),
     ];
     match config.ipc_mode.as_str() {
         "host" => {
@@ -82,7 +113,12 @@ fn defaults(config: &api::HostConfig, options: &SecurityOptions) -> Vec<Mount> {
             }
         }
         mode => {
-            list.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
+            list.push(mount(
+                "/dev/mqueue",
+                "mqueue",
+                "mqueue",
+                &["nosuid", "noexec", "nodev"],
+            ));
             if mode != "none" {
                 list.push(mount(
                     "/dev/shm",
@@ -111,7 +147,11 @@ fn of_record(record: &MountRecord) -> Result<Mount, Error> {
             return Err(missing_source(&point.source));
         }
     }
-    let bind = if record.non_recursive { "bind" } else { "rbind" };
+    let bind = if record.non_recursive {
+        "bind"
+    } else {
+        "rbind"
+    };
     let propagation = if point.propagation.is_empty() {
         "rprivate"
     } else {
@@ -166,14 +206,22 @@ pub(crate) fn parse(
     }
     for (index, mount) in list.iter().enumerate() {
         let destination = &mount.point.destination;
-        if list[..index].iter().any(|other| other.point.destination == *destination) {
-            return Err(Error::invalid(format!("Duplicate mount point: {destination}")));
+        if list[..index]
+            .iter()
+            .any(|other| other.point.destination == *destination)
+        {
+            return Err(Error::invalid(format!(
+                "Duplicate mount point: {destination}"
+            )));
         }
     }
     // Of the image, and `-v /path`: only where nothing else is.
     for path in config.volumes.iter().flatten().map(|(path, _)| path) {
         let destination = clean(path)?;
-        if list.iter().all(|mount| mount.point.destination != destination) {
+        if list
+            .iter()
+            .all(|mount| mount.point.destination != destination)
+        {
             list.push(volume("", destination, "", true));
         }
     }
@@ -256,9 +304,8 @@ fn parse_bind(text: &str) -> Result<MountRecord, Error> {
 /// `--mount`.
 fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
     let kind = given.r#type.as_str();
-    let wrong = |what: &str| {
-        Error::invalid(format!("invalid mount config for type \"{kind}\": {what}"))
-    };
+    let wrong =
+        |what: &str| Error::invalid(format!("invalid mount config for type \"{kind}\": {what}"));
     if given.target.is_empty() {
         return Err(wrong("field Target must not be empty"));
     }
@@ -313,12 +360,14 @@ fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
         "volume" => {
             let options = given.volume_options.clone().unwrap_or_default();
             if !options.subpath.is_empty() {
-                return Err(Error::not_implemented("volume-subpath is not supported yet"));
+                return Err(Error::not_implemented(
+                    "volume-subpath is not supported yet",
+                ));
             }
-            if options
-                .driver_config
-                .is_some_and(|driver| !matches!(driver.name.as_str(), "" | "local") || driver.options.is_some_and(|o| !o.is_empty()))
-            {
+            if options.driver_config.is_some_and(|driver| {
+                !matches!(driver.name.as_str(), "" | "local")
+                    || driver.options.is_some_and(|o| !o.is_empty())
+            }) {
                 return Err(Error::not_implemented(
                     "volume drivers and their options are not supported yet",
                 ));
@@ -327,7 +376,9 @@ fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
                 check_volume_name(&given.source)?;
             }
             let mut record = volume(&given.source, destination, "z", !given.read_only);
-            record.options.extend(options.no_copy.then(|| "nocopy".to_owned()));
+            record
+                .options
+                .extend(options.no_copy.then(|| "nocopy".to_owned()));
             Ok(record)
         }
         "tmpfs" => {
@@ -374,7 +425,9 @@ fn tmpfs(path: &str, given: Vec<String>) -> Result<MountRecord, Error> {
             _ => ("", false),
         };
         if !known {
-            return Err(Error::invalid(format!("invalid tmpfs option [\"{option}\"]")));
+            return Err(Error::invalid(format!(
+                "invalid tmpfs option [\"{option}\"]"
+            )));
         }
         options.retain(|have| have != opposite && *have != option);
         options.push(option);
@@ -442,9 +495,20 @@ mod tests {
         assert!(!bind.point.rw);
         assert_eq!(bind.point.propagation, "rslave");
         let named = parse_bind("data:/x").unwrap();
-        assert_eq!((named.point.r#type.as_str(), named.anonymous), ("volume", false));
+        assert_eq!(
+            (named.point.r#type.as_str(), named.anonymous),
+            ("volume", false)
+        );
         assert!(parse_bind("/x").unwrap().anonymous);
-        for bad in ["", "a:b", "/a:/b:/c:/d", "/a:/", "/a:/b:sometimes", "-a:/b", ":/b"] {
+        for bad in [
+            "",
+            "a:b",
+            "/a:/b:/c:/d",
+            "/a:/",
+            "/a:/b:sometimes",
+            "-a:/b",
+            ":/b",
+        ] {
             assert!(parse_bind(bad).is_err(), "{bad}");
         }
     }
@@ -470,9 +534,19 @@ mod tests {
     fn read_only_is_recursive_and_duplicates_are_refused() {
         let mut bind = parse_bind("/tmp:/x:ro").unwrap();
         let mount = of_record(&bind).unwrap();
-        assert_eq!(mount.options().as_ref().unwrap(), &["rbind", "rprivate", "ro", "rro"]);
+        assert_eq!(
+            mount.options().as_ref().unwrap(),
+            &["rbind", "rprivate", "ro", "rro"]
+        );
         bind.read_only_non_recursive = true;
-        assert!(!of_record(&bind).unwrap().options().as_ref().unwrap().contains(&"rro".to_owned()));
+        assert!(
+            !of_record(&bind)
+                .unwrap()
+                .options()
+                .as_ref()
+                .unwrap()
+                .contains(&"rro".to_owned())
+        );
         let host = api::HostConfig {
             binds: Some(vec!["/a:/x".into(), "/b:/x/".into()]),
             ..api::HostConfig::default()

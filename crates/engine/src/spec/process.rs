@@ -9,7 +9,7 @@ use berth_api::container::Ulimit;
 use berth_api::exec::ExecConfig;
 use berth_store::{LayerLocation, Snapshot};
 use oci_spec::runtime::{
-    Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, User,
+    Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -17,6 +17,7 @@ use super::DEFAULT_PATH;
 use super::security::SecurityOptions;
 use crate::container::Record;
 use crate::engine::Engine;
+use crate::error::IntoApi as _;
 
 /// Longest group file that is read from an image (CVE-2026-47262).
 const MAX_GROUP_FILE: u64 = 1 << 20;
@@ -66,7 +67,13 @@ pub(crate) fn further(
     let mut env = environment(record);
     if exec.tty {
         replace_or_append(&mut env, "TERM=xterm");
-    } else if !record.config.env.iter().flatten().any(|e| e.starts_with("TERM=")) {
+    } else if !record
+        .config
+        .env
+        .iter()
+        .flatten()
+        .any(|e| e.starts_with("TERM="))
+    {
         env.retain(|entry| !entry.starts_with("TERM="));
     }
     for entry in exec.env.iter().flatten() {
@@ -156,12 +163,12 @@ fn rlimits(defaults: &[Ulimit], own: &[Ulimit]) -> Result<Vec<PosixRlimit>, Erro
         .filter(|limit| own.iter().all(|other| other.name != limit.name))
         .chain(own)
         .map(|limit| {
-            let mut value = PosixRlimit::default();
-            value
-                .set_typ(rlimit_type(&limit.name)?)
-                .set_soft(u64::try_from(limit.soft).unwrap_or(u64::MAX))
-                .set_hard(u64::try_from(limit.hard).unwrap_or(u64::MAX));
-            Ok(value)
+            PosixRlimitBuilder::default()
+                .typ(rlimit_type(&limit.name)?)
+                .soft(u64::try_from(limit.soft).unwrap_or(u64::MAX))
+                .hard(u64::try_from(limit.hard).unwrap_or(u64::MAX))
+                .build()
+                .api()
         })
         .collect()
 }
@@ -197,11 +204,13 @@ fn supplementary(groups: &[String], snapshot: &Snapshot) -> Result<Vec<u32>, Err
             if let Ok(number) = group.parse::<u32>() {
                 return Ok(number);
             }
-            let text = file.get_or_insert_with(|| {
-                read_from_layers(snapshot, "etc/group").unwrap_or_default()
-            });
-            group_id(text, group)
-                .ok_or_else(|| Error::invalid(format!("Unable to find group {group}: no matching entries in group file")))
+            let text = file
+                .get_or_insert_with(|| read_from_layers(snapshot, "etc/group").unwrap_or_default());
+            group_id(text, group).ok_or_else(|| {
+                Error::invalid(format!(
+                    "Unable to find group {group}: no matching entries in group file"
+                ))
+            })
         })
         .collect()
 }
@@ -223,28 +232,30 @@ fn read_from_layers(snapshot: &Snapshot, path: &str) -> Option<String> {
         LayerLocation::Directory(path) => Some(path),
         LayerLocation::Erofs(_) => None,
     });
-    std::iter::once(&snapshot.upper).chain(layers).find_map(|dir| {
-        let root = rustix::fs::open(
-            dir,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .ok()?;
-        let fd = rustix::fs::openat2(
-            &root,
-            path,
-            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-        .ok()?;
-        let mut text = String::new();
-        std::fs::File::from(fd)
-            .take(MAX_GROUP_FILE)
-            .read_to_string(&mut text)
+    std::iter::once(&snapshot.upper)
+        .chain(layers)
+        .find_map(|dir| {
+            let root = rustix::fs::open(
+                dir,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
             .ok()?;
-        Some(text)
-    })
+            let fd = rustix::fs::openat2(
+                &root,
+                path,
+                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
+            .ok()?;
+            let mut text = String::new();
+            std::fs::File::from(fd)
+                .take(MAX_GROUP_FILE)
+                .read_to_string(&mut text)
+                .ok()?;
+            Some(text)
+        })
 }
 
 #[cfg(test)]
@@ -280,7 +291,15 @@ mod tests {
     #[test]
     fn every_capability_has_its_oci_name() {
         let all = super::super::security::all_capabilities(63);
-        assert_eq!(capability_sets(&all).unwrap().bounding().as_ref().unwrap().len(), 41);
+        assert_eq!(
+            capability_sets(&all)
+                .unwrap()
+                .bounding()
+                .as_ref()
+                .unwrap()
+                .len(),
+            41
+        );
     }
 
     #[test]

@@ -4,10 +4,11 @@ use berth_api::Error;
 use berth_api::container::{HostConfig, ThrottleDevice};
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice,
-    LinuxWeightDevice,
+    LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder,
 };
 
 use super::devices;
+use crate::error::IntoApi as _;
 
 pub(crate) fn build(config: &HostConfig) -> Result<LinuxResources, Error> {
     let mut resources = limits(config)?;
@@ -55,12 +56,12 @@ pub(crate) fn limits(config: &HostConfig) -> Result<LinuxResources, Error> {
     if let Some(list) = &config.blkio_weight_device {
         let list = list.iter().map(|device| {
             let (major, minor) = devices::block_numbers(&device.path)?;
-            let mut weight = LinuxWeightDevice::default();
-            weight
-                .set_major(major)
-                .set_minor(minor)
-                .set_weight(Some(device.weight));
-            Ok(weight)
+            LinuxWeightDeviceBuilder::default()
+                .major(major)
+                .minor(minor)
+                .weight(device.weight)
+                .build()
+                .api()
         });
         block.set_weight_device(Some(list.collect::<Result<_, Error>>()?));
     }
@@ -90,12 +91,12 @@ fn throttles(list: Option<&[ThrottleDevice]>) -> Result<Option<Vec<LinuxThrottle
     list.iter()
         .map(|device| {
             let (major, minor) = devices::block_numbers(&device.path)?;
-            let mut throttle = LinuxThrottleDevice::default();
-            throttle
-                .set_major(major)
-                .set_minor(minor)
-                .set_rate(device.rate);
-            Ok(throttle)
+            LinuxThrottleDeviceBuilder::default()
+                .major(major)
+                .minor(minor)
+                .rate(device.rate)
+                .build()
+                .api()
         })
         .collect::<Result<_, _>>()
         .map(Some)

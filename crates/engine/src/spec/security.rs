@@ -8,32 +8,88 @@ use berth_api::container::HostConfig;
 
 /// All capabilities, by number.
 const ALL: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
-    "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-    "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
     "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// What a container has unless told otherwise.
 const DEFAULT: &[&str] = &[
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW",
-    "CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
-    "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
-    "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
 ];
 
 const READ_ONLY: &[&str] = &[
-    "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
 ];
 
 /// Every capability the running kernel knows.
@@ -50,8 +106,14 @@ pub(crate) fn capabilities(
     if config.privileged {
         return Ok(all);
     }
-    let add = normalise(config.cap_add.as_ref().map_or(&[], |list| &list.0), "CapAdd")?;
-    let drop = normalise(config.cap_drop.as_ref().map_or(&[], |list| &list.0), "CapDrop")?;
+    let add = normalise(
+        config.cap_add.as_ref().map_or(&[], |list| &list.0),
+        "CapAdd",
+    )?;
+    let drop = normalise(
+        config.cap_drop.as_ref().map_or(&[], |list| &list.0),
+        "CapDrop",
+    )?;
     let mut set: BTreeSet<&'static str> = if add.contains("ALL") {
         all
     } else if drop.contains("ALL") {
@@ -82,9 +144,12 @@ fn normalise(names: &[String], field: &str) -> Result<BTreeSet<&'static str>, Er
             } else {
                 format!("CAP_{upper}")
             };
-            ALL.iter().find(|known| **known == full).copied().ok_or_else(|| {
-                Error::invalid(format!("invalid {field}: unknown capability: \"{given}\""))
-            })
+            ALL.iter()
+                .find(|known| **known == full)
+                .copied()
+                .ok_or_else(|| {
+                    Error::invalid(format!("invalid {field}: unknown capability: \"{given}\""))
+                })
         })
         .collect()
 }
@@ -115,8 +180,7 @@ impl SecurityOptions {
     pub(crate) fn parse(options: &[String]) -> Result<Self, Error> {
         let mut parsed = Self::default();
         for option in options {
-            let invalid =
-                || Error::invalid(format!("invalid --security-opt 1: \"{option}\""));
+            let invalid = || Error::invalid(format!("invalid --security-opt 1: \"{option}\""));
             let boolean = |text: &str| match text {
                 "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
                 "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -211,7 +275,10 @@ mod tests {
         assert_eq!(with(&[], &[]).unwrap().len(), 14);
         assert!(with(&["net_admin"], &[]).unwrap().contains("CAP_NET_ADMIN"));
         assert_eq!(with(&["all"], &["CAP_SYS_ADMIN"]).unwrap().len(), 40);
-        assert_eq!(with(&["CHOWN"], &["ALL"]).unwrap(), BTreeSet::from(["CAP_CHOWN"]));
+        assert_eq!(
+            with(&["CHOWN"], &["ALL"]).unwrap(),
+            BTreeSet::from(["CAP_CHOWN"])
+        );
         assert!(!with(&[], &["MKNOD"]).unwrap().contains("CAP_MKNOD"));
         assert_eq!(
             with(&["CAP_FOO"], &[]).unwrap_err().message,
@@ -227,14 +294,29 @@ mod tests {
     #[test]
     fn options() {
         let parse = |text: &str| SecurityOptions::parse(&[text.to_owned()]);
-        assert_eq!(parse("seccomp=unconfined").unwrap().seccomp, SeccompChoice::Unconfined);
+        assert_eq!(
+            parse("seccomp=unconfined").unwrap().seccomp,
+            SeccompChoice::Unconfined
+        );
         assert_eq!(
             parse("seccomp={\"a\":1}").unwrap().seccomp,
             SeccompChoice::Profile("{\"a\":1}".into())
         );
-        assert_eq!(parse("no-new-privileges:false").unwrap().no_new_privileges, Some(false));
-        assert!(parse("systempaths=unconfined").unwrap().system_paths_unconfined);
-        for bad in ["x", "systempaths=all", "no-new-privileges=perhaps", "apparmor=mine"] {
+        assert_eq!(
+            parse("no-new-privileges:false").unwrap().no_new_privileges,
+            Some(false)
+        );
+        assert!(
+            parse("systempaths=unconfined")
+                .unwrap()
+                .system_paths_unconfined
+        );
+        for bad in [
+            "x",
+            "systempaths=all",
+            "no-new-privileges=perhaps",
+            "apparmor=mine",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
