@@ -1,0 +1,150 @@
+//! One connected stream socket, whatever its family, usable from both
+//! directions at once and cheap while idle: no buffer is kept between reads.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::net::Shutdown;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Bytes moved at once; the size of a full pipe.
+const CHUNK: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    /// Waits for bytes and returns them; empty at the end of the stream.
+    pub(crate) async fn read(&self) -> io::Result<Vec<u8>> {
+        loop {
+            match self {
+                Self::Unix(stream) => stream.readable().await?,
+                Self::Tcp(stream) => stream.readable().await?,
+            }
+            // Allocated only now: thousands of idle streams cost no buffer.
+            let mut buffer = Vec::with_capacity(CHUNK);
+            let read = match self {
+                Self::Unix(stream) => stream.try_read_buf(&mut buffer),
+                Self::Tcp(stream) => stream.try_read_buf(&mut buffer),
+            };
+            match read {
+                Ok(_) => return Ok(buffer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = match self {
+                Self::Unix(stream) => {
+                    stream.writable().await?;
+                    stream.try_write(bytes)
+                }
+                Self::Tcp(stream) => {
+                    stream.writable().await?;
+                    stream.try_write(bytes)
+                }
+            };
+            match written {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the other side that no more bytes come; reading goes on.
+    pub(crate) fn finish(&self) {
+        // Fails only when the other side is gone, which the reader notices.
+        let _ = rustix::net::shutdown(self, Shutdown::Write);
+    }
+
+    /// Returns when the other side is gone altogether, which a half-closed
+    /// stream is not. Never returns early; not at all if it cannot be watched.
+    pub(crate) async fn hung_up(&self) {
+        // A descriptor of its own: its readiness must not be mixed with that
+        // of the reads and writes. Without EPOLLIN and EPOLLOUT in the mask
+        // epoll reports only EPOLLHUP and EPOLLERR.
+        let watch = self
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|fd| Ok(AsyncFd::register_with_interest(fd, Interest::PRIORITY)?));
+        match watch {
+            Ok(watch) => {
+                let _ = watch.ready(Interest::PRIORITY).await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
