@@ -22,8 +22,18 @@ pub struct Engine {
     cgroup: String,
 }
 
+static BIN_DIR: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+/// Chooses the binaries under test; the first choice holds.
+pub fn set_bin_dir(dir: PathBuf) {
+    let _ = BIN_DIR.set(dir);
+}
+
 /// Where the binaries under test are.
 pub fn bin_dir() -> PathBuf {
+    if let Some(dir) = BIN_DIR.get() {
+        return dir.clone();
+    }
     if let Some(dir) = std::env::var_os("BERTH_BIN_DIR") {
         return dir.into();
     }
@@ -219,6 +229,16 @@ impl Engine {
         command
     }
 
+    /// `client ARGS`: the same test with our client and the stock one.
+    pub fn client(&self, client: &str, args: &[&str]) -> Run {
+        Run::new(self.command(client).args(args), b"")
+    }
+
+    /// The same with input.
+    pub fn client_with(&self, client: &str, args: &[&str], input: &[u8]) -> Run {
+        Run::new(self.command(client).args(args), input)
+    }
+
     /// A command inside the engine's network namespace.
     pub fn in_network(&self, args: &[&str]) -> Run {
         Run::new(
@@ -346,6 +366,15 @@ fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+/// The clients that tests run with: ours, and the stock one where installed.
+pub fn clients() -> Vec<&'static str> {
+    let mut clients = vec!["berth"];
+    if crate::possible("stock docker client", crate::installed("docker")) {
+        clients.push("docker");
+    }
+    clients
 }
 
 /// A pseudo-terminal for tests: (controlling side, other side).

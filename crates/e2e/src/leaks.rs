@@ -58,3 +58,20 @@ pub fn processes(text: &str) -> Vec<(i32, String)> {
     }
     found
 }
+
+/// An engine's own processes with what they are: the daemon, the launcher, the
+/// monitors; not the containers'.
+pub fn engine_processes(engine: &crate::Engine) -> Vec<(i32, String)> {
+    let mine = engine.dir().display().to_string();
+    let launchers: Vec<_> = processes(&mine)
+        .into_iter()
+        .filter(|(_, command)| command.contains("launcher"))
+        .map(|(pid, _)| pid)
+        .collect();
+    let mut found = vec![(engine.pid(), "daemon".to_owned())];
+    for pid in launchers {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        found.push((pid, name.trim().to_owned()));
+    }
+    found
+}

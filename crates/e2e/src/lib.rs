@@ -10,7 +10,7 @@ pub mod image;
 pub mod leaks;
 pub mod run;
 
-pub use engine::Engine;
+pub use engine::{Engine, clients};
 pub use run::Run;
 
 /// Waits until `ready` gives something, asking every few milliseconds; fails
