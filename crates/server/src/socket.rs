@@ -75,10 +75,14 @@ impl Socket {
         // A descriptor of its own: its readiness must not be mixed with that
         // of the reads and writes. Without EPOLLIN and EPOLLOUT in the mask
         // epoll reports only EPOLLHUP and EPOLLERR.
+        #[expect(
+            deprecated,
+            reason = "unsound only for types whose descriptor may change; OwnedFd's cannot"
+        )]
         let watch = self
             .as_fd()
             .try_clone_to_owned()
-            .and_then(|fd| Ok(AsyncFd::register_with_interest(fd, Interest::PRIORITY)?));
+            .and_then(|fd| AsyncFd::with_interest(fd, Interest::PRIORITY));
         match watch {
             Ok(watch) => {
                 let _ = watch.ready(Interest::PRIORITY).await;

@@ -5,4 +5,6 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
+pub mod inherited;
+pub mod memory;
 pub mod socket;
