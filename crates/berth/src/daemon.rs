@@ -19,7 +19,7 @@ mod options;
 mod pidfile;
 mod settings;
 
-use options::{Kind, OPTIONS, Support, Value, Values};
+use options::{Kind, OPTIONS, Support, Values};
 use settings::{Given, Settings};
 
 /// Threads that run requests. They only wait; what blocks has its own.
@@ -85,6 +85,7 @@ fn run(name: &str, words: &[OsString], activation: Vec<OwnedFd>) -> Result<(), S
         .build()
         .map_err(|error| format!("cannot start threads: {error}"))?;
     let daemon = Daemon {
+        name: name.to_owned(),
         flags,
         values,
         settings,
@@ -110,6 +111,8 @@ fn all_values(flags: &Values) -> Result<Values, String> {
 }
 
 struct Daemon {
+    /// What it was called as.
+    name: String,
     flags: Values,
     /// As of the start or the last reload.
     values: Values,
@@ -212,8 +215,7 @@ impl Daemon {
         /// Options that a running daemon can change.
         const RELOADABLE: [&str; 3] = ["debug", "log-level", "shutdown-timeout"];
         let values = all_values(&self.flags)?;
-        let name = String::new();
-        let fresh = settings::build(&name, &values)?;
+        let fresh = settings::build(&self.name, &values)?;
         self.log.set(fresh.log_level);
         self.settings.shutdown_timeout = fresh.shutdown_timeout;
         for opt in OPTIONS {
@@ -280,6 +282,7 @@ fn help(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::options::Value;
     use super::*;
 
     #[test]

@@ -69,7 +69,12 @@ pub(crate) async fn serve<H, F>(
         let reply = handle(request, hijacker.clone());
         async { Ok::<_, Infallible>(reply.await) }
     });
+    // A client may end its side right after the request and still wants the
+    // answer. Where that cannot be told from a client that is gone, it is gone.
+    let half_close = socket.tells_half_close();
+    let mut hung_up = std::pin::pin!(socket.hung_up());
     let mut connection = http1::Builder::new()
+        .half_close(half_close)
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(BUFFER)
@@ -83,6 +88,8 @@ pub(crate) async fn serve<H, F>(
             result = &mut connection => Next::Ended(result),
             Some(hijack) = hijacks.recv() => Next::Hijacked(hijack),
             _ = stop.wait_for(|stop| *stop), if !stopping => Next::Stop,
+            // Ends what goes on for its client only: waits, events, logs.
+            () = &mut hung_up => return,
         };
         match next {
             Next::Ended(Ok(())) => return,

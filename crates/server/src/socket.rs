@@ -69,9 +69,10 @@ impl Socket {
         let _ = rustix::net::shutdown(self, Shutdown::Write);
     }
 
-    /// Returns when the other side is gone altogether, which a half-closed
-    /// stream is not. Never returns early; not at all if it cannot be watched.
-    pub(crate) async fn hung_up(&self) {
+    /// A future that ends when the other side is gone altogether, which a
+    /// half-closed stream is not. It does not borrow the socket, never ends
+    /// early, and not at all if the socket cannot be watched.
+    pub(crate) fn hung_up(&self) -> impl Future<Output = ()> + Send + use<> {
         // A descriptor of its own: its readiness must not be mixed with that
         // of the reads and writes. Without EPOLLIN and EPOLLOUT in the mask
         // epoll reports only EPOLLHUP and EPOLLERR.
@@ -83,12 +84,20 @@ impl Socket {
             .as_fd()
             .try_clone_to_owned()
             .and_then(|fd| AsyncFd::with_interest(fd, Interest::PRIORITY));
-        match watch {
-            Ok(watch) => {
-                let _ = watch.ready(Interest::PRIORITY).await;
+        async move {
+            match watch {
+                Ok(watch) => {
+                    let _ = watch.ready(Interest::PRIORITY).await;
+                }
+                Err(_) => std::future::pending().await,
             }
-            Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Whether [`Socket::hung_up`] can tell a peer that is gone from one that
+    /// has only ended its side. TCP cannot: both are a FIN.
+    pub(crate) fn tells_half_close(&self) -> bool {
+        matches!(self, Self::Unix(_))
     }
 }
 

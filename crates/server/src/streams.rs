@@ -96,10 +96,10 @@ where
     let (first, work) = tokio::select! {
         biased;
         Some(first) = messages.recv() => (Some(first), Work::Running(work)),
-        done = &mut work => {
-            done?;
-            (None, Work::Done(None))
-        }
+        done = &mut work => match messages.try_recv() {
+            Ok(first) => (Some(first), Work::Done(done.err())),
+            Err(_) => (None, Work::Done(done.map(|()| None)?)),
+        },
     };
     let state = (first, messages, work);
     let chunks = stream::unfold(state, move |(first, mut messages, work)| async move {

@@ -92,7 +92,7 @@ pub(crate) fn by_key(key: &str) -> Option<&'static Opt> {
 /// by entry; empty ones, and empty texts, are nothing said.
 pub(crate) fn check_support(values: &Values) -> Result<(), String> {
     for opt in OPTIONS {
-        let (Some(value), Support::Only(fine)) = (values.get(opt.name()), opt.support) else {
+        let (Some(value), Only(fine)) = (values.get(opt.name()), opt.support) else {
             continue;
         };
         let entries: Vec<String> = match value {

@@ -198,8 +198,8 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
         Some(_) => given.one_of("default-cgroupns-mode", &["private", "host"])?,
     };
     Ok(Config {
-        data_root: absolute(given.path("data-root", "/var/lib/berth"))?,
-        exec_root: absolute(given.path("exec-root", "/var/run/berth"))?,
+        data_root: absolute(&given.path("data-root", "/var/lib/berth"))?,
+        exec_root: absolute(&given.path("exec-root", "/var/run/berth"))?,
         runtime: runtime()?,
         cgroup_parent: given
             .some_text("cgroup-parent")
@@ -261,8 +261,8 @@ fn runtime() -> Result<PathBuf, String> {
     }
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, String> {
-    std::path::absolute(&path)
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path)
         .map_err(|error| format!("cannot make {} absolute: {error}", path.display()))
 }
 
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn hosts_and_encryption() {
-        let hosts = |name, text: &[&str], tls: Option<bool>| {
+        let count = |name, text: &[&str], tls: Option<bool>| {
             let mut values = Values::new();
             if !text.is_empty() {
                 let list = text.iter().map(|t| (*t).to_owned()).collect();
@@ -399,14 +399,14 @@ mod tests {
             if let Some(tls) = tls {
                 values.insert("tls", Value::Bool(tls));
             }
-            super::hosts(name, &Given(&values)).map(|hosts| hosts.len())
+            hosts(name, &Given(&values)).map(|hosts| hosts.len())
         };
-        assert_eq!(hosts("berth daemon", &[], None), Ok(1));
-        assert_eq!(hosts("dockerd", &[], None), Ok(2));
-        assert_eq!(hosts("x", &["tcp://127.0.0.1:1"], None), Ok(1));
-        assert!(hosts("x", &["tcp://0.0.0.0:1"], None).is_err());
-        assert_eq!(hosts("x", &["tcp://0.0.0.0:1"], Some(false)), Ok(1));
-        assert!(hosts("x", &[], Some(true)).is_err());
+        assert_eq!(count("berth daemon", &[], None), Ok(1));
+        assert_eq!(count("dockerd", &[], None), Ok(2));
+        assert_eq!(count("x", &["tcp://127.0.0.1:1"], None), Ok(1));
+        assert!(count("x", &["tcp://0.0.0.0:1"], None).is_err());
+        assert_eq!(count("x", &["tcp://0.0.0.0:1"], Some(false)), Ok(1));
+        assert!(count("x", &[], Some(true)).is_err());
     }
 
     #[test]
