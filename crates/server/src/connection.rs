@@ -105,7 +105,9 @@ pub(crate) async fn serve<H, F>(
     // the buffer belongs to the stream.
     let parts = connection.into_parts();
     drop((guard, stop));
-    hijack.run(parts.io.into_inner(), &parts.read_buf).await;
+    hijack
+        .run(parts.io.into_inner(), &parts.read_buf, hung_up)
+        .await;
 }
 
 /// Whether the client asked for the connection to be upgraded.
@@ -136,6 +138,8 @@ mod tests {
             Err(failure) => error(&failure),
             Ok(target) if target.name == "tea" => {
                 extract::collect(body, 1024).await.unwrap();
+                // The engine takes its time, and the client's end is seen first.
+                tokio::task::spawn_blocking(|| ()).await.unwrap();
                 let (stream, mut container) = Std::pair().unwrap();
                 stream.set_nonblocking(true).unwrap();
                 tokio::task::spawn_blocking(move || {
@@ -153,6 +157,7 @@ mod tests {
                 let hijack = Hijack::new(upgrade, target.version, attachment, true);
                 hijacker.take_over(hijack).await
             }
+            Ok(target) if target.name == "ever" => std::future::pending().await,
             Ok(_) => match extract::json::<Vec<u8>>(&head.headers, body).await {
                 Ok(value) => reply::ok(&value).unwrap(),
                 Err(failure) => error(&failure),
@@ -267,6 +272,34 @@ mod tests {
             .await;
             assert!(answer.contains(want), "{want:?} is not in {answer}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_that_leaves_ends_its_request() {
+        let (mut client, server) = Std::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let socket = Socket::Unix(UnixStream::from_std(server).unwrap());
+        let (_stop, stopped) = watch::channel(false);
+        let (_guards, guard) = watch::channel(());
+        let task = tokio::spawn(serve(socket, handle, stopped, guard));
+        client
+            .write_all(b"POST /containers/ever/wait HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        drop(client);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn stopping_closes_idle_connections() {
+        let (mut client, server) = Std::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let socket = Socket::Unix(UnixStream::from_std(server).unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let (_guards, guard) = watch::channel(());
+        let task = tokio::spawn(serve(socket, handle, stopped, guard));
+        stop.send_replace(true);
+        task.await.unwrap();
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,8 +66,9 @@ impl Hijack {
     }
 
     /// Runs the stream to its end. `early` is what the client sent before it
-    /// had the answer. The container is never harmed by what the client does.
-    pub(crate) async fn run(self, client: Socket, early: &[u8]) {
+    /// had the answer; `hung_up` is the client's [`Socket::hung_up`]. The
+    /// container is never harmed by what the client does.
+    pub(crate) async fn run(self, client: Socket, early: &[u8], hung_up: impl Future<Output = ()>) {
         if client.write_all(&self.head).await.is_err() {
             return;
         }
@@ -100,7 +101,7 @@ impl Hijack {
                 InputEnd::Closed
             }
         };
-        if exchange(&client, &container, input).await {
+        if exchange(&client, &container, input, hung_up).await {
             linger(&client).await;
         }
     }
@@ -132,12 +133,13 @@ async fn exchange(
     client: &Socket,
     container: &Socket,
     input: impl Future<Output = InputEnd>,
+    hung_up: impl Future<Output = ()>,
 ) -> bool {
     let output = async {
         tokio::select! {
             biased;
             alive = pump_output(container, client) => alive,
-            () = client.hung_up() => false,
+            () = hung_up => false,
         }
     };
     tokio::pin!(input, output);
@@ -255,8 +257,9 @@ mod tests {
         };
         let ours = Socket::Unix(tokio(ours));
         let task = tokio::spawn(async move {
+            let hung_up = ours.hung_up();
             Hijack::new(true, V, attachment, stdin)
-                .run(ours, b"early ")
+                .run(ours, b"early ", hung_up)
                 .await;
         });
         (task, client, container)
