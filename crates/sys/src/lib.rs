@@ -5,6 +5,7 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
+pub mod bpf;
 pub mod inherited;
 pub mod memory;
 pub mod socket;
