@@ -8,11 +8,11 @@ use hyper::Method;
 #[derive(Clone, Copy, Debug)]
 enum Why {
     /// Not written: the sentence begins with this.
-    NotYet(&'static str),
+    Unwritten(&'static str),
     /// It needs a swarm manager, which this node is not.
-    NotManager,
+    NeedsManager,
     /// It needs a swarm, of which this node is no part.
-    NotInSwarm,
+    NeedsSwarm,
 }
 
 /// One line of the table.
@@ -27,17 +27,19 @@ pub(crate) struct Missing {
 impl Missing {
     pub(crate) fn error(&self) -> Error {
         match self.why {
-            NotYet(what) => Error::not_implemented(format!("{what} is not supported by berth yet")),
-            NotManager => Error::new(
+            Unwritten(what) => {
+                Error::not_implemented(format!("{what} is not supported by berth yet"))
+            }
+            NeedsManager => Error::new(
                 Kind::Unavailable,
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
             ),
-            NotInSwarm => Error::new(Kind::Unavailable, "This node is not part of a swarm"),
+            NeedsSwarm => Error::new(Kind::Unavailable, "This node is not part of a swarm"),
         }
     }
 }
 
-use Why::{NotInSwarm, NotManager, NotYet};
+use Why::{NeedsManager, NeedsSwarm, Unwritten};
 
 macro_rules! missing {
     ($($method:ident $path:literal $since:literal => $why:expr;)*) => {
@@ -50,26 +52,26 @@ macro_rules! missing {
     };
 }
 
-const COPY: Why = NotYet("copying files to and from containers");
-const BUILD: Why = NotYet("building images");
-const CHECKPOINT: Why = NotYet("checkpointing containers");
-const VOLUMES: Why = NotYet("managing volumes");
-const NETWORKS: Why = NotYet("managing networks");
-const PLUGINS: Why = NotYet("managing plugins");
-const REGISTRY: Why = NotYet("talking to registries");
-const SAVE: Why = NotYet("saving images");
-const SWARM: Why = NotYet("swarm mode");
+const COPY: Why = Unwritten("copying files to and from containers");
+const BUILD: Why = Unwritten("building images");
+const CHECKPOINT: Why = Unwritten("checkpointing containers");
+const VOLUMES: Why = Unwritten("managing volumes");
+const NETWORKS: Why = Unwritten("managing networks");
+const PLUGINS: Why = Unwritten("managing plugins");
+const REGISTRY: Why = Unwritten("talking to registries");
+const SAVE: Why = Unwritten("saving images");
+const SWARM: Why = Unwritten("swarm mode");
 
 pub(crate) static MISSING: &[Missing] = missing! {
     HEAD   "/containers/{}/archive"        24 => COPY;
     GET    "/containers/{}/archive"        24 => COPY;
     PUT    "/containers/{}/archive"        24 => COPY;
-    GET    "/containers/{}/changes"        24 => NotYet("listing changed files of containers");
-    GET    "/containers/{}/export"         24 => NotYet("exporting containers");
-    GET    "/containers/{}/attach/ws"      24 => NotYet("attaching through a websocket");
+    GET    "/containers/{}/changes"        24 => Unwritten("listing changed files of containers");
+    GET    "/containers/{}/export"         24 => Unwritten("exporting containers");
+    GET    "/containers/{}/attach/ws"      24 => Unwritten("attaching through a websocket");
     GET    "/containers/{}/checkpoints"    25 => CHECKPOINT;
     POST   "/containers/{}/checkpoints"    25 => CHECKPOINT;
-    POST   "/commit"                       24 => NotYet("making images from containers");
+    POST   "/commit"                       24 => Unwritten("making images from containers");
 
     POST   "/build"                        24 => BUILD;
     POST   "/build/prune"                  31 => BUILD;
@@ -77,21 +79,21 @@ pub(crate) static MISSING: &[Missing] = missing! {
     POST   "/session"                      31 => BUILD;
     POST   "/grpc"                         24 => BUILD;
 
-    GET    "/images/{}/attestations"       55 => NotYet("listing attestations of images");
+    GET    "/images/{}/attestations"       55 => Unwritten("listing attestations of images");
     POST   "/images/{}/push"               24 => REGISTRY;
     GET    "/images/search"                24 => REGISTRY;
     GET    "/distribution/{}/json"         30 => REGISTRY;
     POST   "/auth"                         24 => REGISTRY;
-    POST   "/images/prune"                 25 => NotYet("pruning images");
+    POST   "/images/prune"                 25 => Unwritten("pruning images");
     GET    "/images/get"                   24 => SAVE;
     GET    "/images/{}/get"                24 => SAVE;
-    GET    "/system/df"                    25 => NotYet("reporting disk usage");
+    GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
     GET    "/volumes"                      24 => VOLUMES;
     POST   "/volumes/create"               24 => VOLUMES;
     POST   "/volumes/prune"                25 => VOLUMES;
     GET    "/volumes/{}"                   24 => VOLUMES;
-    PUT    "/volumes/{}"                   42 => NotManager;
+    PUT    "/volumes/{}"                   42 => NeedsManager;
     DELETE "/volumes/{}"                   24 => VOLUMES;
 
     POST   "/networks/create"              24 => NETWORKS;
@@ -114,32 +116,32 @@ pub(crate) static MISSING: &[Missing] = missing! {
 
     POST   "/swarm/init"                   24 => SWARM;
     POST   "/swarm/join"                   24 => SWARM;
-    POST   "/swarm/leave"                  24 => NotInSwarm;
-    POST   "/swarm/unlock"                 24 => NotInSwarm;
-    GET    "/swarm"                        24 => NotManager;
-    POST   "/swarm/update"                 24 => NotManager;
-    GET    "/swarm/unlockkey"              24 => NotManager;
-    GET    "/nodes"                        24 => NotManager;
-    GET    "/nodes/{}"                     24 => NotManager;
-    DELETE "/nodes/{}"                     24 => NotManager;
-    POST   "/nodes/{}/update"              24 => NotManager;
-    GET    "/services"                     24 => NotManager;
-    POST   "/services/create"              24 => NotManager;
-    GET    "/services/{}/logs"             25 => NotManager;
-    GET    "/services/{}"                  24 => NotManager;
-    DELETE "/services/{}"                  24 => NotManager;
-    POST   "/services/{}/update"           24 => NotManager;
-    GET    "/tasks"                        24 => NotManager;
-    GET    "/tasks/{}/logs"                29 => NotManager;
-    GET    "/tasks/{}"                     24 => NotManager;
-    GET    "/secrets"                      25 => NotManager;
-    POST   "/secrets/create"               25 => NotManager;
-    GET    "/secrets/{}"                   25 => NotManager;
-    DELETE "/secrets/{}"                   25 => NotManager;
-    POST   "/secrets/{}/update"            26 => NotManager;
-    GET    "/configs"                      30 => NotManager;
-    POST   "/configs/create"               30 => NotManager;
-    GET    "/configs/{}"                   30 => NotManager;
-    DELETE "/configs/{}"                   30 => NotManager;
-    POST   "/configs/{}/update"            30 => NotManager;
+    POST   "/swarm/leave"                  24 => NeedsSwarm;
+    POST   "/swarm/unlock"                 24 => NeedsSwarm;
+    GET    "/swarm"                        24 => NeedsManager;
+    POST   "/swarm/update"                 24 => NeedsManager;
+    GET    "/swarm/unlockkey"              24 => NeedsManager;
+    GET    "/nodes"                        24 => NeedsManager;
+    GET    "/nodes/{}"                     24 => NeedsManager;
+    DELETE "/nodes/{}"                     24 => NeedsManager;
+    POST   "/nodes/{}/update"              24 => NeedsManager;
+    GET    "/services"                     24 => NeedsManager;
+    POST   "/services/create"              24 => NeedsManager;
+    GET    "/services/{}/logs"             25 => NeedsManager;
+    GET    "/services/{}"                  24 => NeedsManager;
+    DELETE "/services/{}"                  24 => NeedsManager;
+    POST   "/services/{}/update"           24 => NeedsManager;
+    GET    "/tasks"                        24 => NeedsManager;
+    GET    "/tasks/{}/logs"                29 => NeedsManager;
+    GET    "/tasks/{}"                     24 => NeedsManager;
+    GET    "/secrets"                      25 => NeedsManager;
+    POST   "/secrets/create"               25 => NeedsManager;
+    GET    "/secrets/{}"                   25 => NeedsManager;
+    DELETE "/secrets/{}"                   25 => NeedsManager;
+    POST   "/secrets/{}/update"            26 => NeedsManager;
+    GET    "/configs"                      30 => NeedsManager;
+    POST   "/configs/create"               30 => NeedsManager;
+    GET    "/configs/{}"                   30 => NeedsManager;
+    DELETE "/configs/{}"                   30 => NeedsManager;
+    POST   "/configs/{}/update"            30 => NeedsManager;
 };

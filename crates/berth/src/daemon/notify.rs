@@ -26,7 +26,7 @@ pub(crate) fn systemd(state: &str) {
 /// The message that a reload begins; `READY=1` is its end.
 pub(crate) fn reloading() {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let micros = now.tv_sec * 1_000_000 + i64::from(now.tv_nsec) / 1000;
+    let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
     systemd(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
 }
 
