@@ -10,6 +10,7 @@ pub mod clone;
 pub mod exec;
 pub mod fork;
 pub mod mount;
+pub mod netns;
 pub mod security;
 pub mod signals;
 pub mod socket;
