@@ -19,9 +19,15 @@ fn runs_and_logs_and_leaves_nothing() {
     assert!(record.started_at < record.finished_at, "{record:?}");
     let log = container.log();
     let of = |stream: &str| {
-        log.iter().filter(|(s, _)| s == stream).map(|(_, text)| text.as_str()).collect::<String>()
+        log.iter()
+            .filter(|(s, _)| s == stream)
+            .map(|(_, text)| text.as_str())
+            .collect::<String>()
     };
-    assert_eq!((of("stdout").as_str(), of("stderr").as_str()), ("out\nrest", "err\n"));
+    assert_eq!(
+        (of("stdout").as_str(), of("stderr").as_str()),
+        ("out\nrest", "err\n")
+    );
 }
 
 #[test]
@@ -34,7 +40,12 @@ fn is_a_container() {
     let stream = container.stream(OUTPUT);
     container.run(&launcher);
     let (stdout, stderr) = read_framed(&stream);
-    assert_eq!(container.exit_code(), 0, "{}", String::from_utf8_lossy(&stderr));
+    assert_eq!(
+        container.exit_code(),
+        0,
+        "{}",
+        String::from_utf8_lossy(&stderr)
+    );
     let text = String::from_utf8(stdout).unwrap();
     assert!(text.starts_with("1\nberth\nsh\n"), "{text}");
     // Signals the monitor ignores or blocks are as programs expect them.
@@ -50,7 +61,11 @@ fn is_a_container() {
 #[test]
 fn exit_codes() {
     let launcher = Launcher::new();
-    for (command, code) in [("exit 0", 0), ("exit 255", 255), ("kill -9 $$; sleep 9", 137)] {
+    for (command, code) in [
+        ("exit 0", 0),
+        ("exit 255", 255),
+        ("kill -9 $$; sleep 9", 137),
+    ] {
         // Process 1 of a namespace cannot kill itself; a child of it can.
         let command = format!("sh -c '{command}'");
         let mut container = launcher.container(&["sh", "-c", &format!("{command}; exit $?")]);
@@ -73,7 +88,10 @@ fn what_cannot_start_leaves_nothing() {
 
     let (kind, message) = launcher.container(&["no-such-program"]).fail(&launcher);
     assert_eq!(kind, Failure::NotFound, "{message}");
-    assert!(message.contains("executable file not found in $PATH"), "{message}");
+    assert!(
+        message.contains("executable file not found in $PATH"),
+        "{message}"
+    );
 
     let (kind, message) = launcher.container(&["/etc/passwd"]).fail(&launcher);
     assert_eq!(kind, Failure::NotExecutable, "{message}");
@@ -109,11 +127,20 @@ fn same_container_does_not_start_twice() {
     let mut first = launcher.container(&["sleep", "1000"]);
     first.run(&launcher);
     let mut second = launcher.container(&["true"]);
-    second.start = Start { attach: Vec::new(), ..first.start.clone() };
+    second.start = Start {
+        attach: Vec::new(),
+        ..first.start.clone()
+    };
     second.send(&launcher.connect());
     let answer = second.receive();
     assert!(
-        matches!(answer, Some(FromMonitor::StartFailed { kind: Failure::Conflict, .. })),
+        matches!(
+            answer,
+            Some(FromMonitor::StartFailed {
+                kind: Failure::Conflict,
+                ..
+            })
+        ),
         "{answer:?}"
     );
     first.kill(libc::SIGKILL);
@@ -171,7 +198,13 @@ fn stdin_stays_open_for_the_next_client_unless_once() {
     assert!(read_all(&first).is_empty());
 
     let (second, theirs) = pair();
-    let answer = container.ask(|request| ToMonitor::Attach { request, attach: ALL }, &[&theirs]);
+    let answer = container.ask(
+        |request| ToMonitor::Attach {
+            request,
+            attach: ALL,
+        },
+        &[&theirs],
+    );
     assert!(matches!(answer, FromMonitor::Done { .. }));
     drop(theirs);
     write(&second, "two\n");
@@ -188,7 +221,10 @@ fn client_that_leaves_or_does_not_read() {
     container.start.open_stdin = true;
     let leaver = container.stream(OUTPUT);
     let slow = container.stream(ALL);
-    let quick = container.stream(Attach { stdout: false, ..OUTPUT });
+    let quick = container.stream(Attach {
+        stdout: false,
+        ..OUTPUT
+    });
     container.run(&launcher);
     drop(leaver);
     write(&slow, "go\n");
@@ -197,11 +233,20 @@ fn client_that_leaves_or_does_not_read() {
     let monitor = container.monitor_pid();
     let cpu = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<_> =
-            stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        let fields: Vec<_> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let wchan = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S");
+    let wchan = |pid: u32| {
+        fs::read_to_string(format!("/proc/{pid}/stat"))
+            .unwrap()
+            .contains(") S")
+    };
     eventually("program and monitor wait", || {
         let before = cpu(monitor);
         std::thread::sleep(std::time::Duration::from_millis(100));
@@ -239,14 +284,27 @@ fn terminal() {
     write(&stream, "stty size; tty\n");
     let text = read_until(&stream, "/dev/");
     assert!(text.contains("37 91\r\n"), "{text:?}");
-    let resize = |request| ToMonitor::Resize { request, exec: None, width: 120, height: 50 };
-    assert!(matches!(container.ask(resize, &[]), FromMonitor::Done { .. }));
+    let resize = |request| ToMonitor::Resize {
+        request,
+        exec: None,
+        width: 120,
+        height: 50,
+    };
+    assert!(matches!(
+        container.ask(resize, &[]),
+        FromMonitor::Done { .. }
+    ));
     write(&stream, "stty size\n");
     read_until(&stream, "50 120\r\n");
     write(&stream, "exit 5\n");
     read_all(&stream);
     assert_eq!(container.exit_code(), 5);
-    assert!(container.log().iter().any(|(stream, text)| stream == "stdout" && text == "50 120\r\n"));
+    assert!(
+        container
+            .log()
+            .iter()
+            .any(|(stream, text)| stream == "stdout" && text == "50 120\r\n")
+    );
 }
 
 #[test]
@@ -254,16 +312,52 @@ fn resize_needs_a_terminal() {
     let launcher = Launcher::new();
     let mut container = launcher.container(&["sleep", "1000"]);
     container.run(&launcher);
-    let resize = |request| ToMonitor::Resize { request, exec: None, width: 1, height: 1 };
+    let resize = |request| ToMonitor::Resize {
+        request,
+        exec: None,
+        width: 1,
+        height: 1,
+    };
     assert!(matches!(
         container.ask(resize, &[]),
-        FromMonitor::Failed { kind: Failure::Conflict, .. }
+        FromMonitor::Failed {
+            kind: Failure::Conflict,
+            ..
+        }
     ));
     let status = container.ask(|request| ToMonitor::Status { request }, &[]);
-    let FromMonitor::Status { version, pid, execs, exit, .. } = status else { panic!() };
-    assert_eq!((version, pid, execs.len(), exit), (VERSION, container.pid, 0, None));
-    let answer = container.ask(|request| ToMonitor::Kill { request, exec: None, signal: 99 }, &[]);
-    assert!(matches!(answer, FromMonitor::Failed { kind: Failure::Invalid, .. }), "{answer:?}");
+    let FromMonitor::Status {
+        version,
+        pid,
+        execs,
+        exit,
+        ..
+    } = status
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (version, pid, execs.len(), exit),
+        (VERSION, container.pid, 0, None)
+    );
+    let answer = container.ask(
+        |request| ToMonitor::Kill {
+            request,
+            exec: None,
+            signal: 99,
+        },
+        &[],
+    );
+    assert!(
+        matches!(
+            answer,
+            FromMonitor::Failed {
+                kind: Failure::Invalid,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
     let answer = container.ask(|request| ToMonitor::KillAll { request }, &[]);
     assert!(matches!(answer, FromMonitor::Done { .. }), "{answer:?}");
     assert_eq!(container.exit_code(), 137);
@@ -276,7 +370,10 @@ fn monitor_keeps_only_what_it_needs_and_ignores_signals() {
     let mut container = launcher.container(&["sleep", "1000"]);
     container.run(&launcher);
     let monitor = container.monitor_pid();
-    assert_eq!(fs::read_to_string(format!("/proc/{monitor}/comm")).unwrap(), "berth-monitor\n");
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{monitor}/comm")).unwrap(),
+        "berth-monitor\n"
+    );
     // Channel, its own socket, lock, signals, pipes, pidfd, log: none of the
     // launcher's sockets, layers or namespaces.
     let links: Vec<String> = fs::read_dir(format!("/proc/{monitor}/fd"))
@@ -284,14 +381,26 @@ fn monitor_keeps_only_what_it_needs_and_ignores_signals() {
         .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
         .map(|link| link.display().to_string())
         .collect();
-    let sockets = links.iter().filter(|link| link.starts_with("socket:")).count();
+    let sockets = links
+        .iter()
+        .filter(|link| link.starts_with("socket:"))
+        .count();
     // Channel, listener, and the connection that asked for the pid (if it has
     // not been noticed as closed yet).
     assert!(sockets <= 3, "{links:?}");
     for link in &links {
-        assert!(!link.contains("/layer") && !link.contains("/upper"), "{link}");
+        assert!(
+            !link.contains("/layer") && !link.contains("/upper"),
+            "{link}"
+        );
     }
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+    for signal in [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+    ] {
         let pid = rustix::process::Pid::from_raw(monitor as i32).unwrap();
         let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
@@ -319,7 +428,10 @@ fn log_has_dockers_form_and_rotates() {
     let current = fs::read_to_string(&container.log).unwrap();
     let line = current.lines().next().unwrap();
     assert!(line.starts_with(r#"{"log":"\u003c"#), "{line}");
-    assert!(line.contains(r#"\u003e\n","stream":"stdout","attrs":{"a":"b"},"time":"2"#), "{line}");
+    assert!(
+        line.contains(r#"\u003e\n","stream":"stdout","attrs":{"a":"b"},"time":"2"#),
+        "{line}"
+    );
     let mut rotated = container.log.clone().into_os_string();
     rotated.push(".1");
     assert!(fs::metadata(rotated).unwrap().len() >= 150);

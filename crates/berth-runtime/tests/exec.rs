@@ -29,13 +29,26 @@ fn end(mut container: Container) {
 fn output_and_exit_code() {
     let launcher = Launcher::new();
     let mut container = sleeper(&launcher);
-    let process = container.process(&["sh", "-c", "echo out; echo err >&2; cat /proc/1/comm; exit 7"]);
+    let process = container.process(&[
+        "sh",
+        "-c",
+        "echo out; echo err >&2; cat /proc/1/comm; exit 7",
+    ]);
     let (stream, theirs) = pair();
-    let options = ExecOptions { stream: Some((theirs, OUTPUT)), ..Default::default() };
+    let options = ExecOptions {
+        stream: Some((theirs, OUTPUT)),
+        ..Default::default()
+    };
     let answer = container.exec("e1", &process, options);
-    assert!(matches!(answer, FromMonitor::ExecStarted { .. }), "{answer:?}");
+    assert!(
+        matches!(answer, FromMonitor::ExecStarted { .. }),
+        "{answer:?}"
+    );
     assert_eq!(exec_exited(&container), ("e1".to_owned(), 7));
-    assert_eq!(read_framed(&stream), (b"out\nsleep\n".to_vec(), b"err\n".to_vec()));
+    assert_eq!(
+        read_framed(&stream),
+        (b"out\nsleep\n".to_vec(), b"err\n".to_vec())
+    );
     // An exec's output is not in the container's log.
     assert!(container.log().is_empty());
     end(container);
@@ -47,8 +60,11 @@ fn input_ends_with_the_client() {
     let mut container = sleeper(&launcher);
     let process = container.process(&["wc", "-c"]);
     let (stream, theirs) = pair();
-    let options =
-        ExecOptions { open_stdin: true, stream: Some((theirs, ALL)), ..Default::default() };
+    let options = ExecOptions {
+        open_stdin: true,
+        stream: Some((theirs, ALL)),
+        ..Default::default()
+    };
     container.exec("e", &process, options);
     write(&stream, "12345");
     stream.shutdown(Shutdown::Write).unwrap();
@@ -71,15 +87,30 @@ fn terminal_with_resize_and_signal() {
         stream: Some((theirs, ALL)),
     };
     let answer = container.exec("t", &process, options);
-    assert!(matches!(answer, FromMonitor::ExecStarted { .. }), "{answer:?}");
+    assert!(
+        matches!(answer, FromMonitor::ExecStarted { .. }),
+        "{answer:?}"
+    );
     write(&stream, "stty size\n");
     read_until(&stream, "24 80\r\n");
     let exec = || Some("t".to_owned());
-    let resize = |request| ToMonitor::Resize { request, exec: exec(), width: 100, height: 30 };
-    assert!(matches!(container.ask(resize, &[]), FromMonitor::Done { .. }));
+    let resize = |request| ToMonitor::Resize {
+        request,
+        exec: exec(),
+        width: 100,
+        height: 30,
+    };
+    assert!(matches!(
+        container.ask(resize, &[]),
+        FromMonitor::Done { .. }
+    ));
     write(&stream, "stty size\n");
     read_until(&stream, "30 100\r\n");
-    let kill = |request| ToMonitor::Kill { request, exec: exec(), signal: libc::SIGKILL };
+    let kill = |request| ToMonitor::Kill {
+        request,
+        exec: exec(),
+        signal: libc::SIGKILL,
+    };
     assert!(matches!(container.ask(kill, &[]), FromMonitor::Done { .. }));
     assert_eq!(exec_exited(&container), ("t".to_owned(), 137));
     read_all(&stream);
@@ -94,20 +125,31 @@ fn several_at_once() {
     for number in 0..8 {
         let process = container.process(&["sh", "-c", &format!("read x; echo $x; exit {number}")]);
         let (stream, theirs) = pair();
-        let options =
-            ExecOptions { open_stdin: true, stream: Some((theirs, ALL)), ..Default::default() };
+        let options = ExecOptions {
+            open_stdin: true,
+            stream: Some((theirs, ALL)),
+            ..Default::default()
+        };
         let answer = container.exec(&number.to_string(), &process, options);
-        assert!(matches!(answer, FromMonitor::ExecStarted { .. }), "{answer:?}");
+        assert!(
+            matches!(answer, FromMonitor::ExecStarted { .. }),
+            "{answer:?}"
+        );
         streams.push(stream);
     }
     let status = container.ask(|request| ToMonitor::Status { request }, &[]);
-    let FromMonitor::Status { execs, .. } = status else { panic!("{status:?}") };
+    let FromMonitor::Status { execs, .. } = status else {
+        panic!("{status:?}")
+    };
     assert_eq!(execs.len(), 8);
     for (number, stream) in streams.iter().enumerate().rev() {
         write(stream, &format!("line {number}\n"));
         let exit_code = i32::try_from(number).unwrap();
         assert_eq!(exec_exited(&container), (number.to_string(), exit_code));
-        assert_eq!(read_framed(stream).0, format!("line {number}\n").into_bytes());
+        assert_eq!(
+            read_framed(stream).0,
+            format!("line {number}\n").into_bytes()
+        );
     }
     end(container);
 }
@@ -134,12 +176,22 @@ fn failures() {
     ));
     assert!(matches!(
         container.exec("same", &process, ExecOptions::default()),
-        FromMonitor::Failed { kind: Failure::Conflict, .. }
+        FromMonitor::Failed {
+            kind: Failure::Conflict,
+            ..
+        }
     ));
-    let kill = |request| ToMonitor::Kill { request, exec: Some("nope".into()), signal: 9 };
+    let kill = |request| ToMonitor::Kill {
+        request,
+        exec: Some("nope".into()),
+        signal: 9,
+    };
     assert!(matches!(
         container.ask(kill, &[]),
-        FromMonitor::Failed { kind: Failure::Conflict, .. }
+        FromMonitor::Failed {
+            kind: Failure::Conflict,
+            ..
+        }
     ));
     // The container's end is the exec's end too, and comes after it.
     container.kill(libc::SIGKILL);
@@ -153,7 +205,10 @@ fn background_process_of_an_exec_does_not_hold_it() {
     let mut container = sleeper(&launcher);
     let process = container.process(&["sh", "-c", "sleep 1000 & echo done"]);
     let (stream, theirs) = pair();
-    let options = ExecOptions { stream: Some((theirs, OUTPUT)), ..Default::default() };
+    let options = ExecOptions {
+        stream: Some((theirs, OUTPUT)),
+        ..Default::default()
+    };
     container.exec("b", &process, options);
     assert_eq!(exec_exited(&container).1, 0);
     assert_eq!(read_framed(&stream).0, b"done\n");
@@ -166,7 +221,9 @@ fn exec_shares_namespaces_and_group() {
     let mut container = sleeper(&launcher);
     let process = container.process(&["sleep", "1000"]);
     let answer = container.exec("n", &process, ExecOptions::default());
-    let FromMonitor::ExecStarted { pid, .. } = answer else { panic!("{answer:?}") };
+    let FromMonitor::ExecStarted { pid, .. } = answer else {
+        panic!("{answer:?}")
+    };
     for namespace in ["mnt", "net", "ipc", "uts", "pid", "cgroup"] {
         let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
         assert_eq!(of(pid), of(container.pid), "{namespace}");

@@ -11,14 +11,20 @@ use common::*;
 use rustix::process::{Pid, Signal, kill_process};
 
 fn kill(pid: u32) {
-    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    kill_process(
+        Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
 }
 
 #[test]
 fn engine_goes_and_comes_back() {
     let launcher = Launcher::new();
     let mut container = launcher
-        .shell("i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); sleep 0.005; done; read x; exit 9")
+        .shell(
+            "i=0; while [ $i -lt 200 ]; do echo $i; i=$((i+1)); sleep 0.005; done; read x; exit 9",
+        )
         .stdin(false);
     container.run(&launcher);
     // The engine is gone: its connections close.
@@ -26,12 +32,20 @@ fn engine_goes_and_comes_back() {
     container.reconnect();
     let status = container.ask(|request| ToMonitor::Status { request }, &[]);
     assert!(matches!(status, FromMonitor::Status { pid, .. } if pid == container.pid));
-    eventually("the log goes on without an engine", || (container.log().len() == 200).then_some(()));
+    eventually("the log goes on without an engine", || {
+        (container.log().len() == 200).then_some(())
+    });
     let lines: Vec<String> = container.log().into_iter().map(|(_, text)| text).collect();
     let expected: Vec<String> = (0..200).map(|number| format!("{number}\n")).collect();
     assert_eq!(lines, expected);
     let (stream, theirs) = pair();
-    container.ask(|request| ToMonitor::Attach { request, attach: ALL }, &[&theirs]);
+    container.ask(
+        |request| ToMonitor::Attach {
+            request,
+            attach: ALL,
+        },
+        &[&theirs],
+    );
     write(&stream, "go\n");
     assert_eq!(container.exit_code(), 9);
 }
@@ -46,14 +60,18 @@ fn exit_while_no_engine_is_there_is_on_record() {
         client::read_exit_record(&container.start.state_dir).unwrap()
     });
     assert_eq!(record.exit_code, 6);
-    eventually("the run directory is gone", || (!container.start.run_dir.exists()).then_some(()));
+    eventually("the run directory is gone", || {
+        (!container.start.run_dir.exists()).then_some(())
+    });
     container.assert_gone();
 }
 
 #[test]
 fn killed_launcher_leaves_containers_alone() {
     let mut launcher = Launcher::new();
-    let mut container = launcher.shell("echo before; read x; echo after; exit 8").stdin(false);
+    let mut container = launcher
+        .shell("echo before; read x; echo after; exit 8")
+        .stdin(false);
     let stream = container.stream(ALL);
     container.run(&launcher);
     read_until(&stream, "before\n");
@@ -91,7 +109,10 @@ fn start_sent_before_the_launcher_is_replaced_is_served() {
     }
     assert!(launcher.replace().wait().unwrap().success());
     for container in &containers {
-        assert!(matches!(container.receive(), Some(FromMonitor::Started { .. })));
+        assert!(matches!(
+            container.receive(),
+            Some(FromMonitor::Started { .. })
+        ));
         assert_eq!(container.exit_code(), 3);
     }
 }
@@ -102,9 +123,8 @@ fn killed_monitor_is_swept() {
     let host = Host::detect().unwrap();
     let mut container = launcher.shell("sleep 1000 & sleep 1000");
     container.run(&launcher);
-    let sweep_it = |container: &Container| {
-        sweep(&host, &container.start.cgroup, &container.start.run_dir)
-    };
+    let sweep_it =
+        |container: &Container| sweep(&host, &container.start.cgroup, &container.start.run_dir);
     // Not while it lives.
     let error = sweep_it(&container).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
@@ -145,7 +165,12 @@ fn killed_at_any_moment_of_the_start() {
         // The only child of the launcher is the newest monitor.
         let children = format!("/proc/{0}/task/{0}/children", launcher.pid());
         let monitor: u32 = eventually("a monitor", || {
-            std::fs::read_to_string(&children).unwrap().split_whitespace().next()?.parse().ok()
+            std::fs::read_to_string(&children)
+                .unwrap()
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
         });
         std::thread::sleep(std::time::Duration::from_micros(delay * 300));
         kill(monitor);
@@ -155,25 +180,38 @@ fn killed_at_any_moment_of_the_start() {
         });
         container.assert_gone();
         eventually("the monitor is reaped", || {
-            std::fs::read_to_string(&children).unwrap().is_empty().then_some(())
+            std::fs::read_to_string(&children)
+                .unwrap()
+                .is_empty()
+                .then_some(())
         });
     }
-    assert!(matches!(launcher.hello(&socket), FromLauncher::Hello { .. }));
+    assert!(matches!(
+        launcher.hello(&socket),
+        FromLauncher::Hello { .. }
+    ));
 }
 
 #[test]
 fn many_containers_start_and_end_together() {
     let launcher = Launcher::new();
     let socket = launcher.connect();
-    let mut containers: Vec<Container> =
-        (0..20).map(|number| launcher.shell(&format!("echo {number}; exit {number}"))).collect();
+    let mut containers: Vec<Container> = (0..20)
+        .map(|number| launcher.shell(&format!("echo {number}; exit {number}")))
+        .collect();
     for container in &mut containers {
         container.send(&socket);
     }
     for (number, container) in containers.iter().enumerate() {
-        assert!(matches!(container.receive(), Some(FromMonitor::Started { .. })));
+        assert!(matches!(
+            container.receive(),
+            Some(FromMonitor::Started { .. })
+        ));
         assert_eq!(container.exit_code(), i32::try_from(number).unwrap());
-        assert_eq!(container.log(), [("stdout".to_owned(), format!("{number}\n"))]);
+        assert_eq!(
+            container.log(),
+            [("stdout".to_owned(), format!("{number}\n"))]
+        );
     }
 }
 
@@ -181,7 +219,9 @@ fn many_containers_start_and_end_together() {
 fn host_process_namespace_is_cleared_at_the_end() {
     let launcher = Launcher::new();
     let mut container = launcher.shell("sleep 1000 & sleep 1000 & echo started; exit 0");
-    let namespaces = container.config["linux"]["namespaces"].as_array_mut().unwrap();
+    let namespaces = container.config["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap();
     namespaces.retain(|namespace| namespace["type"] != "pid");
     container.run(&launcher);
     assert_eq!(container.exit_code(), 0);

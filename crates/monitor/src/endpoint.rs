@@ -3,16 +3,21 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with,
 };
 
 /// Connections waiting to be accepted.
-const BACKLOG: i32 = 64;
+const BACKLOG: i32 = 1024;
+
+/// How long to wait when as many are waiting already.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A non-blocking listening socket `name` in the directory `dir`, mode 0600
 /// from its first moment.
@@ -29,7 +34,11 @@ pub fn listen_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 /// A non-blocking connection to the socket `name` in `dir`.
 pub fn connect_in(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
+    // A non-blocking connect would fail when the backlog is full.
+    set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT))?;
+    rustix::io::ioctl_fionbio(&socket, false)?;
     connect(&socket, &address(dir, name)?)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     check_peer(&socket)?;
     Ok(socket)
 }

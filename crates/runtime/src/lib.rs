@@ -25,6 +25,7 @@ mod paths;
 pub mod probe;
 mod process;
 mod procfs;
+mod resources;
 mod rootfs;
 mod security;
 mod sync;
@@ -39,6 +40,7 @@ use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 
 pub use error::Error;
+pub use resources::resources;
 
 /// Where the container's root filesystem comes from.
 #[derive(Debug)]

@@ -119,11 +119,8 @@ impl Container {
         };
         container.dir.save_config(&config)?;
         let cgroup = cgroup_path(&spec, &request.id);
-        let resources = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
-        let group = Cgroup::create(host, &cgroup, resources)
+        let resources = berth_runtime_core::resources(&spec)?;
+        let group = Cgroup::create(host, &cgroup, Some(&resources))
             .context(|| format!("create control group {cgroup}"))?;
         let group = container.group.insert(group);
 

@@ -513,3 +513,14 @@ pub(crate) fn is_alive(pid: u32) -> bool {
             .starts_with(['Z', 'X'])
     })
 }
+
+impl Drop for Container {
+    /// A test that failed leaves no container running.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(connection) = client::connect(&self.start.run_dir, MONITOR_SOCKET)
+        {
+            let _ = client::send_to_monitor(&connection, &ToMonitor::KillAll { request: 0 }, &[]);
+        }
+    }
+}

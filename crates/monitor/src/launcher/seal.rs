@@ -44,7 +44,11 @@ pub fn execute_sealed_copy() -> io::Error {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let error = command.args(arguments).exec();
+    // Nothing of the caller's goes along but the standard descriptors.
+    let error = match berth_sys::exec::close_on_exec_from(3) {
+        Ok(()) => command.args(arguments).exec(),
+        Err(error) => error,
+    };
     crate::context(error, || {
         "execute the sealed copy of the program".to_owned()
     })

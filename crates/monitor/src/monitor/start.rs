@@ -49,11 +49,8 @@ pub(super) fn start(
     group
         .clear()
         .map_err(|error| Failed::system("remove the old control group", error))?;
-    let resources = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref());
-    Cgroup::create(host, &start.cgroup, resources)
+    let resources = berth_runtime_core::resources(&spec)?;
+    Cgroup::create(host, &start.cgroup, Some(&resources))
         .map_err(|error| Failed::system("create the control group", error))?;
 
     let pipes = if start.tty {
