@@ -81,8 +81,9 @@ impl<'a> Plan<'a> {
             request,
             process,
             linux,
-            mounts: mounts::prepare(spec, &setting)?,
+            // First, for mountinfo lists mounts by age, and "/" is to be its head.
             root: rootfs::prepare(&request.root, spec)?,
+            mounts: mounts::prepare(spec, &setting)?,
             propagation: options::root_propagation(
                 linux.rootfs_propagation().as_deref().unwrap_or_default(),
             )?,

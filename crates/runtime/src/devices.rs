@@ -182,7 +182,7 @@ fn bind_node(directory: BorrowedFd<'_>, name: &str, node: &Node, host: &Path) ->
     if !paths::is_device(&stat, node.kind, node.major, node.minor) {
         return Err(Error::step(tried(), Errno::NODEV));
     }
-    let mount = mounts::clone_fd(source.as_fd(), false).step(tried)?;
+    let mount = mounts::clone_node(source.as_fd()).step(tried)?;
     bind_on_file(directory, name, mount.as_fd())
 }
 

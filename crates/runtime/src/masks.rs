@@ -28,27 +28,15 @@ pub(crate) fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
         };
         let tried = || format!("mask {path}");
         let directory = paths::is_directory(target.as_fd()).step(tried)?;
-        let cover = if directory {
-            match &empty {
-                // Attached already, so it can be cloned.
-                Some(empty) => clone(empty).step(tried)?,
-                None => {
-                    let first = empty_directory()?;
-                    mounts::move_onto(first.as_fd(), target.as_fd())?;
-                    empty = Some(first);
-                    continue;
-                }
-            }
-        } else {
-            if null.is_none() {
-                null = Some(paths::host_null()?);
-            }
-            match &null {
-                Some(null) => clone(null).step(tried)?,
-                None => continue,
-            }
+        let kind = if directory { &mut empty } else { &mut null };
+        // The first cover of a kind, once attached, is cloned for the others.
+        let cover = match kind {
+            Some(first) => mounts::clone_fd(OwnedFd::as_fd(first), false).step(tried)?,
+            None if directory => empty_directory()?,
+            None => mounts::clone_node(paths::host_null()?.as_fd()).step(tried)?,
         };
         mounts::move_onto(cover.as_fd(), target.as_fd())?;
+        kind.get_or_insert(cover);
     }
     Ok(())
 }
@@ -78,10 +66,6 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(Error::step(format!("open {path} in the container"), errno)),
     }
-}
-
-fn clone(mount: &OwnedFd) -> std::result::Result<OwnedFd, Errno> {
-    mounts::clone_fd(mount.as_fd(), false)
 }
 
 fn empty_directory() -> Result<OwnedFd> {

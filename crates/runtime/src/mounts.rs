@@ -9,7 +9,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use berth_sys::mount::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
+use berth_sys::mount::{
+    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, MountAttr, mount_setattr,
+};
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
@@ -246,7 +248,19 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
     match &mount.what {
         What::Bind(tree, kind) => {
             let target = paths::ensure(root, &mount.destination, *kind)?;
-            move_onto(tree.as_fd(), target.as_fd())
+            move_onto(tree.as_fd(), target.as_fd()).map_err(|error| {
+                // The kernel says EINVAL for a directory on a file and the reverse.
+                let directory = paths::is_directory(target.as_fd());
+                match directory {
+                    Ok(false) if *kind == Kind::Directory => {
+                        Error::step("attach the mount", Errno::NOTDIR)
+                    }
+                    Ok(true) if *kind == Kind::File => {
+                        Error::step("attach the mount", Errno::ISDIR)
+                    }
+                    _ => error,
+                }
+            })
         }
         What::Cgroups(hierarchies) => {
             let target = paths::ensure(root, &mount.destination, Kind::Directory)?;
@@ -310,7 +324,7 @@ fn new_filesystem(kind: &str, mount: &Prepared, target: BorrowedFd<'_>) -> Resul
             None => format!("set {key}"),
         })
     };
-    if !mount.source.is_empty() && mount.source != kind {
+    if !mount.source.is_empty() {
         set("source", Some(&mount.source))?;
     }
     for (key, value) in &mount.options.data {
@@ -369,6 +383,19 @@ pub(crate) fn move_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )
     .step(|| "attach the mount")
+}
+
+/// A clone of a node of the host, to be seen in the container. Read-only, which a
+/// device does not mind, so that not even root there changes the node's mode or
+/// owner for the host.
+pub(crate) fn clone_node(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let clone = clone_fd(fd, false)?;
+    let attr = MountAttr {
+        set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC,
+        ..MountAttr::default()
+    };
+    mount_setattr(clone.as_fd(), &attr, false)?;
+    Ok(clone)
 }
 
 /// A detached clone of what `fd` refers to, a file or a directory of a mount of
