@@ -85,7 +85,7 @@ impl Drop for Bed {
 }
 
 /// Runs a test with an engine and an image "busybox".
-fn with_engine<F: Future<Output = ()>>(test: impl FnOnce(Bed, Engine) -> F) {
+fn with_engine<F: Future<Output = ()>>(test: impl FnOnce(Config, Engine) -> F) {
     let bed = Bed {
         dir: tempfile::tempdir().unwrap(),
         cgroup: format!("/berth-test-{}", std::process::id()),
@@ -99,7 +99,7 @@ fn with_engine<F: Future<Output = ()>>(test: impl FnOnce(Bed, Engine) -> F) {
         let engine = Engine::open(bed.config()).await.unwrap();
         import_busybox(&engine).await;
         let limit = Duration::from_secs(60);
-        tokio::time::timeout(limit, test(bed, engine))
+        tokio::time::timeout(limit, test(bed.config(), engine))
             .await
             .unwrap();
     });
@@ -198,7 +198,7 @@ fn gone(path: &Path) {
 
 #[test]
 fn runs_logs_and_is_removed() {
-    with_engine(|bed, engine| async move {
+    with_engine(|config, engine| async move {
         let id = create(
             &engine,
             "one",
@@ -227,15 +227,15 @@ fn runs_logs_and_is_removed() {
                 .message,
             "No such container: one"
         );
-        gone(&bed.config().data_root.join("containers").join(&id));
-        gone(&bed.config().exec_root.join("containers").join(&id));
+        gone(&config.data_root.join("containers").join(&id));
+        gone(&config.exec_root.join("containers").join(&id));
         engine.close().await;
     });
 }
 
 #[test]
 fn failures_are_dockers() {
-    with_engine(|_bed, engine| async move {
+    with_engine(|_config, engine| async move {
         create(&engine, "bad", request(&["nosuch"])).await;
         let error = engine.container_start("bad").await.unwrap_err();
         assert_eq!(error.kind, Kind::Invalid, "{error}");
@@ -271,7 +271,7 @@ fn failures_are_dockers() {
 
 #[test]
 fn attached_exec_stop_and_auto_remove() {
-    with_engine(|_bed, engine| async move {
+    with_engine(|_config, engine| async move {
         let mut cat = request(&["cat"]);
         cat.config.open_stdin = true;
         cat.config.stdin_once = true;
@@ -368,7 +368,7 @@ fn attached_exec_stop_and_auto_remove() {
 
 #[test]
 fn survives_a_restart_of_the_engine() {
-    with_engine(|bed, engine| async move {
+    with_engine(|config, engine| async move {
         create(
             &engine,
             "on",
@@ -391,7 +391,7 @@ fn survives_a_restart_of_the_engine() {
         drop(engine);
         // The data root's lock goes with the last task of the old engine.
         let engine = loop {
-            match Engine::open(bed.config()).await {
+            match Engine::open(config.clone()).await {
                 Ok(engine) => break engine,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
