@@ -6,6 +6,13 @@
 #![warn(missing_docs)]
 
 pub mod bpf;
+pub mod clone;
+pub mod exec;
+pub mod fork;
 pub mod inherited;
 pub mod memory;
+pub mod mount;
+pub mod netns;
+pub mod security;
+pub mod signals;
 pub mod socket;
