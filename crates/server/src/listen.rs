@@ -1,5 +1,6 @@
 //! Sockets that the engine listens on: `unix://`, `tcp://` and `fd://`.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +37,17 @@ pub enum Address {
     Tcp(String, u16),
     /// The sockets that systemd passed.
     Activation,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "tcp://{host}:{port}"),
+            Self::Activation => f.write_str("fd://"),
+        }
+    }
 }
 
 impl Address {
@@ -182,7 +194,7 @@ pub fn find_group(name: &str) -> Result<Gid, Error> {
 }
 
 fn bind_unix(path: &Path, group: Option<Gid>) -> Result<Listener, Error> {
-    let address = format!("unix://{}", path.display());
+    let address = Address::Unix(path.to_owned()).to_string();
     let failed = |source: io::Error| Error::Listen {
         address: address.clone(),
         source,
@@ -233,7 +245,7 @@ fn remove_stale(path: &Path, address: &str) -> Result<(), Error> {
 }
 
 fn bind_tcp(host: &str, port: u16) -> Result<Vec<Listener>, Error> {
-    let address = format!("tcp://{host}:{port}");
+    let address = Address::Tcp(host.to_owned(), port).to_string();
     let failed = |source: io::Error| Error::Listen {
         address: address.clone(),
         source,

@@ -149,7 +149,7 @@ fn hosts(name: &str, given: &Given<'_>) -> Result<Vec<Address>, String> {
         && let Some(remote) = hosts.iter().find(|host| host.is_remote())
     {
         return Err(format!(
-            "refusing to listen on {remote:?} without encryption: anyone who can reach it is root on this host. TLS is not supported by berth yet; --tls=false listens all the same"
+            "refusing to listen on {remote} without encryption: anyone who can reach it is root on this host. TLS is not supported by berth yet; --tls=false listens all the same"
         ));
     }
     Ok(hosts)
