@@ -1,5 +1,6 @@
 //! Real containers, through the real launcher and monitor. Each test has its
 //! own data root, control groups and network namespace.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
