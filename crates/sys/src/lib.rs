@@ -5,4 +5,5 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
+pub mod inherit;
 pub mod socket;
