@@ -1,2 +1,172 @@
-//! `berth-runtime`: the small binary. Roles: OCI command line, launcher.
-fn main() {}
+//! `berth-runtime`: the small binary that is all that ever stands between the
+//! host and a container.
+//!
+//! Roles: an OCI runtime with runc's verbs and flags, and the launcher
+//! (`berth-runtime launcher`), of which each container's monitor is a fork.
+//! Single-threaded throughout.
+
+mod args;
+mod commands;
+mod console;
+mod error;
+mod signal;
+mod state;
+mod wait;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use args::{Args, Opt};
+use error::{Error, Result};
+
+const USAGE: &str = "\
+Usage: berth-runtime [global options] command [options] [arguments]
+
+Commands of an OCI runtime:
+  run       create and start a container, and wait for its end
+  create    make a container that waits for `start`
+  start     run the program of a created container
+  exec      run a further program in a running container
+  kill      send a signal (default TERM) to a container's first process
+  delete    remove a container that has ended
+  state     print a container's state
+  list      list the containers of this root
+  spec      write an example config.json
+  features  print what this runtime supports
+
+Roles in the engine:
+  launcher  serve start requests: launcher --exec-root DIR [--cgroup PATH]
+
+Global options:
+  --root DIR           where state is kept (default /run/berth-runtime)
+  --log FILE           where errors are also written
+  --log-format FORMAT  text or json
+  -v, --version        print the version
+  -h, --help           print this
+";
+
+const GLOBAL: &[Opt] = &[
+    Opt::value("root"),
+    Opt::value("log"),
+    Opt::value("log-format"),
+    // Accepted because the engines pass them; they only choose how much is
+    // logged, and this runtime logs errors only.
+    Opt::flag("debug"),
+    Opt::flag("systemd-cgroup"),
+    Opt::flag("version").short('v'),
+    Opt::flag("help").short('h'),
+];
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let global = match Args::parse(&mut arguments, GLOBAL, args::Order::OptionsFirst) {
+        Ok(global) => global,
+        Err(error) => return report(&error, None),
+    };
+    let log = Log::from(&global);
+    match dispatch(&global, arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => report(&error, log.as_ref()),
+    }
+}
+
+fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
+    if global.has("help") {
+        return print(USAGE);
+    }
+    if global.has("version") {
+        return print(&format!(
+            "berth-runtime version {}\nspec: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            commands::OCI_VERSION
+        ));
+    }
+    if global.has("systemd-cgroup") {
+        return Err(Error::new(
+            "--systemd-cgroup is not supported: control groups are made directly",
+        ));
+    }
+    if arguments.is_empty() {
+        return Err(Error::new("no command given; see --help"));
+    }
+    let verb = arguments.remove(0);
+    let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
+    match verb.to_str() {
+        Some("run") => commands::create::run(&root, arguments),
+        Some("create") => commands::create::create(&root, arguments),
+        Some("start") => commands::start::start(&root, arguments),
+        Some("exec") => commands::exec::exec(&root, arguments),
+        Some("kill") => commands::manage::kill(&root, arguments),
+        Some("delete") => commands::manage::delete(&root, arguments),
+        Some("state") => commands::manage::state(&root, arguments),
+        Some("list") => commands::manage::list(&root, arguments),
+        Some("spec") => commands::info::spec(arguments),
+        Some("features") => commands::info::features(&arguments),
+        Some("launcher") => commands::launcher::launcher(arguments),
+        Some("help") => print(USAGE),
+        Some(
+            verb @ ("checkpoint" | "restore" | "events" | "pause" | "ps" | "resume" | "update"),
+        ) => Err(Error::new(format!("command `{verb}` is not supported yet"))),
+        _ => Err(Error::new(format!(
+            "no such command: `{}`; see --help",
+            verb.to_string_lossy()
+        ))),
+    }
+}
+
+/// To standard output.
+fn print(text: &str) -> Result<u8> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Error::new(format!("write to standard output: {error}")))?;
+    Ok(0)
+}
+
+/// `--log` and `--log-format`: where engines read what went wrong.
+struct Log {
+    path: PathBuf,
+    json: bool,
+}
+
+impl Log {
+    fn from(global: &Args) -> Option<Self> {
+        let path = global.value("log").filter(|path| !path.is_empty())?;
+        Some(Self {
+            path: path.into(),
+            json: global.value("log-format") == Some("json"),
+        })
+    }
+
+    fn write(&self, message: &str) -> std::io::Result<()> {
+        let time = berth_monitor::timestamp::Timestamp::now();
+        let line = if self.json {
+            serde_json::json!({ "level": "error", "msg": message, "time": time.to_string() })
+                .to_string()
+        } else {
+            format!("time=\"{time}\" level=error msg={message:?}")
+        };
+        let mut file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&self.path)?;
+        file.write_all((line + "\n").as_bytes())
+    }
+}
+
+fn report(error: &Error, log: Option<&Log>) -> ExitCode {
+    let mut stderr = std::io::stderr();
+    if let Some(log) = log
+        && let Err(failure) = log.write(&error.to_string())
+    {
+        let _ = writeln!(
+            stderr,
+            "berth-runtime: write to {}: {failure}",
+            log.path.display()
+        );
+    }
+    // Nowhere is left to tell that standard error cannot be written.
+    let _ = writeln!(stderr, "berth-runtime: {error}");
+    ExitCode::from(1)
+}

@@ -68,7 +68,9 @@ pub(crate) fn start(socket: &Path) -> Result<(), Failure> {
         .wait()
         .map_err(|error| Failure::new(format!("cannot start an engine: {error}")))?;
     let mut byte = [0];
-    let answered = File::from(ready).read(&mut byte).is_ok_and(|count| count == 1);
+    let answered = File::from(ready)
+        .read(&mut byte)
+        .is_ok_and(|count| count == 1);
     if !status.success() || (!answered && UnixStream::connect(socket).is_err()) {
         return Err(Failure::new(format!(
             "an engine was started on unix://{} but did not come up: see {LOG}",
@@ -102,7 +104,8 @@ pub(crate) fn launch(words: &[String]) -> Result<i32, Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // What the caller's parent left open must not live on in the engine; this
     // process has opened nothing yet, so all is closed at its exec.
-    berth_sys::inherit::close_on_exec_from(3).map_err(|error| failed("close_range", error))?;
+    berth_sys::exec::close_on_exec_from(3)
+        .map_err(|error| Failure::new(format!("cannot start an engine: close_range: {error}")))?;
     // dup clears close-on-exec: the engine gets the copy.
     let ready = rustix::io::dup(rustix::stdio::stdin()).map_err(|error| failed("dup", error))?;
     let log = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)
@@ -115,7 +118,10 @@ pub(crate) fn launch(words: &[String]) -> Result<i32, Failure> {
         .arg("-H")
         .arg(format!("unix://{socket}"))
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", "/root")
         .envs(kept())
         .stdin(Stdio::null())
@@ -136,7 +142,9 @@ pub(crate) fn launch(words: &[String]) -> Result<i32, Failure> {
 fn kept() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy().to_uppercase();
-        matches!(name.as_str(), "HTTP_PROXY" | "HTTPS_PROXY" | "NO_PROXY" | "TZ")
-            || (name.starts_with("BERTH_") && name != "BERTH_HOST")
+        matches!(
+            name.as_str(),
+            "HTTP_PROXY" | "HTTPS_PROXY" | "NO_PROXY" | "TZ"
+        ) || (name.starts_with("BERTH_") && name != "BERTH_HOST")
     })
 }

@@ -102,29 +102,37 @@ pub(crate) fn query(program: &str, global: &Parsed) -> Result<i32, Failure> {
     found.retain(|word| word.starts_with(unfinished));
     found.sort_unstable();
     found.dedup();
-    print(&found.iter().fold(String::new(), |text, word| text + word + "\n"));
+    print(
+        &found
+            .iter()
+            .fold(String::new(), |text, word| text + word + "\n"),
+    );
     Ok(0)
 }
 
-fn candidates(
-    program: &str,
-    global: &Parsed,
-    before: &[String],
-    unfinished: &str,
-) -> Vec<String> {
-    let named: Vec<&String> = before.iter().filter(|word| !word.starts_with('-')).collect();
+fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &str) -> Vec<String> {
+    let named: Vec<&String> = before
+        .iter()
+        .filter(|word| !word.starts_with('-'))
+        .collect();
     let two = named.get(..2).map(|two| format!("{} {}", two[0], two[1]));
     let command = two
         .as_deref()
         .and_then(tree::find)
         .map(|command| (command, 2))
-        .or_else(|| named.first().and_then(|one| tree::find(one)).map(|command| (command, 1)));
+        .or_else(|| {
+            named
+                .first()
+                .and_then(|one| tree::find(one))
+                .map(|command| (command, 1))
+        });
     let Some((command, depth)) = command else {
         return match named.first() {
             Some(group) => members(group),
-            None if unfinished.starts_with('-') => {
-                tree::GLOBAL.iter().map(|flag| format!("--{}", flag.name)).collect()
-            }
+            None if unfinished.starts_with('-') => tree::GLOBAL
+                .iter()
+                .map(|flag| format!("--{}", flag.name))
+                .collect(),
             None => tree::commands()
                 .flat_map(|command| command.names)
                 .filter(|name| !name.contains(' '))
@@ -134,26 +142,42 @@ fn candidates(
                 .collect(),
         };
     };
-    let flags = || command.flags.iter().copied().flatten().filter(|flag| !flag.hidden);
+    let flags = || {
+        command
+            .flags
+            .iter()
+            .copied()
+            .flatten()
+            .filter(|flag| !flag.hidden)
+    };
     if unfinished.starts_with('-') {
         return flags().map(|flag| format!("--{}", flag.name)).collect();
     }
     // A flag that still lacks its value: leave it to the shell (a file, most likely).
-    let needs_value = before.last().and_then(|word| word.strip_prefix("--")).is_some_and(|name| {
-        flags().any(|flag| flag.name == name && flag.kind != Kind::Bool)
-    });
+    let needs_value = before
+        .last()
+        .and_then(|word| word.strip_prefix("--"))
+        .is_some_and(|name| flags().any(|flag| flag.name == name && flag.kind != Kind::Bool));
     if needs_value {
         return Vec::new();
     }
     let first_word = named.len() == depth;
-    match command.usage.split(' ').find(|part| !part.starts_with("[OPTIONS")) {
-        Some("CONTAINER" | "[CONTAINER...]") if first_word || command.usage.contains("CONTAINER...") => {
+    match command
+        .usage
+        .split(' ')
+        .find(|part| !part.starts_with("[OPTIONS"))
+    {
+        Some("CONTAINER" | "[CONTAINER...]")
+            if first_word || command.usage.contains("CONTAINER...") =>
+        {
             let running = ["stop", "kill", "exec", "attach", "pause", "top", "stats"]
                 .iter()
                 .any(|name| command.names.contains(name));
             containers(program, global, !running)
         }
-        Some("IMAGE" | "SOURCE_IMAGE[:TAG]" | "[REPOSITORY[:TAG]]") if first_word || command.usage.contains("IMAGE...") => {
+        Some("IMAGE" | "SOURCE_IMAGE[:TAG]" | "[REPOSITORY[:TAG]]")
+            if first_word || command.usage.contains("IMAGE...") =>
+        {
             images(program, global)
         }
         Some("NETWORK") => networks(program, global),

@@ -60,7 +60,11 @@ impl ConfigFile {
 
     /// "HTTP_PROXY=…" for both cases, for containers of the engine at `host`.
     pub(crate) fn proxy_environment(&self, host: &str) -> Vec<(String, String)> {
-        let Some(proxy) = self.proxies.get(host).or_else(|| self.proxies.get("default")) else {
+        let Some(proxy) = self
+            .proxies
+            .get(host)
+            .or_else(|| self.proxies.get("default"))
+        else {
             return Vec::new();
         };
         [

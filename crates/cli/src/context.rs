@@ -30,10 +30,13 @@ impl Context {
         let config = ConfigFile::load(&config::directory(global.get("config")));
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         if let Some(level) = global.get("log-level") {
-            const LEVELS: [&str; 8] =
-                ["panic", "fatal", "error", "warn", "warning", "info", "debug", "trace"];
+            const LEVELS: [&str; 8] = [
+                "panic", "fatal", "error", "warn", "warning", "info", "debug", "trace",
+            ];
             if !LEVELS.contains(&level.to_lowercase().as_str()) {
-                return Err(Failure::new(format!("unable to parse logging level: {level}")));
+                return Err(Failure::new(format!(
+                    "unable to parse logging level: {level}"
+                )));
             }
         }
         let hosts = global.list("host");
@@ -46,18 +49,17 @@ impl Context {
             ));
         }
         let tls = ["tls", "tlsverify"].iter().any(|name| global.on(name))
-            || ["tlscacert", "tlscert", "tlskey"].iter().any(|name| global.changed(name))
+            || ["tlscacert", "tlscert", "tlskey"]
+                .iter()
+                .any(|name| global.changed(name))
             || environment("DOCKER_TLS_VERIFY").is_some()
             || environment("DOCKER_TLS").is_some();
-        let named = hosts
-            .into_iter()
-            .next()
-            .or_else(|| {
-                if global.changed("context") {
-                    return None;
-                }
-                environment("BERTH_HOST").or_else(|| environment("DOCKER_HOST"))
-            });
+        let named = hosts.into_iter().next().or_else(|| {
+            if global.changed("context") {
+                return None;
+            }
+            environment("BERTH_HOST").or_else(|| environment("DOCKER_HOST"))
+        });
         if named.is_none() {
             let context = global
                 .get("context")
@@ -105,6 +107,11 @@ impl Context {
 
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
+    }
+
+    /// Ends without waiting for a thread that still reads stdin.
+    pub(crate) fn end(self) {
+        self.runtime.shutdown_background();
     }
 
     /// The keys that detach: the flag's, or the configuration's.

@@ -402,11 +402,7 @@ fn magnitude(digits: &str) -> Result<u64, std::num::IntErrorKind> {
     u64::from_str_radix(body, radix).map_err(|error| error.kind().clone())
 }
 
-pub(crate) fn go_number_error(
-    function: &str,
-    text: &str,
-    kind: &std::num::IntErrorKind,
-) -> String {
+pub(crate) fn go_number_error(function: &str, text: &str, kind: &std::num::IntErrorKind) -> String {
     let why = match kind {
         std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
             "value out of range"
@@ -438,7 +434,8 @@ mod tests {
 
     #[test]
     fn flags_in_all_spellings() {
-        let parsed = parse("-it -eA=1 -e B=2 --env=C --name x -m=4m --tty=false img -z --foo").unwrap();
+        let parsed =
+            parse("-it -eA=1 -e B=2 --env=C --name x -m=4m --tty=false img -z --foo").unwrap();
         assert!(parsed.on("interactive") && !parsed.on("tty") && parsed.changed("tty"));
         assert_eq!(parsed.list("env"), ["A=1", "B=2", "C"]);
         assert_eq!(parsed.text("name"), "x");
@@ -455,11 +452,26 @@ mod tests {
             ("-iz", "unknown shorthand flag: 'z' in -z"),
             ("--name", "flag needs an argument: --name"),
             ("-ie", "flag needs an argument: 'e' in -e"),
-            ("-m abc", r#"invalid argument "abc" for "-m, --memory" flag: invalid size: 'abc'"#),
-            ("--tty=foo", r#"invalid argument "foo" for "-t, --tty" flag: strconv.ParseBool: parsing "foo": invalid syntax"#),
-            ("--weight 70000", r#"invalid argument "70000" for "--weight" flag: strconv.ParseUint: parsing "70000": value out of range"#),
-            ("--weight -1", r#"invalid argument "-1" for "--weight" flag: strconv.ParseUint: parsing "-1": invalid syntax"#),
-            ("--swappiness x", r#"invalid argument "x" for "--swappiness" flag: strconv.ParseInt: parsing "x": invalid syntax"#),
+            (
+                "-m abc",
+                r#"invalid argument "abc" for "-m, --memory" flag: invalid size: 'abc'"#,
+            ),
+            (
+                "--tty=foo",
+                r#"invalid argument "foo" for "-t, --tty" flag: strconv.ParseBool: parsing "foo": invalid syntax"#,
+            ),
+            (
+                "--weight 70000",
+                r#"invalid argument "70000" for "--weight" flag: strconv.ParseUint: parsing "70000": value out of range"#,
+            ),
+            (
+                "--weight -1",
+                r#"invalid argument "-1" for "--weight" flag: strconv.ParseUint: parsing "-1": invalid syntax"#,
+            ),
+            (
+                "--swappiness x",
+                r#"invalid argument "x" for "--swappiness" flag: strconv.ParseInt: parsing "x": invalid syntax"#,
+            ),
         ] {
             assert_eq!(parse(line).unwrap_err(), want, "{line}");
         }

@@ -19,7 +19,11 @@ pub(crate) fn usage_line(command: &Command, typed: &str) -> String {
 }
 
 pub(crate) fn command(program: &str, command: &Command, typed: &str) -> String {
-    let mut text = format!("Usage:  {}\n\n{}\n", usage_line(command, typed), command.about);
+    let mut text = format!(
+        "Usage:  {}\n\n{}\n",
+        usage_line(command, typed),
+        command.about
+    );
     if command.names.len() > 1 {
         let names: Vec<_> = command
             .names
@@ -86,7 +90,10 @@ pub(crate) fn root(program: &str) -> String {
         .flat_map(|command| command.names.iter().map(|name| (*name, command.about)))
         .filter(|(name, _)| !name.contains(' ') && !COMMON.contains(name))
         .collect();
-    rows.push(("completion", "Generate the autocompletion script for the specified shell"));
+    rows.push((
+        "completion",
+        "Generate the autocompletion script for the specified shell",
+    ));
     rows.push(("daemon", "Run the engine"));
     text.push_str(&rows_of(rows));
     text.push_str("\nGlobal Options:\n");
@@ -149,8 +156,14 @@ fn wrap(line: &str, width: usize, column: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = line;
     while rest.chars().count() > room {
-        let limit = rest.char_indices().nth(room).map_or(rest.len(), |(at, _)| at);
-        let Some(at) = rest[..=limit.min(rest.len() - 1)].rfind(' ').filter(|at| *at > 0) else {
+        let limit = rest
+            .char_indices()
+            .nth(room)
+            .map_or(rest.len(), |(at, _)| at);
+        let Some(at) = rest[..=limit.min(rest.len() - 1)]
+            .rfind(' ')
+            .filter(|at| *at > 0)
+        else {
             break;
         };
         lines.push(rest[..at].trim_end().to_owned());

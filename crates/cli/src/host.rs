@@ -15,14 +15,21 @@ const TCP_PORT: u16 = 2375;
 pub(crate) enum Host {
     Unix(PathBuf),
     /// "host:port", and the path in front of all requests.
-    Tcp { address: String, base: String },
+    Tcp {
+        address: String,
+        base: String,
+    },
 }
 
 impl Host {
     /// The socket used when none is named.
     pub(crate) fn default_for(program: &str) -> Self {
         let docker = program == "docker" && std::path::Path::new(DOCKER_SOCKET).exists();
-        Self::Unix(PathBuf::from(if docker { DOCKER_SOCKET } else { BERTH_SOCKET }))
+        Self::Unix(PathBuf::from(if docker {
+            DOCKER_SOCKET
+        } else {
+            BERTH_SOCKET
+        }))
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
@@ -37,9 +44,9 @@ impl Host {
                     None => (rest, String::new()),
                 };
                 let base = if base == "/" { String::new() } else { base };
-                let has_port = address
-                    .rsplit_once(':')
-                    .is_some_and(|(host, port)| !port.is_empty() && !host.is_empty() && !port.contains(']'));
+                let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
+                    !port.is_empty() && !host.is_empty() && !port.contains(']')
+                });
                 let address = match address {
                     "" => format!("localhost:{TCP_PORT}"),
                     _ if has_port => address.to_owned(),
@@ -56,9 +63,7 @@ impl Host {
             "ssh" | "https" | "npipe" | "fd" => Err(Failure::new(format!(
                 "a host of the form {scheme}:// is not supported yet (given: {text})"
             ))),
-            _ => Err(Failure::new(format!(
-                "Invalid bind address format: {text}"
-            ))),
+            _ => Err(Failure::new(format!("Invalid bind address format: {text}"))),
         }
     }
 }
@@ -84,7 +89,12 @@ mod tests {
         assert_eq!(show("h:1").unwrap(), "tcp://h:1");
         assert_eq!(show("tcp://[::1]:5/x/").unwrap(), "tcp://[::1]:5/x");
         assert_eq!(show("tcp://[::1]").unwrap(), "tcp://[::1]:2375");
-        assert!(show("ssh://me@h").unwrap_err().message.contains("not supported yet"));
+        assert!(
+            show("ssh://me@h")
+                .unwrap_err()
+                .message
+                .contains("not supported yet")
+        );
         assert!(show("foo://h").is_err());
         assert!(show("tcp://h:99999").is_err());
     }

@@ -81,7 +81,10 @@ async fn show(context: &Context, args: &Parsed, kinds: &[Kind]) -> Outcome {
         let list = format!("[{}]", texts.join(","));
         print(&format!("{}\n", json::indent(&list, "    ")));
     } else if format == "json" {
-        print(&format!("{}\n", json::compact(&format!("[{}]", texts.join(",")))));
+        print(&format!(
+            "{}\n",
+            json::compact(&format!("[{}]", texts.join(",")))
+        ));
     } else {
         for text in &texts {
             print(&format!("{}\n", template::over_json(format, text)?));

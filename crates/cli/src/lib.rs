@@ -103,7 +103,9 @@ fn dispatch(program: &str, words: &[String]) -> Result<i32, Failure> {
             }
             if let Some(flag) = rest.iter().find(|word| word.starts_with('-')) {
                 return Err(Failure::with_status(
-                    format!("unknown flag: {flag}\n\nUsage:  {program} {name} COMMAND\n\nRun '{program} {name} --help' for more information"),
+                    format!(
+                        "unknown flag: {flag}\n\nUsage:  {program} {name} COMMAND\n\nRun '{program} {name} --help' for more information"
+                    ),
                     125,
                 ));
             }
@@ -129,7 +131,9 @@ fn dispatch(program: &str, words: &[String]) -> Result<i32, Failure> {
     }
     parsed.typed = typed;
     let context = Context::new(program, &global)?;
-    context.block_on((command.run)(&context, &parsed))
+    let outcome = context.block_on((command.run)(&context, &parsed));
+    context.end();
+    outcome
 }
 
 fn version_line(program: &str) -> String {
@@ -145,10 +149,7 @@ fn version_line(program: &str) -> String {
 }
 
 /// Splits the words into a command's name (one or two words) and the rest.
-fn command_name<'a>(
-    program: &str,
-    words: &'a [String],
-) -> Result<(String, &'a [String]), Failure> {
+fn command_name<'a>(program: &str, words: &'a [String]) -> Result<(String, &'a [String]), Failure> {
     let Some((first, rest)) = words.split_first() else {
         return Err(unknown(program, ""));
     };
@@ -195,7 +196,11 @@ fn help_for(program: &str, words: &[String]) -> Result<i32, Failure> {
     }
     let (name, _) = command_name(program, words)?;
     if let Some(command) = tree::find(&name) {
-        print(&help::command(program, command, &format!("{program} {name}")));
+        print(&help::command(
+            program,
+            command,
+            &format!("{program} {name}"),
+        ));
     } else if let Some(text) = help::group(program, &name) {
         print(&text);
     }

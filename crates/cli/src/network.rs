@@ -42,7 +42,11 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
 
 fn row(network: &Network, full: bool) -> Row {
     let mut row = Row::default();
-    let id = if full { network.id.as_str() } else { short_id(&network.id) };
+    let id = if full {
+        network.id.as_str()
+    } else {
+        short_id(&network.id)
+    };
     row.set("ID", id);
     row.set("Name", network.name.clone());
     row.set("Driver", network.driver.clone());

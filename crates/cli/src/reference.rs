@@ -16,7 +16,11 @@ impl Reference {
     /// Docker's rules and words.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let bad = || "invalid reference format".to_owned();
-        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if text.len() == 64
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             return Err(format!(
                 "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
             ));
@@ -27,7 +31,11 @@ impl Reference {
                     || first == "localhost"
                     || first.chars().any(|c| c.is_ascii_uppercase()) =>
             {
-                let domain = if first == "index.docker.io" { DEFAULT_DOMAIN } else { first };
+                let domain = if first == "index.docker.io" {
+                    DEFAULT_DOMAIN
+                } else {
+                    first
+                };
                 (domain, rest)
             }
             _ => (DEFAULT_DOMAIN, text),
@@ -123,7 +131,8 @@ fn valid_domain(domain: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     });
-    (ip6 || names) && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+    (ip6 || names)
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Lower-case words joined by ".", "_", "__" or dashes.
@@ -131,7 +140,9 @@ fn valid_component(component: &str) -> bool {
     let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     component.starts_with(word)
         && component.ends_with(word)
-        && component.chars().all(|c| word(c) || matches!(c, '.' | '_' | '-'))
+        && component
+            .chars()
+            .all(|c| word(c) || matches!(c, '.' | '_' | '-'))
         && component
             .split(word)
             .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.chars().all(|c| c == '-'))
@@ -139,13 +150,17 @@ fn valid_component(component: &str) -> bool {
 
 fn valid_tag(tag: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    tag.starts_with(word) && tag.len() <= 128 && tag.chars().all(|c| word(c) || matches!(c, '.' | '-'))
+    tag.starts_with(word)
+        && tag.len() <= 128
+        && tag.chars().all(|c| word(c) || matches!(c, '.' | '-'))
 }
 
 fn valid_digest(digest: &str) -> bool {
     digest.split_once(':').is_some_and(|(algorithm, hex)| {
         algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
-            && algorithm.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '.' | '_' | '-'))
+            && algorithm
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '.' | '_' | '-'))
             && hex.len() >= 32
             && hex.chars().all(|c| c.is_ascii_hexdigit())
             && (algorithm != "sha256" || hex.len() == 64)
@@ -169,7 +184,10 @@ mod tests {
             assert_eq!(reference.full(), full);
             assert_eq!(reference.familiar(), familiar);
         }
-        assert_eq!(Reference::parse("x").unwrap().or_latest().familiar(), "x:latest");
+        assert_eq!(
+            Reference::parse("x").unwrap().or_latest().familiar(),
+            "x:latest"
+        );
     }
 
     #[test]
@@ -178,7 +196,18 @@ mod tests {
             Reference::parse("BUSY").unwrap_err(),
             "invalid reference format: repository name (library/BUSY) must be lowercase"
         );
-        for text in ["", "a:", ":a", "a//b", "a/-b", "a b", "a@sha256:12", "a___b", "../x", "a:b c"] {
+        for text in [
+            "",
+            "a:",
+            ":a",
+            "a//b",
+            "a/-b",
+            "a b",
+            "a@sha256:12",
+            "a___b",
+            "../x",
+            "a:b c",
+        ] {
             assert!(Reference::parse(text).is_err(), "{text}");
         }
     }

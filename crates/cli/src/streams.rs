@@ -125,8 +125,10 @@ async fn write(out: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), 
         out.write_all(bytes).await?;
         out.flush().await
     };
-    written.await.map_err(|error| {
-        Failure::new(format!("write: {}", crate::failure::os_words(&error)))
+    written.await.map_err(|error| match error.kind() {
+        // As if SIGPIPE had come: `berth logs x | head` is no error to tell of.
+        std::io::ErrorKind::BrokenPipe => Failure::silent(128 + libc::SIGPIPE),
+        _ => Failure::new(format!("write: {}", crate::failure::os_words(&error))),
     })
 }
 
@@ -160,7 +162,10 @@ fn stdin() -> mpsc::Receiver<Bytes> {
             match stdin.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => {
-                    if sender.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
+                    if sender
+                        .blocking_send(Bytes::copy_from_slice(&buffer[..count]))
+                        .is_err()
+                    {
                         return;
                     }
                 }
@@ -182,7 +187,11 @@ pub(crate) struct DetachKeys {
 impl DetachKeys {
     /// "ctrl-p,ctrl-q", which is also what "" means.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let text = if text.is_empty() { "ctrl-p,ctrl-q" } else { text };
+        let text = if text.is_empty() {
+            "ctrl-p,ctrl-q"
+        } else {
+            text
+        };
         let keys = text
             .split(',')
             .map(|key| match key.as_bytes() {
@@ -196,9 +205,8 @@ impl DetachKeys {
                 _ => None,
             })
             .collect::<Option<Vec<_>>>();
-        keys.map(|keys| Self { keys, typed: 0 }).ok_or_else(|| {
-            Failure::new(format!("invalid detach keys ({text})"))
-        })
+        keys.map(|keys| Self { keys, typed: 0 })
+            .ok_or_else(|| Failure::new(format!("invalid detach keys ({text})")))
     }
 
     /// What of `chunk` may go on, and whether the keys are complete. Keys typed

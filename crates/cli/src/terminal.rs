@@ -21,7 +21,9 @@ pub(crate) fn check_input(attach_stdin: bool, tty: bool) -> Result<(), Failure> 
 
 /// Rows and columns.
 pub(crate) fn size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())).ok()?;
+    let size = tcgetwinsize(stdout())
+        .or_else(|_| tcgetwinsize(stdin()))
+        .ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
@@ -67,7 +69,12 @@ impl Drop for Raw {
 }
 
 async fn restore_on_signal(before: Termios) {
-    let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()];
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+    ];
     let waits = kinds.into_iter().filter_map(|kind| {
         let mut stream = signal(kind).ok()?;
         Some(Box::pin(async move {

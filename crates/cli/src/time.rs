@@ -44,7 +44,7 @@ pub(crate) fn parse_point(text: &str) -> Result<String, Failure> {
         completed
             .parse::<DateTime>()
             .ok()?
-            .to_zoned(TimeZone::system())
+            .to_zoned_datetime(TimeZone::system())
             .ok()
             .map(|zoned| zoned.timestamp())
     });
@@ -64,7 +64,7 @@ pub(crate) fn local(seconds: i64) -> String {
         |_| seconds.to_string(),
         |stamp| {
             stamp
-                .to_zoned(TimeZone::system())
+                .to_zoned_datetime(TimeZone::system())
                 .strftime("%Y-%m-%d %H:%M:%S %z %Z")
                 .to_string()
         },
@@ -76,8 +76,11 @@ pub(crate) fn rfc3339(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(
         |_| seconds.to_string(),
         |stamp| {
-            let zoned = stamp.to_zoned(TimeZone::system());
-            zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z")
+            let zoned = stamp.to_zoned_datetime(TimeZone::system());
+            zoned
+                .strftime("%Y-%m-%dT%H:%M:%S%:z")
+                .to_string()
+                .replace("+00:00", "Z")
         },
     )
 }
@@ -90,7 +93,10 @@ mod tests {
     fn points() {
         assert_eq!(parse_point("").unwrap(), "");
         assert_eq!(parse_point("1136073600.5").unwrap(), "1136073600.5");
-        assert_eq!(parse_point("2013-01-02T13:23:37Z").unwrap(), "1357133017.000000000");
+        assert_eq!(
+            parse_point("2013-01-02T13:23:37Z").unwrap(),
+            "1357133017.000000000"
+        );
         let ten: i64 = parse_point("10m").unwrap().parse().unwrap();
         assert!((now() - ten - 600).abs() <= 1);
         assert!(parse_point("2013-01-02").is_ok() && parse_point("2013-01-02T13:23").is_ok());

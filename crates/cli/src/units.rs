@@ -8,14 +8,19 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
         .map_or(0, |at| at + 1);
     let (number, suffix) = text.split_at(number_end);
     let number = number.strip_suffix(' ').unwrap_or(number);
-    if number.is_empty() || !number.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+') {
+    if number.is_empty()
+        || !number.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+')
+    {
         return Err(bad());
     }
     let value: f64 = number.parse().map_err(|_| bad())?;
     if value < 0.0 {
         return Err(bad());
     }
-    let suffix = suffix.strip_prefix(' ').unwrap_or(suffix).to_ascii_lowercase();
+    let suffix = suffix
+        .strip_prefix(' ')
+        .unwrap_or(suffix)
+        .to_ascii_lowercase();
     let shift = match suffix.as_str() {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 1,
@@ -37,7 +42,10 @@ pub(crate) fn parse_nano_cpus(text: &str) -> Result<i64, String> {
     };
     let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
     if (whole.is_empty() && part.is_empty())
-        || !whole.bytes().chain(part.bytes()).all(|b| b.is_ascii_digit())
+        || !whole
+            .bytes()
+            .chain(part.bytes())
+            .all(|b| b.is_ascii_digit())
     {
         return Err(bad());
     }
@@ -110,12 +118,22 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
 
 /// "1.24MB": powers of 1000, `digits` significant.
 pub(crate) fn human_size(bytes: f64, digits: usize) -> String {
-    scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"], digits)
+    scaled(
+        bytes,
+        1000.0,
+        &["B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"],
+        digits,
+    )
 }
 
 /// "12.5MiB": powers of 1024, four significant digits.
 pub(crate) fn human_binary(bytes: f64) -> String {
-    scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"], 4)
+    scaled(
+        bytes,
+        1024.0,
+        &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"],
+        4,
+    )
 }
 
 fn scaled(mut value: f64, base: f64, units: &[&str], digits: usize) -> String {
@@ -189,16 +207,28 @@ mod tests {
         assert_eq!(parse_nano_cpus("1.5"), Ok(1_500_000_000));
         assert_eq!(parse_nano_cpus(".25"), Ok(250_000_000));
         assert!(parse_nano_cpus("x").is_err());
-        assert_eq!(parse_nano_cpus("0.0000000001").unwrap_err(), "value is too precise");
+        assert_eq!(
+            parse_nano_cpus("0.0000000001").unwrap_err(),
+            "value is too precise"
+        );
         assert_eq!(parse_duration("1m30s"), Ok(90_000_000_000));
         assert_eq!(parse_duration("1.5h"), Ok(5_400_000_000_000));
-        assert_eq!(parse_duration("5").unwrap_err(), "time: missing unit in duration \"5\"");
+        assert_eq!(
+            parse_duration("5").unwrap_err(),
+            "time: missing unit in duration \"5\""
+        );
         assert!(parse_duration("5x").is_err() && parse_duration("").is_err());
     }
 
     #[test]
     fn sizes_out() {
-        for (bytes, want) in [(0.0, "0B"), (999.0, "999B"), (1000.0, "1kB"), (4_320_000.0, "4.32MB"), (1_240_000_000.0, "1.24GB")] {
+        for (bytes, want) in [
+            (0.0, "0B"),
+            (999.0, "999B"),
+            (1000.0, "1kB"),
+            (4_320_000.0, "4.32MB"),
+            (1_240_000_000.0, "1.24GB"),
+        ] {
             assert_eq!(human_size(bytes, 3), want);
         }
         assert_eq!(human_binary(1.5 * 1048576.0), "1.5MiB");

@@ -20,6 +20,13 @@ use serde::{Deserialize, Serialize};
 /// Counts up when the meaning of a message changes.
 pub const VERSION: u32 = 1;
 
+/// The launcher's socket, in the exec root.
+pub const LAUNCHER_SOCKET: &str = "launcher.sock";
+/// A monitor's socket, in [`Start::run_dir`].
+pub const MONITOR_SOCKET: &str = "monitor.sock";
+/// The [`ExitRecord`], in [`Start::state_dir`].
+pub const EXIT_FILE: &str = "exit.json";
+
 /// Engine → launcher.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -36,7 +43,8 @@ pub enum ToLauncher {
     /// [`Start`] say so: compiled seccomp program, network namespace, and one
     /// stream socket per entry of [`Start::attach`].
     Start(Box<Start>),
-    /// End when no monitor needs the launcher's mounts; used by upgrades.
+    /// End, after the messages that have already arrived. Monitors go on, and
+    /// with them the mount namespace they share with the launcher.
     Stop,
 }
 
@@ -214,7 +222,10 @@ pub enum FromMonitor {
         request: u64,
         pid: u32,
     },
-    /// Event: an exec ended; its output has been delivered.
+    /// Event: an exec ended; its output has been delivered. Sent before its
+    /// attached stream is closed: whoever sees the end of the stream and then
+    /// asks for `Status` on the same connection learns the exit code first.
+    /// (A client that reads too slowly gets the rest after this message.)
     ExecExited {
         exec: String,
         exit_code: i32,
@@ -223,7 +234,12 @@ pub enum FromMonitor {
     OutOfMemory,
     /// Event: the container ended, its output has been delivered and the
     /// record is on disk. The connection closes when the monitor has removed
-    /// the control group and its own files.
+    /// the control group and its own files. (A client that reads too slowly
+    /// gets the rest after that.)
+    ///
+    /// A connection that closes without this message, or a `monitor.sock` that
+    /// refuses connections, means a monitor that was killed: call
+    /// [`crate::sweep::sweep`].
     Exited(ExitRecord),
 }
 

@@ -3,11 +3,33 @@
 //!
 //! Blocking; callers with an event loop use a thread. Must not know about
 //! images, HTTP or how containers start.
+//!
+//! The kernel holds the state: bridges and firewall rules outlive the engine and
+//! are adopted by the next one ([`Manager::add_bridge`], [`Manager::adopt`]).
+//! What only this process holds, the ready namespaces, goes with it.
 
+mod address;
+mod bridge;
+mod counters;
+mod firewall;
+mod mac;
+mod manager;
+mod netlink;
+mod pool;
+mod random;
+mod reaper;
+mod resolv;
+mod route;
+mod subnet;
+mod sysctl;
+
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
+
+pub use manager::Manager;
 
 /// A bridge network as its owner stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,82 +69,6 @@ pub struct Namespace {
     pub fd: OwnedFd,
 }
 
-/// Bridges, addresses in use, and the pool of ready namespaces.
-#[derive(Debug)]
-pub struct Manager {}
-
-impl Manager {
-    /// Starts with nothing; [`Manager::add_bridge`] and [`Manager::adopt`]
-    /// bring in what exists. `pool` is the number of namespaces kept ready of
-    /// each kind (bare, and one per bridge); a background thread refills it.
-    pub fn new(pool: usize) -> Result<Self, Error> {
-        let _ = pool;
-        todo!()
-    }
-
-    /// Chooses the first free subnet of Docker's default pools (172.17/16 …)
-    /// that overlaps no route or address of the host. Returns the gateway
-    /// (first address) and the prefix length.
-    pub fn free_subnet(&self) -> Result<(Ipv4Addr, u8), Error> {
-        todo!()
-    }
-
-    /// Makes the bridge, its address and its firewall rules, or adopts them as
-    /// they are; enables forwarding.
-    pub fn add_bridge(&self, config: &BridgeConfig) -> Result<(), Error> {
-        let _ = config;
-        todo!()
-    }
-
-    /// Removes bridge and rules; used at the end of tests and by network rm.
-    pub fn remove_bridge(&self, id: &str) -> Result<(), Error> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Takes note of an endpoint that survived an engine restart.
-    pub fn adopt(&self, network: &str, endpoint: &Endpoint) -> Result<(), Error> {
-        let _ = (network, endpoint);
-        todo!()
-    }
-
-    /// A bare namespace with loopback up (`--network none`).
-    pub fn bare(&self) -> Result<Namespace, Error> {
-        todo!()
-    }
-
-    /// A namespace connected to the bridge: address, default route, `eth0`.
-    /// `wanted` and `mac` are the user's choice, if any.
-    pub fn connect(
-        &self,
-        network: &str,
-        wanted: Option<Ipv4Addr>,
-        mac: Option<&str>,
-    ) -> Result<(Namespace, Endpoint), Error> {
-        let _ = (network, wanted, mac);
-        todo!()
-    }
-
-    /// Frees the address and removes the host interface if it is still there.
-    pub fn release(&self, network: &str, endpoint: &Endpoint) -> Result<(), Error> {
-        let _ = (network, endpoint);
-        todo!()
-    }
-
-    /// Endpoints' host interfaces on this bridge that belong to none of `known`:
-    /// leftovers of a crash, removed.
-    pub fn collect(&self, network: &str, known: &[Endpoint]) -> Result<(), Error> {
-        let _ = (network, known);
-        todo!()
-    }
-
-    /// Byte and packet counters of the interfaces in a namespace.
-    pub fn counters(namespace_of_pid: u32) -> Result<Vec<Counters>, Error> {
-        let _ = namespace_of_pid;
-        todo!()
-    }
-}
-
 /// Counters of one interface, from the container's view.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -145,8 +91,7 @@ pub fn resolv_conf(
     search: &[String],
     options: &[String],
 ) -> String {
-    let _ = (host, servers, search, options);
-    todo!()
+    resolv::resolv_conf(host, servers, search, options)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -158,8 +103,21 @@ pub enum Error {
     #[error("{0}")]
     Exhausted(String),
     #[error("{action}: {source}")]
-    Kernel {
-        action: String,
-        source: std::io::Error,
-    },
+    Kernel { action: String, source: io::Error },
+}
+
+impl Error {
+    fn kernel(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Kernel {
+            action: action.into(),
+            source: source.into(),
+        }
+    }
+
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Kernel { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
 }

@@ -5,11 +5,42 @@
 //! a single-threaded process (the OCI command line or a monitor), so the
 //! cloned child may allocate.
 
+mod capabilities;
+mod cgroups;
+mod child;
+mod copyup;
+mod create;
+mod devices;
+mod error;
+mod exec;
+mod hooks;
+mod idmap;
+mod limits;
+mod lookup;
+mod masks;
+mod mounts;
+mod namespaces;
+mod options;
+mod paths;
+pub mod probe;
+mod process;
+mod procfs;
+mod resources;
+mod rootfs;
+mod security;
+mod sync;
+mod sysctl;
+mod terminal;
+pub mod users;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use berth_cgroup::Cgroup;
 use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
+
+pub use error::Error;
+pub use resources::resources;
 
 /// Where the container's root filesystem comes from.
 #[derive(Debug)]
@@ -60,22 +91,24 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Created {
     pub process: Started,
+    gate: Option<(sync::ParentEnd, create::Parting)>,
 }
 
 impl Created {
     /// Opens the gate and returns when the program has been executed. Errors of
     /// the exec itself (not found, not executable) come from here, or from
     /// [`create`] when there was no gate.
+    /// On error the process is gone and reaped. Without a gate, or when it is open
+    /// already, nothing happens.
     pub fn start(&mut self) -> Result<(), Error> {
-        todo!()
+        create::start(self)
     }
 }
 
 /// Makes a container. Without a gate it returns when the program has been
 /// executed. On error the child is gone and reaped.
 pub fn create(request: &Create<'_>) -> Result<Created, Error> {
-    let _ = request;
-    todo!()
+    create::create(request)
 }
 
 /// A further process in a running container.
@@ -92,28 +125,5 @@ pub struct Exec<'a> {
 
 /// Runs `process` in the container; returns when it has been executed.
 pub fn exec(request: &Exec<'_>) -> Result<Started, Error> {
-    let _ = request;
-    todo!()
-}
-
-/// What went wrong, and whose fault it is; the words are runc's where Docker's
-/// clients match on them.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The program does not exist (exit code 127): `exec: "x": executable file
-    /// not found in $PATH`, `stat /x: no such file or directory`.
-    #[error("{0}")]
-    NotFound(String),
-    /// The program may not be executed (exit code 126).
-    #[error("{0}")]
-    NotExecutable(String),
-    /// The configuration is wrong.
-    #[error("{0}")]
-    Invalid(String),
-    /// A step failed; says which and why.
-    #[error("{step}: {source}")]
-    Step {
-        step: String,
-        source: std::io::Error,
-    },
+    exec::exec(request)
 }

@@ -3,7 +3,14 @@
 //! Pure: reads no files, makes no system calls. Loading a program is the
 //! runtime's job.
 
-use oci_spec::runtime::LinuxSeccomp;
+mod bpf;
+mod compile;
+mod docker;
+mod numbers;
+mod profile;
+
+pub use compile::compile;
+pub use profile::Profile;
 
 /// A compiled filter, ready for `seccomp(2)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,47 +24,25 @@ pub struct Program {
 impl Program {
     /// For a memory file or a cache: flags (4 bytes, native order), filter.
     pub fn to_bytes(&self) -> Vec<u8> {
-        todo!()
+        [&self.flags.to_ne_bytes()[..], &self.filter].concat()
     }
+
+    /// The reverse. The kernel checks the instructions themselves.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let _ = bytes;
-        todo!()
+        match bytes.split_first_chunk() {
+            Some((flags, filter)) if !filter.is_empty() && filter.len() % 8 == 0 => Ok(Self {
+                filter: filter.to_vec(),
+                flags: u32::from_ne_bytes(*flags),
+            }),
+            _ => Err(Error::Invalid(format!(
+                "{} bytes are no seccomp program",
+                bytes.len()
+            ))),
+        }
     }
 }
 
-/// Compiles the `linux.seccomp` section of an OCI configuration for the native
-/// architecture and the sub-architectures it lists.
-pub fn compile(section: &LinuxSeccomp) -> Result<Program, Error> {
-    let _ = section;
-    todo!()
-}
-
-/// A profile in Docker's format (with `archMap`, `includes`, `excludes`).
-#[derive(Clone, Debug)]
-pub struct Profile {}
-
-impl Profile {
-    /// Docker's default profile (Engine 29.7: moby/profiles 0.2.3).
-    pub fn docker_default() -> Self {
-        todo!()
-    }
-    /// Parses a profile file; also takes a plain OCI section.
-    pub fn parse(json: &[u8]) -> Result<Self, Error> {
-        let _ = json;
-        todo!()
-    }
-    /// Applies the conditions: capabilities ("CAP_SYS_ADMIN") that the
-    /// container has, the running kernel's version, the architecture.
-    pub fn resolve(
-        &self,
-        capabilities: &[&str],
-        kernel: (u32, u32),
-    ) -> Result<LinuxSeccomp, Error> {
-        let _ = (capabilities, kernel);
-        todo!()
-    }
-}
-
+/// A profile that cannot be used; says what in it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{0}")]

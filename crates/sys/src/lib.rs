@@ -5,5 +5,14 @@
 //! and byte strings, and returns `io::Result` or rustix's `Errno`.
 #![warn(missing_docs)]
 
-pub mod inherit;
+pub mod bpf;
+pub mod clone;
+pub mod exec;
+pub mod fork;
+pub mod inherited;
+pub mod memory;
+pub mod mount;
+pub mod netns;
+pub mod security;
+pub mod signals;
 pub mod socket;

@@ -57,10 +57,13 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
     }
 }
 
+/// The bytes of a message and the descriptors that came with it.
+pub type Message = (Vec<u8>, Vec<OwnedFd>);
+
 /// Receives one message; `None` when the peer has closed. With a non-blocking
 /// socket the error may be `AGAIN`. A truncated message is an error and its
 /// descriptors are closed.
-pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, Errno> {
+pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

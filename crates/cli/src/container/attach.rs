@@ -16,16 +16,24 @@ use crate::tree::Outcome;
 
 pub(crate) async fn attach(context: &Context, args: &Parsed) -> Outcome {
     let name = segment(args.words.first().map_or("", String::as_str));
-    let container: Inspect = context.json(Request::get(format!("/containers/{name}/json"))).await?;
+    let container: Inspect = context
+        .json(Request::get(format!("/containers/{name}/json")))
+        .await?;
     let state = &container.state;
     if !state.running {
-        return Err(Failure::new("cannot attach to a stopped container, start it first"));
+        return Err(Failure::new(
+            "cannot attach to a stopped container, start it first",
+        ));
     }
     if state.paused {
-        return Err(Failure::new("cannot attach to a paused container, unpause it first"));
+        return Err(Failure::new(
+            "cannot attach to a paused container, unpause it first",
+        ));
     }
     if state.restarting {
-        return Err(Failure::new("cannot attach to a restarting container, wait until it is running"));
+        return Err(Failure::new(
+            "cannot attach to a restarting container, wait until it is running",
+        ));
     }
     let tty = container.config.tty;
     let stdin = !args.on("no-stdin") && container.config.open_stdin;
@@ -33,7 +41,9 @@ pub(crate) async fn attach(context: &Context, args: &Parsed) -> Outcome {
     let mut forwarding = Forwarding::start(args.on_by_default("sig-proxy") && !tty)?;
     let work = async {
         // Asked for before the streams can end, so that no exit is missed.
-        let waiting = context.send(Request::post(format!("/containers/{name}/wait"))).await?;
+        let waiting = context
+            .send(Request::post(format!("/containers/{name}/wait")))
+            .await?;
         let end = stream(context, args, &name, tty, stdin).await?;
         if end == End::Detached {
             return Ok(0);

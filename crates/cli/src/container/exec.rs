@@ -24,8 +24,8 @@ pub(crate) async fn exec(context: &Context, args: &Parsed) -> Outcome {
     let keys = DetachKeys::parse(&context.detach_keys(args))?;
     // Before the exec is made: it would be left behind.
     terminal::check_input(stdin, tty)?;
-    let environment = files::environment(&args.list("env-file"), &args.list("env"))
-        .map_err(Failure::new)?;
+    let environment =
+        files::environment(&args.list("env-file"), &args.list("env")).map_err(Failure::new)?;
     let console_size = if tty {
         terminal::size().map(|(rows, columns)| [u32::from(rows), u32::from(columns)])
     } else {
@@ -56,10 +56,16 @@ pub(crate) async fn exec(context: &Context, args: &Parsed) -> Outcome {
         console_size,
     })?;
     if detach {
-        context.done(start).await.map_err(|failure| start_failure(&failure))?;
+        context
+            .done(start)
+            .await
+            .map_err(|failure| start_failure(&failure))?;
         return Ok(0);
     }
-    let connection = context.hijack(start).await.map_err(|failure| start_failure(&failure))?;
+    let connection = context
+        .hijack(start)
+        .await
+        .map_err(|failure| start_failure(&failure))?;
     let raw = terminal::Raw::enter(tty && stdin)?;
     let relay = Relay {
         connection,
@@ -73,7 +79,9 @@ pub(crate) async fn exec(context: &Context, args: &Parsed) -> Outcome {
     if end? == End::Detached {
         return Ok(0);
     }
-    let inspect: ExecInspect = context.json(Request::get(format!("/exec/{id}/json"))).await?;
+    let inspect: ExecInspect = context
+        .json(Request::get(format!("/exec/{id}/json")))
+        .await?;
     Ok(inspect
         .exit_code
         .and_then(|code| i32::try_from(code).ok())

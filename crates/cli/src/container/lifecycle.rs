@@ -11,11 +11,7 @@ use crate::tree::Outcome;
 
 /// Sends a request per name and prints the names that went well. All are tried;
 /// the failures follow, one per line.
-async fn each(
-    context: &Context,
-    names: &[String],
-    request: impl Fn(&str) -> Request,
-) -> Outcome {
+async fn each(context: &Context, names: &[String], request: impl Fn(&str) -> Request) -> Outcome {
     let mut failures = Vec::new();
     for name in names {
         match context.done(request(name)).await {
@@ -48,7 +44,10 @@ async fn stopping(context: &Context, args: &Parsed, action: &str) -> Outcome {
             "conflicting options: cannot specify both --timeout and --time",
         ));
     }
-    let timeout = args.get("timeout").or_else(|| args.get("time")).unwrap_or_default();
+    let timeout = args
+        .get("timeout")
+        .or_else(|| args.get("time"))
+        .unwrap_or_default();
     each(context, &args.words, |name| {
         post(name, action)
             .query_some("signal", args.text("signal"))
@@ -77,13 +76,18 @@ pub(crate) async fn rename(context: &Context, args: &Parsed) -> Outcome {
         return Err(Failure::new("rename takes an old and a new name"));
     };
     if old.trim().is_empty() || new.trim().is_empty() {
-        return Err(Failure::new("Error: Neither old nor new names may be empty"));
+        return Err(Failure::new(
+            "Error: Neither old nor new names may be empty",
+        ));
     }
     context
         .done(post(old.trim(), "rename").query("name", new.trim()))
         .await
         .map_err(|failure| Failure {
-            message: format!("{}\nfailed to rename container named {old}", failure.message),
+            message: format!(
+                "{}\nfailed to rename container named {old}",
+                failure.message
+            ),
             ..failure
         })?;
     Ok(0)

@@ -13,7 +13,9 @@ use crate::tree::Outcome;
 
 pub(crate) async fn logs(context: &Context, args: &Parsed) -> Outcome {
     let name = segment(args.words.first().map_or("", String::as_str));
-    let container: Inspect = context.json(Request::get(format!("/containers/{name}/json"))).await?;
+    let container: Inspect = context
+        .json(Request::get(format!("/containers/{name}/json")))
+        .await?;
     let point = |flag: &str| {
         parse_point(&args.text(flag)).map_err(|failure| {
             Failure::new(format!("invalid value for \"{flag}\": {}", failure.message))

@@ -50,11 +50,21 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
     let request = Request::get("/containers/json")
         .query_flag("all", args.on("all"))
         .filters(&args.filters())
-        .query_some("limit", if last > 0 { last.to_string() } else { String::new() })
+        .query_some(
+            "limit",
+            if last > 0 {
+                last.to_string()
+            } else {
+                String::new()
+            },
+        )
         .query_flag("size", size);
     let containers: Vec<Summary> = context.json(request).await?;
     let full = args.on("no-trunc");
-    let rows: Vec<_> = containers.iter().map(|container| row(container, full)).collect();
+    let rows: Vec<_> = containers
+        .iter()
+        .map(|container| row(container, full))
+        .collect();
     let table = if args.on("size") {
         format!("{TABLE}\t{{{{.Size}}}}")
     } else {
@@ -72,7 +82,11 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
 
 fn row(container: &Summary, full: bool) -> Row {
     let mut row = Row::default();
-    let id = if full { &container.id } else { short_id(&container.id) };
+    let id = if full {
+        &container.id
+    } else {
+        short_id(&container.id)
+    };
     row.set("ID", id);
     let names: Vec<_> = container
         .names
@@ -121,13 +135,34 @@ fn row(container: &Summary, full: bool) -> Row {
     let mounts: Vec<_> = container
         .mounts
         .iter()
-        .map(|mount| if mount.name.is_empty() { &mount.source } else { &mount.name })
-        .map(|name| if full { name.clone() } else { ellipsis(name, 15) })
+        .map(|mount| {
+            if mount.name.is_empty() {
+                &mount.source
+            } else {
+                &mount.name
+            }
+        })
+        .map(|name| {
+            if full {
+                name.clone()
+            } else {
+                ellipsis(name, 15)
+            }
+        })
         .collect();
     row.set("Mounts", mounts.join(","));
-    let volumes = container.mounts.iter().filter(|mount| mount.driver == "local").count();
+    let volumes = container
+        .mounts
+        .iter()
+        .filter(|mount| mount.driver == "local")
+        .count();
     row.set("LocalVolumes", volumes.to_string());
-    let networks: Vec<_> = container.network_settings.networks.keys().cloned().collect();
+    let networks: Vec<_> = container
+        .network_settings
+        .networks
+        .keys()
+        .cloned()
+        .collect();
     row.set("Networks", networks.join(","));
     let platform = container
         .image_manifest_descriptor
@@ -165,7 +200,12 @@ fn image(container: &Summary, full: bool) -> String {
 pub(crate) fn ports(ports: &[Port]) -> String {
     let mut sorted: Vec<&Port> = ports.iter().collect();
     sorted.sort_by(|a, b| {
-        (a.private_port, &a.ip, a.public_port, &a.r#type).cmp(&(b.private_port, &b.ip, b.public_port, &b.r#type))
+        (a.private_port, &a.ip, a.public_port, &a.r#type).cmp(&(
+            b.private_port,
+            &b.ip,
+            b.public_port,
+            &b.r#type,
+        ))
     });
     // (address, protocol, whether public and private are the same) → ranges
     let mut groups: Vec<(String, Vec<u16>)> = Vec::new();
@@ -177,7 +217,10 @@ pub(crate) fn ports(ports: &[Port]) -> String {
             format!("{}/{}", port.ip, port.r#type)
         } else {
             let ip = bracketed(&port.ip);
-            mapped.push(format!("{ip}:{}->{}/{}", port.public_port, port.private_port, port.r#type));
+            mapped.push(format!(
+                "{ip}:{}->{}/{}",
+                port.public_port, port.private_port, port.r#type
+            ));
             continue;
         };
         match groups.iter_mut().find(|(have, _)| *have == key) {
@@ -231,7 +274,13 @@ mod tests {
             public_port: public,
             r#type: "tcp".to_owned(),
         };
-        let list = [port("0.0.0.0", 8080, 80), port("::", 8080, 80), port("", 0, 90), port("", 0, 91), port("1.1.1.1", 5, 5)];
+        let list = [
+            port("0.0.0.0", 8080, 80),
+            port("::", 8080, 80),
+            port("", 0, 90),
+            port("", 0, 91),
+            port("1.1.1.1", 5, 5),
+        ];
         assert_eq!(
             ports(&list),
             "1.1.1.1:5->5/tcp, 90-91/tcp, 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"

@@ -11,4 +11,3 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod top;
 pub(crate) mod update;
-

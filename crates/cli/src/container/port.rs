@@ -26,11 +26,16 @@ pub(crate) async fn port(context: &Context, args: &Parsed) -> Outcome {
         let mut lines: Vec<_> = ports
             .iter()
             .flat_map(|(port, bindings)| {
-                bindings.iter().flatten().map(move |binding| (port, binding))
+                bindings
+                    .iter()
+                    .flatten()
+                    .map(move |binding| (port, binding))
             })
             .collect();
         lines.sort_by_key(|(port, _)| {
-            port.split('/').next().and_then(|number| number.parse::<u16>().ok())
+            port.split('/')
+                .next()
+                .and_then(|number| number.parse::<u16>().ok())
         });
         for (port, binding) in lines {
             print_line(&format!("{port} -> {}", place(binding)));

@@ -13,9 +13,13 @@ use crate::units::human_size;
 
 pub(crate) async fn prune(context: &Context, args: &Parsed) -> Outcome {
     if !args.on("force")
-        && !confirmed("WARNING! This will remove all stopped containers.\nAre you sure you want to continue? [y/N] ")
+        && !confirmed(
+            "WARNING! This will remove all stopped containers.\nAre you sure you want to continue? [y/N] ",
+        )
     {
-        return Err(crate::failure::Failure::new("container prune has been cancelled"));
+        return Err(crate::failure::Failure::new(
+            "container prune has been cancelled",
+        ));
     }
     let mut filters = args.filters();
     for text in &context.config.prune_filters {

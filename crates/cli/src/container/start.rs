@@ -23,7 +23,9 @@ pub(crate) async fn start(context: &Context, args: &Parsed) -> Outcome {
     if args.on("attach") || args.on("interactive") {
         return match args.words.as_slice() {
             [name] => attached(context, args, name).await,
-            _ => Err(Failure::new("you cannot start and attach multiple containers at once")),
+            _ => Err(Failure::new(
+                "you cannot start and attach multiple containers at once",
+            )),
         };
     }
     let mut failed = Vec::new();
@@ -39,7 +41,10 @@ pub(crate) async fn start(context: &Context, args: &Parsed) -> Outcome {
     if failed.is_empty() {
         Ok(0)
     } else {
-        Err(Failure::new(format!("failed to start containers: {}", failed.join(", "))))
+        Err(Failure::new(format!(
+            "failed to start containers: {}",
+            failed.join(", ")
+        )))
     }
 }
 
@@ -52,7 +57,11 @@ async fn attached(context: &Context, args: &Parsed, name: &str) -> Outcome {
     terminal::check_input(stdin, tty)?;
     let mut forwarding = Forwarding::start(!tty)?;
     forwarding
-        .alongside(context, &container.id, streamed(context, args, &container, stdin))
+        .alongside(
+            context,
+            &container.id,
+            streamed(context, args, &container, stdin),
+        )
         .await
 }
 
@@ -65,7 +74,11 @@ async fn streamed(context: &Context, args: &Parsed, container: &Inspect, stdin: 
         .query_flag("stdin", stdin)
         .query_flag("stdout", container.config.attach_stdout);
     let connection = context.hijack(attach).await?;
-    let condition = if container.host_config.auto_remove { "removed" } else { "next-exit" };
+    let condition = if container.host_config.auto_remove {
+        "removed"
+    } else {
+        "next-exit"
+    };
     let waiting = context
         .send(Request::post(format!("/containers/{id}/wait")).query("condition", condition))
         .await?;

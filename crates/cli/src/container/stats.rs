@@ -59,7 +59,8 @@ pub(crate) async fn stats(context: &Context, args: &Parsed) -> Outcome {
         let mut asked: FuturesUnordered<_> = names
             .iter()
             .map(|name| async move {
-                let request = Request::get(format!("/containers/{}/stats", segment(name))).query("stream", "0");
+                let request = Request::get(format!("/containers/{}/stats", segment(name)))
+                    .query("stream", "0");
                 (name, context.json::<Stats>(request).await)
             })
             .collect();
@@ -146,27 +147,59 @@ fn row(asked: &str, sample: Option<&Stats>, full: bool) -> Row {
         }
         return row;
     };
-    let id = if full { sample.id.as_str() } else { short_id(&sample.id) };
+    let id = if full {
+        sample.id.as_str()
+    } else {
+        short_id(&sample.id)
+    };
     row.set("ID", id);
     row.set("Name", sample.name.trim_start_matches('/'));
     row.set("CPUPerc", format!("{:.2}%", cpu_percent(sample)));
     let used = memory_used(sample);
     let limit = sample.memory_stats.limit as f64;
-    row.set("MemUsage", format!("{} / {}", human_binary(used), human_binary(limit)));
-    let percent = if limit > 0.0 { used / limit * 100.0 } else { 0.0 };
+    row.set(
+        "MemUsage",
+        format!("{} / {}", human_binary(used), human_binary(limit)),
+    );
+    let percent = if limit > 0.0 {
+        used / limit * 100.0
+    } else {
+        0.0
+    };
     row.set("MemPerc", format!("{percent:.2}%"));
     let networks = sample.networks.iter().flat_map(BTreeMap::values);
-    let (rx, tx) = networks.fold((0, 0), |(rx, tx), one| (rx + one.rx_bytes, tx + one.tx_bytes));
-    row.set("NetIO", format!("{} / {}", human_size(rx as f64, 3), human_size(tx as f64, 3)));
+    let (rx, tx) = networks.fold((0, 0), |(rx, tx), one| {
+        (rx + one.rx_bytes, tx + one.tx_bytes)
+    });
+    row.set(
+        "NetIO",
+        format!(
+            "{} / {}",
+            human_size(rx as f64, 3),
+            human_size(tx as f64, 3)
+        ),
+    );
     let (mut read, mut written) = (0, 0);
-    for entry in sample.blkio_stats.io_service_bytes_recursive.iter().flatten() {
+    for entry in sample
+        .blkio_stats
+        .io_service_bytes_recursive
+        .iter()
+        .flatten()
+    {
         match entry.op.chars().next() {
             Some('r' | 'R') => read += entry.value,
             Some('w' | 'W') => written += entry.value,
             _ => {}
         }
     }
-    row.set("BlockIO", format!("{} / {}", human_size(read as f64, 3), human_size(written as f64, 3)));
+    row.set(
+        "BlockIO",
+        format!(
+            "{} / {}",
+            human_size(read as f64, 3),
+            human_size(written as f64, 3)
+        ),
+    );
     row.set("PIDs", sample.pids_stats.current.to_string());
     row
 }
@@ -191,8 +224,16 @@ fn cpu_percent(sample: &Stats) -> f64 {
 /// Without the cache that the kernel can drop.
 fn memory_used(sample: &Stats) -> f64 {
     let memory = &sample.memory_stats;
-    let stat = |name: &str| memory.stats.as_ref().and_then(|stats| stats.get(name)).copied();
-    let cache = stat("total_inactive_file").or_else(|| stat("inactive_file")).unwrap_or(0);
+    let stat = |name: &str| {
+        memory
+            .stats
+            .as_ref()
+            .and_then(|stats| stats.get(name))
+            .copied()
+    };
+    let cache = stat("total_inactive_file")
+        .or_else(|| stat("inactive_file"))
+        .unwrap_or(0);
     if cache < memory.usage {
         (memory.usage - cache) as f64
     } else {

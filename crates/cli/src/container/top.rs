@@ -9,7 +9,10 @@ use crate::transport::{Request, segment};
 use crate::tree::Outcome;
 
 pub(crate) async fn top(context: &Context, args: &Parsed) -> Outcome {
-    let (name, options) = args.words.split_first().map_or(("", &[][..]), |(name, options)| (name, options));
+    let (name, options) = args
+        .words
+        .split_first()
+        .map_or(("", &[][..]), |(name, options)| (name, options));
     let request = Request::get(format!("/containers/{}/top", segment(name)))
         .query_some("ps_args", options.join(" "));
     let top: Top = context.json(request).await?;

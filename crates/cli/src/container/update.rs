@@ -29,7 +29,9 @@ const FLAGS: [&str; 14] = [
 
 pub(crate) async fn update(context: &Context, args: &Parsed) -> Outcome {
     if !FLAGS.iter().any(|flag| args.changed(flag)) {
-        return Err(Failure::new("you must provide one or more flags when using this command"));
+        return Err(Failure::new(
+            "you must provide one or more flags when using this command",
+        ));
     }
     let body = Update {
         cpu_shares: args.int("cpu-shares"),

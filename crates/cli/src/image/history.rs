@@ -22,7 +22,9 @@ const HEADS: &[(&str, &str)] = &[
 
 pub(crate) async fn history(context: &Context, args: &Parsed) -> Outcome {
     if args.changed("platform") {
-        return Err(crate::failure::Failure::new("--platform of history is not supported yet"));
+        return Err(crate::failure::Failure::new(
+            "--platform of history is not supported yet",
+        ));
     }
     let name = args.words.first().map_or("", String::as_str);
     let request = Request::get(format!("/images/{}/history", image_segment(name)));
@@ -46,7 +48,14 @@ pub(crate) async fn history(context: &Context, args: &Parsed) -> Outcome {
 
 fn row(item: &HistoryItem, full: bool, human: bool) -> Row {
     let mut row = Row::default();
-    row.set("ID", if full { item.id.as_str() } else { short_id(&item.id) });
+    row.set(
+        "ID",
+        if full {
+            item.id.as_str()
+        } else {
+            short_id(&item.id)
+        },
+    );
     row.set("CreatedSince", time::ago(item.created));
     row.set("CreatedAt", time::rfc3339(item.created));
     let by = item.created_by.replace('\t', " ");

@@ -21,7 +21,9 @@ pub(crate) async fn load(context: &Context, args: &Parsed) -> Outcome {
     let input: Box<dyn AsyncRead + Send + Unpin> = match args.get("input") {
         Some(path) if !path.is_empty() => open(path).await?,
         _ if rustix::termios::isatty(rustix::stdio::stdin()) => {
-            return Err(Failure::new("requested load from stdin, but stdin is empty"));
+            return Err(Failure::new(
+                "requested load from stdin, but stdin is empty",
+            ));
         }
         _ => Box::new(tokio::io::stdin()),
     };

@@ -81,7 +81,11 @@ fn rows(image: &Summary, full: bool, digests: bool) -> Vec<Row> {
         .map(|(name, tag)| (name, tag, digest_of(name)))
         .collect();
     if names.is_empty() || digests {
-        for (name, digest) in image.repo_digests.iter().filter_map(|text| text.split_once('@')) {
+        for (name, digest) in image
+            .repo_digests
+            .iter()
+            .filter_map(|text| text.split_once('@'))
+        {
             if !names.iter().any(|(have, ..)| *have == name) {
                 names.push((name, NONE, digest));
             }
@@ -98,7 +102,11 @@ fn rows(image: &Summary, full: bool, digests: bool) -> Vec<Row> {
 
 fn row(image: &Summary, name: &str, tag: &str, digest: &str, full: bool) -> Row {
     let mut row = Row::default();
-    let id = if full { image.id.as_str() } else { short_id(&image.id) };
+    let id = if full {
+        image.id.as_str()
+    } else {
+        short_id(&image.id)
+    };
     row.set("ID", id);
     row.set("Repository", name);
     row.set("Tag", tag);
@@ -120,6 +128,9 @@ fn row(image: &Summary, name: &str, tag: &str, digest: &str, full: bool) -> Row 
             human_size((image.size - image.shared_size) as f64, 3),
         ),
     );
-    row.set("Containers", known(image.containers, image.containers.to_string()));
+    row.set(
+        "Containers",
+        known(image.containers, image.containers.to_string()),
+    );
     row
 }

@@ -49,11 +49,7 @@ pub(crate) async fn pull_for_run(
     }
 }
 
-async fn begin(
-    context: &Context,
-    reference: &Reference,
-    platform: &str,
-) -> Result<Lines, Failure> {
+async fn begin(context: &Context, reference: &Reference, platform: &str) -> Result<Lines, Failure> {
     let tag = reference.digest.as_ref().or(reference.tag.as_ref());
     let request = Request::post("/images/create")
         // An empty JSON object in base64: no credentials.

@@ -53,7 +53,9 @@ pub(crate) async fn tag(context: &Context, args: &Parsed) -> Outcome {
         .map_err(|why| bad(target, why))?
         .or_latest();
     if reference.digest.is_some() {
-        return Err(Failure::new("refusing to create a tag with a digest reference"));
+        return Err(Failure::new(
+            "refusing to create a tag with a digest reference",
+        ));
     }
     let request = Request::post(format!("/images/{}/tag", image_segment(source)))
         .query("repo", reference.full_name())

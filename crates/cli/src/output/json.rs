@@ -35,7 +35,10 @@ pub(crate) fn indent(text: &str, indent: &str) -> String {
             }
             '{' | '[' => {
                 out.push(letter);
-                while letters.peek().is_some_and(|next| next.is_ascii_whitespace()) {
+                while letters
+                    .peek()
+                    .is_some_and(|next| next.is_ascii_whitespace())
+                {
                     letters.next();
                 }
                 let close = if letter == '{' { '}' } else { ']' };

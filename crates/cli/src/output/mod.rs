@@ -25,7 +25,13 @@ pub(crate) fn warn(text: &str) {
 /// Escapes what could drive a terminal: names and messages come from elsewhere.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

@@ -38,7 +38,10 @@ pub(crate) async fn show(lines: &mut Lines, to_stderr: bool) -> Result<(), Failu
         if line.status.is_empty() {
             continue;
         }
-        let moving = line.detail.as_ref().is_some_and(|detail| detail.current > 0 || detail.total > 0);
+        let moving = line
+            .detail
+            .as_ref()
+            .is_some_and(|detail| detail.current > 0 || detail.total > 0);
         if !terminal && moving {
             continue;
         }
@@ -77,8 +80,16 @@ fn text_of(line: &Progress) -> String {
         let current = human_size(detail.current as f64, 4);
         if detail.total > 0 {
             let part = (detail.current.min(detail.total) * 50 / detail.total) as usize;
-            let bar = format!("{}>{}", "=".repeat(part.saturating_sub(1)), " ".repeat(50 - part.max(1)));
-            let _ = write!(text, " [{bar}]  {current:>8}/{}", human_size(detail.total as f64, 4));
+            let bar = format!(
+                "{}>{}",
+                "=".repeat(part.saturating_sub(1)),
+                " ".repeat(50 - part.max(1))
+            );
+            let _ = write!(
+                text,
+                " [{bar}]  {current:>8}/{}",
+                human_size(detail.total as f64, 4)
+            );
         } else {
             let _ = write!(text, " {current:>8}");
         }
@@ -97,7 +108,10 @@ pub(crate) async fn fail_only(lines: &mut Lines) -> Result<(), Failure> {
 }
 
 fn failure_in(line: &Progress) -> Option<Failure> {
-    let detail = line.error_detail.as_ref().map(|detail| detail.message.as_str());
+    let detail = line
+        .error_detail
+        .as_ref()
+        .map(|detail| detail.message.as_str());
     let message = detail.unwrap_or(&line.error);
     (detail.is_some() || !message.is_empty()).then(|| Failure::new(harmless(message)))
 }

@@ -15,7 +15,10 @@ pub(crate) fn align(lines: &[String]) -> String {
 /// A column runs over neighbouring lines that have it, as in Go: a line with
 /// fewer cells ends the column.
 pub(crate) fn align_with(lines: &[String], minimum: usize, padding: usize) -> String {
-    let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
+    let rows: Vec<Vec<&str>> = lines
+        .iter()
+        .map(|line| line.split('\t').collect())
+        .collect();
     let mut widths: Vec<Vec<usize>> = rows.iter().map(|row| vec![0; row.len()]).collect();
     let most = rows.iter().map(Vec::len).max().unwrap_or(0);
     for column in 0..most {

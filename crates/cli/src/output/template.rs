@@ -68,7 +68,11 @@ impl Listing<'_> {
         match format.strip_prefix("table") {
             Some(template) => {
                 let template = template.trim();
-                let template = if template.is_empty() { self.table } else { template };
+                let template = if template.is_empty() {
+                    self.table
+                } else {
+                    template
+                };
                 let mut head = Row::default();
                 for (field, name) in self.heads {
                     head.set(field, *name);
@@ -77,7 +81,11 @@ impl Listing<'_> {
                 for row in rows {
                     lines.push(render_row(template, row)?);
                 }
-                let lines: Vec<_> = lines.iter().flat_map(|line| line.split('\n')).map(str::to_owned).collect();
+                let lines: Vec<_> = lines
+                    .iter()
+                    .flat_map(|line| line.split('\n'))
+                    .map(str::to_owned)
+                    .collect();
                 Ok(table::align(&lines))
             }
             None => self.lines(&format, rows),
@@ -101,9 +109,12 @@ fn render_row(template: &str, row: &Row) -> Result<String, Failure> {
 /// The heading of a table column is its field's name, whatever the template
 /// does with the value (`{{json .Names}}` heads "NAMES").
 fn heads_only(template: &str) -> String {
-    ["json", "lower", "title", "truncate", "pad", "split"].iter().fold(template.to_owned(), |text, function| {
-        text.replace(&format!("{{{{{function} ."), "{{.").replace(&format!("{{{{ {function} ."), "{{.")
-    })
+    ["json", "lower", "title", "truncate", "pad", "split"]
+        .iter()
+        .fold(template.to_owned(), |text, function| {
+            text.replace(&format!("{{{{{function} ."), "{{.")
+                .replace(&format!("{{{{ {function} ."), "{{.")
+        })
 }
 
 /// A template over one JSON text of the engine.
@@ -121,7 +132,9 @@ pub(crate) fn over_json(template: &str, text: &str) -> Result<String, Failure> {
         .map(str::trim);
     if let Some(path) = inner
         && let Some(path) = path.strip_prefix('.')
-        && path.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '_')
     {
         let names: Vec<_> = path.split('.').filter(|name| !name.is_empty()).collect();
         if let Some(found) = json::at(text, &names) {
@@ -155,10 +168,12 @@ fn run(template: &str, data: &Value, missing: MissingKey) -> Result<String, Fail
 /// Docker's functions on top of Go's own.
 fn functions(template: Template) -> Template {
     fn word(args: &[Value], at: usize) -> String {
-        args.get(at).map(|value| match value {
-            Value::String(text) => text.to_string(),
-            other => other.to_string(),
-        }).unwrap_or_default()
+        args.get(at)
+            .map(|value| match value {
+                Value::String(text) => text.to_string(),
+                other => other.to_string(),
+            })
+            .unwrap_or_default()
     }
     fn count(args: &[Value], at: usize) -> usize {
         args.get(at)
@@ -174,9 +189,13 @@ fn functions(template: Template) -> Template {
         .func("split", |args| {
             let (text, separator) = (word(args, 0), word(args, 1));
             let parts: Vec<Value> = if separator.is_empty() {
-                text.chars().map(|c| Value::String(c.to_string().into())).collect()
+                text.chars()
+                    .map(|c| Value::String(c.to_string().into()))
+                    .collect()
             } else {
-                text.split(&separator).map(|part| Value::String(part.into())).collect()
+                text.split(&separator)
+                    .map(|part| Value::String(part.into()))
+                    .collect()
             };
             Ok(Value::List(parts.into()))
         })
@@ -195,17 +214,27 @@ fn functions(template: Template) -> Template {
         .func("title", |args| {
             let text = word(args, 0);
             let mut letters = text.chars();
-            let titled = letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str());
+            let titled = letters
+                .next()
+                .map(|first| first.to_uppercase().collect::<String>() + letters.as_str());
             Ok(Value::String(titled.unwrap_or_default().into()))
         })
-        .func("lower", |args| Ok(Value::String(word(args, 0).to_lowercase().into())))
-        .func("upper", |args| Ok(Value::String(word(args, 0).to_uppercase().into())))
+        .func("lower", |args| {
+            Ok(Value::String(word(args, 0).to_lowercase().into()))
+        })
+        .func("upper", |args| {
+            Ok(Value::String(word(args, 0).to_uppercase().into()))
+        })
         .func("pad", |args| {
             let text = word(args, 0);
             let padded = if text.is_empty() {
                 text
             } else {
-                format!("{}{text}{}", " ".repeat(count(args, 1)), " ".repeat(count(args, 2)))
+                format!(
+                    "{}{text}{}",
+                    " ".repeat(count(args, 1)),
+                    " ".repeat(count(args, 2))
+                )
             };
             Ok(Value::String(padded.into()))
         })
@@ -274,23 +303,46 @@ mod tests {
             ("{{json .Z}}", r#"{"b":1,"a":[1,2]}"#),
             ("{{json .Name}}", r#""/x""#),
             ("{{index .Labels \"a.b\"}}", "c"),
-            ("{{range .Mounts}}{{.Source}}:{{.Type}} {{end}}", "/s:bind /t:tmpfs "),
-            ("{{range $k, $v := .NetworkSettings.Networks}}{{$k}}={{$v.IPAddress}}{{end}}", "bridge=172.17.0.2"),
-            ("{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}", "8080"),
-            ("{{.NetworkSettings.Networks.bridge.IPAddress}}", "172.17.0.2"),
+            (
+                "{{range .Mounts}}{{.Source}}:{{.Type}} {{end}}",
+                "/s:bind /t:tmpfs ",
+            ),
+            (
+                "{{range $k, $v := .NetworkSettings.Networks}}{{$k}}={{$v.IPAddress}}{{end}}",
+                "bridge=172.17.0.2",
+            ),
+            (
+                "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}",
+                "8080",
+            ),
+            (
+                "{{.NetworkSettings.Networks.bridge.IPAddress}}",
+                "172.17.0.2",
+            ),
             ("{{if .State.Running}}up{{else}}down{{end}}", "up"),
             ("{{with .State}}{{.Pid}}{{end}}", "12"),
             ("{{join (split \"a,b\" \",\") \"-\"}}", "a-b"),
-            ("{{upper .Name}} {{len .Mounts}} {{printf \"%.2s\" .Name}}", "/X 2 /x"),
+            (
+                "{{upper .Name}} {{len .Mounts}} {{printf \"%.2s\" .Name}}",
+                "/X 2 /x",
+            ),
             ("{{println .Name}}", "/x\n"),
             ("{{range .Mounts}}{{println .Type}}{{end}}", "bind\ntmpfs\n"),
-            ("{{truncate .Name 1}}|{{pad .Name 1 2}}|{{title \"ab\"}}", "/| /x  |Ab"),
+            (
+                "{{truncate .Name 1}}|{{pad .Name 1 2}}|{{title \"ab\"}}",
+                "/| /x  |Ab",
+            ),
             ("a\\tb", "a\tb"),
         ] {
             assert_eq!(over_json(template, TEXT).unwrap(), want, "{template}");
         }
         assert!(over_json("{{.Foo}}", TEXT).is_err());
-        assert!(over_json("{{.Foo", TEXT).unwrap_err().message.starts_with("template parsing error"));
+        assert!(
+            over_json("{{.Foo", TEXT)
+                .unwrap_err()
+                .message
+                .starts_with("template parsing error")
+        );
     }
 
     #[test]
@@ -307,7 +359,10 @@ mod tests {
         };
         let show = |format| listing(format).render(std::slice::from_ref(&row)).unwrap();
         assert_eq!(show(""), "CONTAINER ID   NAMES\n123            a,b\n");
-        assert_eq!(show("table {{.Names}}\\t{{.ID}}"), "NAMES     CONTAINER ID\na,b       123\n");
+        assert_eq!(
+            show("table {{.Names}}\\t{{.ID}}"),
+            "NAMES     CONTAINER ID\na,b       123\n"
+        );
         assert_eq!(show("json"), "{\"ID\":\"123\",\"Names\":\"a,b\"}\n");
         assert_eq!(show("{{json .}}"), "{\"ID\":\"123\",\"Names\":\"a,b\"}\n");
         assert_eq!(show("{{.ID}}: {{upper .Names}}"), "123: A,B\n");

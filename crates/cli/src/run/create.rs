@@ -50,7 +50,9 @@ pub(super) async fn create(
         .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
         .unwrap_or_default();
     let quiet = args.on("quiet");
-    if policy == "always" && let Some(reference) = &reference {
+    if policy == "always"
+        && let Some(reference) = &reference
+    {
         pull::pull_for_run(context, reference, &platform, quiet).await?;
     }
     let attempt = || {
@@ -69,7 +71,10 @@ pub(super) async fn create(
                 return Err(failure);
             };
             if !quiet {
-                warn(&format!("Unable to find image '{}' locally", reference.familiar()));
+                warn(&format!(
+                    "Unable to find image '{}' locally",
+                    reference.familiar()
+                ));
             }
             pull::pull_for_run(context, reference, &platform, quiet).await?;
             context.json::<CreateResponse>(attempt()?).await?

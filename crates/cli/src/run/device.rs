@@ -20,7 +20,10 @@ pub(super) fn parse_device(text: &str) -> Result<Device, String> {
     let access = |text: &str| {
         !text.is_empty()
             && text.chars().all(|c| "rwm".contains(c))
-            && text.chars().enumerate().all(|(at, c)| text.find(c) == Some(at))
+            && text
+                .chars()
+                .enumerate()
+                .all(|(at, c)| text.find(c) == Some(at))
     };
     let (source, target, mode) = match parts.as_slice() {
         [source] => (*source, *source, "rwm"),
@@ -48,7 +51,9 @@ fn is_cdi(text: &str) -> bool {
     let word = |text: &str, extra: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
     };
     let Some((kind, name)) = text.split_once('=') else {
         return false;
@@ -57,7 +62,9 @@ fn is_cdi(text: &str) -> bool {
         .is_some_and(|(vendor, class)| word(vendor, "_-.") && word(class, "_-"))
         && !name.is_empty()
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c))
 }
 
 /// "all", a count, or "driver=,count=,device=,capabilities=,options=".
@@ -74,7 +81,9 @@ pub(super) fn parse_gpus(text: &str) -> Result<DeviceRequest, String> {
             None => ("count", field.as_str()),
         };
         if seen.iter().any(|have| have == key) {
-            return Err(format!("gpu request key '{key}' can be specified only once"));
+            return Err(format!(
+                "gpu request key '{key}' can be specified only once"
+            ));
         }
         seen.push(key.to_owned());
         match key {
@@ -90,10 +99,13 @@ pub(super) fn parse_gpus(text: &str) -> Result<DeviceRequest, String> {
             }
             "capabilities" => capabilities = value.split(',').map(str::to_owned).collect(),
             "options" => {
-                let options = csv(value)?.iter().map(|option| {
-                    let (name, value) = option.split_once('=').unwrap_or((option, ""));
-                    (name.to_owned(), value.to_owned())
-                }).collect();
+                let options = csv(value)?
+                    .iter()
+                    .map(|option| {
+                        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                        (name.to_owned(), value.to_owned())
+                    })
+                    .collect();
                 request.options = Some(options);
             }
             _ => return Err(format!("unexpected key '{key}' in '{field}'")),
@@ -116,16 +128,21 @@ mod tests {
     #[test]
     fn devices() {
         let node = |text| match parse_device(text) {
-            Ok(Device::Node(node)) => {
-                (node.path_on_host, node.path_in_container, node.cgroup_permissions)
-            }
+            Ok(Device::Node(node)) => (
+                node.path_on_host,
+                node.path_in_container,
+                node.cgroup_permissions,
+            ),
             other => panic!("{other:?}"),
         };
         let triple = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
         assert_eq!(node("/dev/a"), triple("/dev/a", "/dev/a", "rwm"));
         assert_eq!(node("/dev/a:r"), triple("/dev/a", "/dev/a", "r"));
         assert_eq!(node("/dev/a:/b:rw"), triple("/dev/a", "/b", "rw"));
-        assert_eq!(parse_device("v.com/c=n"), Ok(Device::Cdi("v.com/c=n".to_owned())));
+        assert_eq!(
+            parse_device("v.com/c=n"),
+            Ok(Device::Cdi("v.com/c=n".to_owned()))
+        );
         assert!(parse_device("/a:/b:x").is_err() && parse_device("/a:b").is_err());
     }
 }

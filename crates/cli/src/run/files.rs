@@ -36,7 +36,9 @@ pub(crate) fn environment(files: &[String], flags: &[String]) -> Result<Vec<Stri
     for path in files {
         for line in lines(path)? {
             let (name, value) = entry(&line)?;
-            let value = value.map(str::to_owned).or_else(|| std::env::var(name).ok());
+            let value = value
+                .map(str::to_owned)
+                .or_else(|| std::env::var(name).ok());
             all.extend(value.map(|value| format!("{name}={value}")));
         }
     }
@@ -69,15 +71,31 @@ mod tests {
     fn files_and_flags() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("env");
-        std::fs::write(&path, "\u{feff}# c\n\nA=1\n  B=x y \nHOME\nNOT_SET_ANYWHERE\n").unwrap();
+        std::fs::write(
+            &path,
+            "\u{feff}# c\n\nA=1\n  B=x y \nHOME\nNOT_SET_ANYWHERE\n",
+        )
+        .unwrap();
         let path = path.display().to_string();
         let home = std::env::var("HOME").unwrap();
         let all = environment(&[path.clone()], &["C=3".to_owned(), "NOT_SET".to_owned()]).unwrap();
-        assert_eq!(all, ["A=1", "B=x y ", &format!("HOME={home}"), "C=3", "NOT_SET"]);
+        assert_eq!(
+            all,
+            ["A=1", "B=x y ", &format!("HOME={home}"), "C=3", "NOT_SET"]
+        );
         std::fs::write(&path, "a b=1").unwrap();
-        assert_eq!(environment(&[path.clone()], &[]).unwrap_err(), "variable 'a b' contains whitespaces");
+        assert_eq!(
+            environment(&[path.clone()], &[]).unwrap_err(),
+            "variable 'a b' contains whitespaces"
+        );
         std::fs::write(&path, "=1").unwrap();
-        assert_eq!(environment(&[path], &[]).unwrap_err(), "no variable name on line '=1'");
-        assert_eq!(environment(&["/no".to_owned()], &[]).unwrap_err(), "open /no: no such file or directory");
+        assert_eq!(
+            environment(&[path], &[]).unwrap_err(),
+            "no variable name on line '=1'"
+        );
+        assert_eq!(
+            environment(&["/no".to_owned()], &[]).unwrap_err(),
+            "open /no: no such file or directory"
+        );
     }
 }

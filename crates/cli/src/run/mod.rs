@@ -48,12 +48,18 @@ pub(crate) async fn run(context: &Context, args: &Parsed) -> Outcome {
             ));
         }
         let config = &mut request.config;
-        (config.attach_stdin, config.attach_stdout, config.attach_stderr) = (false, false, false);
+        (
+            config.attach_stdin,
+            config.attach_stdout,
+            config.attach_stderr,
+        ) = (false, false, false);
         config.stdin_once = false;
     } else {
         terminal::check_input(request.config.attach_stdin, request.config.tty)?;
     }
-    if request.config.tty && let Some((rows, columns)) = terminal::size() {
+    if request.config.tty
+        && let Some((rows, columns)) = terminal::size()
+    {
         request.host_config.console_size = [u32::from(rows), u32::from(columns)];
     }
     let keys = DetachKeys::parse(&context.detach_keys(args))?;
@@ -62,14 +68,20 @@ pub(crate) async fn run(context: &Context, args: &Parsed) -> Outcome {
         .map_err(|failure| refused(&failure.message))?;
     let config = &request.config;
     if !(config.attach_stdin || config.attach_stdout || config.attach_stderr) {
-        start(context, &id).await.map_err(|failure| start_failure(context, &failure))?;
+        start(context, &id)
+            .await
+            .map_err(|failure| start_failure(context, &failure))?;
         print_line(&id);
         return Ok(0);
     }
     // Signals that arrive from now on are the container's.
     let mut forwarding = Forwarding::start(args.on_by_default("sig-proxy") && !config.tty)?;
     forwarding
-        .alongside(context, &id, attached_run(context, args, &request, &id, keys))
+        .alongside(
+            context,
+            &id,
+            attached_run(context, args, &request, &id, keys),
+        )
         .await
 }
 
@@ -108,12 +120,19 @@ async fn attached_run(
     let end = match select(relaying, starting).await {
         // The stream may end before the start's reply is here.
         Either::Left((end, starting)) => {
-            starting.await.map_err(|failure| start_failure(context, &failure))?;
+            starting
+                .await
+                .map_err(|failure| start_failure(context, &failure))?;
             end
         }
         Either::Right((Ok(()), relaying)) => {
-            terminal::alongside(context, config.tty, format!("/containers/{id}/resize"), relaying)
-                .await
+            terminal::alongside(
+                context,
+                config.tty,
+                format!("/containers/{id}/resize"),
+                relaying,
+            )
+            .await
         }
         Either::Right((Err(failure), _)) => return Err(start_failure(context, &failure)),
     };
@@ -126,8 +145,9 @@ async fn attached_run(
 
 /// What the engine's wait says.
 pub(crate) fn exit_status(body: &[u8]) -> Outcome {
-    let reply: WaitResponse = serde_json::from_slice(body)
-        .map_err(|error| Failure::with_status(format!("Error waiting for container: {error}"), 125))?;
+    let reply: WaitResponse = serde_json::from_slice(body).map_err(|error| {
+        Failure::with_status(format!("Error waiting for container: {error}"), 125)
+    })?;
     if let Some(error) = reply.error.filter(|error| !error.message.is_empty()) {
         warn(&format!("Error waiting for container: {}", error.message));
         return Ok(125);
@@ -136,7 +156,9 @@ pub(crate) fn exit_status(body: &[u8]) -> Outcome {
 }
 
 pub(crate) async fn start(context: &Context, id: &str) -> Result<(), Failure> {
-    context.done(Request::post(format!("/containers/{id}/start"))).await
+    context
+        .done(Request::post(format!("/containers/{id}/start")))
+        .await
 }
 
 /// The beginning of an attach request.
@@ -180,7 +202,10 @@ mod tests {
     #[test]
     fn exit_statuses() {
         assert_eq!(exit_status(br#"{"StatusCode":3}"#), Ok(3));
-        assert_eq!(exit_status(br#"{"Error":{"Message":"x"},"StatusCode":0}"#), Ok(125));
+        assert_eq!(
+            exit_status(br#"{"Error":{"Message":"x"},"StatusCode":0}"#),
+            Ok(125)
+        );
         assert_eq!(exit_status(b"").unwrap_err().status, 125);
     }
 }

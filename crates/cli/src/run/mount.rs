@@ -21,7 +21,11 @@ pub(super) fn csv(text: &str) -> Result<Vec<String>, String> {
             }
             '"' if quoted => quoted = false,
             '"' if fresh => quoted = true,
-            '"' => return Err(format!("parse error on line 1: bare \" in non-quoted field: {text}")),
+            '"' => {
+                return Err(format!(
+                    "parse error on line 1: bare \" in non-quoted field: {text}"
+                ));
+            }
             ',' if !quoted => {
                 fields.push(std::mem::take(&mut field));
                 fresh = true;
@@ -39,7 +43,13 @@ pub(super) fn csv(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// Keys that mean "true" without a value.
-const BARE: [&str; 5] = ["readonly", "ro", "volume-nocopy", "bind-nonrecursive", "bind-create-src"];
+const BARE: [&str; 5] = [
+    "readonly",
+    "ro",
+    "volume-nocopy",
+    "bind-nonrecursive",
+    "bind-create-src",
+];
 
 pub(super) fn parse(text: &str) -> Result<Mount, String> {
     let mut mount = Mount {
@@ -63,9 +73,7 @@ pub(super) fn parse(text: &str) -> Result<Mount, String> {
 }
 
 fn set(mount: &mut Mount, key: &str, value: &str, field: &str) -> Result<(), String> {
-    let boolean = || {
-        parse_bool(value).map_err(|_| format!("invalid value for {key}: {value}"))
-    };
+    let boolean = || parse_bool(value).map_err(|_| format!("invalid value for {key}: {value}"));
     let bind = |mount: &mut Mount, change: &dyn Fn(&mut BindOptions)| {
         change(mount.bind_options.get_or_insert_with(Default::default));
     };
@@ -92,7 +100,9 @@ fn set(mount: &mut Mount, key: &str, value: &str, field: &str) -> Result<(), Str
             bind(mount, &|options| options.propagation.clone_from(&value));
         }
         "bind-nonrecursive" => {
-            return Err("bind-nonrecursive is deprecated, use bind-recursive=disabled instead".to_owned());
+            return Err(
+                "bind-nonrecursive is deprecated, use bind-recursive=disabled instead".to_owned(),
+            );
         }
         "bind-recursive" => match value {
             "enabled" => {}
@@ -125,7 +135,8 @@ fn set(mount: &mut Mount, key: &str, value: &str, field: &str) -> Result<(), Str
             });
         }
         "volume-driver" => volume(mount, &|options| {
-            let driver: &mut VolumeDriver = options.driver_config.get_or_insert_with(Default::default);
+            let driver: &mut VolumeDriver =
+                options.driver_config.get_or_insert_with(Default::default);
             value.clone_into(&mut driver.name);
         }),
         "volume-opt" => {
@@ -140,7 +151,8 @@ fn set(mount: &mut Mount, key: &str, value: &str, field: &str) -> Result<(), Str
             });
         }
         "image-subpath" => {
-            let options: &mut ImageOptions = mount.image_options.get_or_insert_with(Default::default);
+            let options: &mut ImageOptions =
+                mount.image_options.get_or_insert_with(Default::default);
             value.clone_into(&mut options.subpath);
         }
         "tmpfs-size" => {
@@ -216,7 +228,9 @@ pub(super) fn parse_volume(text: &str) -> Result<Volume, String> {
         return Ok(Volume::Anonymous(text.to_owned()));
     };
     if source.is_empty() || rest.is_empty() {
-        return Err(format!("invalid spec: {text}: empty section between colons"));
+        return Err(format!(
+            "invalid spec: {text}: empty section between colons"
+        ));
     }
     if source.starts_with('.') {
         return Ok(Volume::Bind(format!("{}:{rest}", absolute(source)?)));
@@ -251,7 +265,10 @@ mod tests {
             ("foo", "invalid field 'foo' must be a key=value pair"),
             ("type=bind", "target is required"),
             ("a=b", "unexpected key 'a' in 'a=b'"),
-            ("type=bind,dst=/x,volume-nocopy", "cannot mix 'volume-*' options with mount type 'bind'"),
+            (
+                "type=bind,dst=/x,volume-nocopy",
+                "cannot mix 'volume-*' options with mount type 'bind'",
+            ),
             ("dst=/x,ro=maybe", "invalid value for ro: maybe"),
         ] {
             assert_eq!(parse(text).unwrap_err(), want, "{text}");
@@ -269,7 +286,10 @@ mod tests {
     #[test]
     fn volumes() {
         assert_eq!(parse_volume("/a"), Ok(Volume::Anonymous("/a".to_owned())));
-        assert_eq!(parse_volume("v:/a:ro"), Ok(Volume::Bind("v:/a:ro".to_owned())));
+        assert_eq!(
+            parse_volume("v:/a:ro"),
+            Ok(Volume::Bind("v:/a:ro".to_owned()))
+        );
         let here = std::env::current_dir().unwrap();
         assert_eq!(
             parse_volume("./q/../w:/a"),

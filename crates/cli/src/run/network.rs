@@ -48,7 +48,9 @@ impl Attachment {
                     let (name, option) = value.split_once('=').ok_or_else(|| {
                         "invalid key value pair format in driver options".to_owned()
                     })?;
-                    attachment.driver_opts.insert(name.to_lowercase(), option.to_owned());
+                    attachment
+                        .driver_opts
+                        .insert(name.to_lowercase(), option.to_owned());
                 }
                 "gw-priority" => {
                     attachment.gw_priority = value.parse().map_err(|_| {
@@ -67,7 +69,9 @@ impl Attachment {
     /// Adds the flags that stand alone.
     fn apply(&mut self, args: &Parsed) -> Result<(), String> {
         let both = |flag: &str, what: &str| {
-            Err(format!("conflicting options: cannot specify both {flag} and per-network {what}"))
+            Err(format!(
+                "conflicting options: cannot specify both {flag} and per-network {what}"
+            ))
         };
         let aliases = args.lists(&["network-alias", "net-alias"]);
         if !aliases.is_empty() {
@@ -106,7 +110,10 @@ impl Attachment {
         if !is_user_defined(&self.name) {
             // "default" may be a network of the user's choice by now.
             if !self.aliases.is_empty() && self.name != "default" {
-                return Err("network-scoped aliases are only supported for user-defined networks".to_owned());
+                return Err(
+                    "network-scoped aliases are only supported for user-defined networks"
+                        .to_owned(),
+                );
             }
             if !self.links.is_empty() {
                 return Err("links are only supported for user-defined networks".to_owned());
@@ -195,7 +202,10 @@ pub(super) fn endpoints(
         }
         let endpoint = attachment.endpoint()?;
         if endpoints.contains_key(&attachment.name) {
-            return Err(format!("network \"{}\" is specified multiple times", attachment.name));
+            return Err(format!(
+                "network \"{}\" is specified multiple times",
+                attachment.name
+            ));
         }
         // One network without options: the engine makes the endpoint itself.
         if given == 1 && endpoint == EndpointSettings::default() {

@@ -13,7 +13,10 @@ use super::{files, mount, network, port, security, validate};
 use crate::flags::Parsed;
 
 /// What the words ask for.
-pub(super) fn request(args: &Parsed, proxy: Vec<(String, String)>) -> Result<CreateRequest, String> {
+pub(super) fn request(
+    args: &Parsed,
+    proxy: Vec<(String, String)>,
+) -> Result<CreateRequest, String> {
     let (image, command) = args.words.split_first().ok_or("no image was named")?;
     let config = config(args, image, command, proxy)?;
     let (mode, endpoints) = network::endpoints(args)?;
@@ -59,7 +62,9 @@ fn config(
     let mut environment_flags: Vec<String> = proxy
         .into_iter()
         .filter(|(name, _)| {
-            !given.iter().any(|text| text.split('=').next() == Some(name.as_str()))
+            !given
+                .iter()
+                .any(|text| text.split('=').next() == Some(name.as_str()))
         })
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
@@ -87,7 +92,9 @@ fn config(
             .map(|text| StringOrList(vec![text.to_owned()])),
         labels: Some(map(&labels)),
         stop_signal: args.text("stop-signal"),
-        stop_timeout: args.changed("stop-timeout").then(|| args.int("stop-timeout")),
+        stop_timeout: args
+            .changed("stop-timeout")
+            .then(|| args.int("stop-timeout")),
         ..Config::default()
     })
 }
@@ -235,7 +242,10 @@ fn mode(
     prefixes: &[&str],
 ) -> Result<String, String> {
     let text = args.text(flag);
-    let named = |prefix: &&str| text.strip_prefix(*prefix).is_some_and(|name| !name.is_empty());
+    let named = |prefix: &&str| {
+        text.strip_prefix(*prefix)
+            .is_some_and(|name| !name.is_empty())
+    };
     if text.is_empty() || words.contains(&text.as_str()) || prefixes.iter().any(named) {
         Ok(text)
     } else {
@@ -329,7 +339,9 @@ fn devices(args: &Parsed, host: &mut HostConfig) -> Result<(), String> {
 pub(crate) fn restart_policy(text: &str) -> Result<RestartPolicy, String> {
     let (name, count) = match text.split_once(':') {
         Some(("", _)) => {
-            return Err("invalid restart policy format: no policy provided before colon".to_owned());
+            return Err(
+                "invalid restart policy format: no policy provided before colon".to_owned(),
+            );
         }
         Some((name, count)) => (
             name,

@@ -13,7 +13,8 @@ pub(super) fn publish(text: &str, exposed: &mut Set, bindings: &mut PortMap) -> 
     if container.is_empty() {
         return Err(format!("no port specified: {text}<empty>"));
     }
-    let (start, end) = range(container).map_err(|_| format!("invalid containerPort: {container}"))?;
+    let (start, end) =
+        range(container).map_err(|_| format!("invalid containerPort: {container}"))?;
     let (host_start, host_end) = if host.is_empty() {
         (0, 0)
     } else {
@@ -73,7 +74,11 @@ fn standard(text: &str) -> Result<String, String> {
             Some(("protocol", value)) => protocol = value,
             Some(("mode" | "app-protocol" | "name" | "host_ip", _)) => {}
             Some((key, _)) => return Err(format!("invalid field key {key}")),
-            None => return Err(format!("invalid publish opts format (should be name=value but got '{field}')")),
+            None => {
+                return Err(format!(
+                    "invalid publish opts format (should be name=value but got '{field}')"
+                ));
+            }
         }
     }
     if target.is_empty() {

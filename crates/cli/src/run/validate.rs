@@ -45,7 +45,9 @@ pub(crate) fn dns_search(text: &str) -> Result<(), String> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -58,10 +60,16 @@ pub(crate) fn dns_search(text: &str) -> Result<(), String> {
 /// "name:ip" or "name=ip"; the address may be "host-gateway" or in brackets.
 pub(crate) fn extra_host(text: &str) -> Result<(), String> {
     let Some((name, address)) = split_extra_host(text) else {
-        return Err(format!("bad format for add-host: {}", crate::flags::go_quote(text)));
+        return Err(format!(
+            "bad format for add-host: {}",
+            crate::flags::go_quote(text)
+        ));
     };
     if name.is_empty() {
-        return Err(format!("bad format for add-host: {}", crate::flags::go_quote(text)));
+        return Err(format!(
+            "bad format for add-host: {}",
+            crate::flags::go_quote(text)
+        ));
     }
     if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
         return Err(format!(
@@ -95,7 +103,8 @@ pub(crate) fn cgroup_rule(text: &str) -> Result<(), String> {
     else {
         return Err(bad());
     };
-    let number = |text: &str| text == "*" || (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    let number =
+        |text: &str| text == "*" || (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
     let numbers = numbers
         .split_once(':')
         .is_some_and(|(major, minor)| number(major) && number(minor));
@@ -185,8 +194,22 @@ pub(crate) fn ulimit(text: &str) -> Result<(), String> {
 
 pub(crate) fn parse_ulimit(text: &str) -> Result<berth_api::container::Ulimit, String> {
     const NAMES: [&str; 16] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
-        "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let (name, values) = text
         .split_once('=')
@@ -195,13 +218,14 @@ pub(crate) fn parse_ulimit(text: &str) -> Result<berth_api::container::Ulimit, S
         return Err(format!("invalid ulimit type: {name}"));
     }
     let number = |text: &str| -> Result<i64, String> {
-        text.parse::<i64>().map_err(|error| {
-            crate::flags::go_number_error("ParseInt", text, error.kind())
-        })
+        text.parse::<i64>()
+            .map_err(|error| crate::flags::go_number_error("ParseInt", text, error.kind()))
     };
     let (soft, hard) = match values.split_once(':') {
         Some((_, hard)) if hard.contains(':') => {
-            return Err(format!("too many limit value arguments - {values}, can only have up to two, `soft[:hard]`"));
+            return Err(format!(
+                "too many limit value arguments - {values}, can only have up to two, `soft[:hard]`"
+            ));
         }
         Some((soft, hard)) if !hard.is_empty() => (number(soft)?, number(hard)?),
         Some((soft, _)) => {

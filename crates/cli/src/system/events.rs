@@ -42,13 +42,16 @@ fn describe(event: &Event) -> String {
         |_| event.time.to_string(),
         |stamp| {
             stamp
-                .to_zoned(TimeZone::system())
+                .to_zoned_datetime(TimeZone::system())
                 .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
                 .to_string()
                 .replace("+00:00", "Z")
         },
     );
-    let mut text = format!("{time} {} {} {}", event.r#type, event.action, event.actor.id);
+    let mut text = format!(
+        "{time} {} {} {}",
+        event.r#type, event.action, event.actor.id
+    );
     if !event.actor.attributes.is_empty() {
         let attributes: Vec<_> = event
             .actor

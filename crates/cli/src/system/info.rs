@@ -107,7 +107,10 @@ fn describe(info: &Info) -> String {
         let _ = writeln!(text, " {name}: {value}");
     };
     line("Experimental", &info.experimental_build.to_string());
-    line("Live Restore Enabled", &info.live_restore_enabled.to_string());
+    line(
+        "Live Restore Enabled",
+        &info.live_restore_enabled.to_string(),
+    );
     if let Some(backend) = &info.firewall_backend {
         line("Firewall Backend", &backend.driver);
     }

@@ -71,8 +71,15 @@ fn describe_server(server: &Version) -> String {
         "" => "Server:\n".to_owned(),
         name => format!("Server: {name}\n"),
     };
-    let minimum = format!("{} (minimum version {})", server.api_version, server.min_api_version);
-    let _ = write!(text, " Engine:\n  Version:          {}\n  API version:      {minimum}\n", server.version);
+    let minimum = format!(
+        "{} (minimum version {})",
+        server.api_version, server.min_api_version
+    );
+    let _ = write!(
+        text,
+        " Engine:\n  Version:          {}\n  API version:      {minimum}\n",
+        server.version
+    );
     for (name, value) in [
         ("Go version:", &server.go_version),
         ("Git commit:", &server.git_commit),
@@ -84,8 +91,16 @@ fn describe_server(server: &Version) -> String {
     }
     let _ = writeln!(text, "  OS/Arch:          {}/{}", server.os, server.arch);
     let _ = writeln!(text, "  Experimental:     {}", server.experimental);
-    for component in server.components.iter().filter(|component| component.name != "Engine") {
-        let _ = writeln!(text, " {}:\n  Version:          {}", component.name, component.version);
+    for component in server
+        .components
+        .iter()
+        .filter(|component| component.name != "Engine")
+    {
+        let _ = writeln!(
+            text,
+            " {}:\n  Version:          {}",
+            component.name, component.version
+        );
         for (name, value) in component.details.iter().flatten() {
             let _ = writeln!(text, "  {:<17} {value}", format!("{name}:"));
         }

@@ -24,7 +24,10 @@ pub(super) async fn open(context: &Context) -> Result<Connection, Failure> {
                 Ok(stream) => return Ok(Either::Left(stream)),
                 Err(error) => error,
             };
-            let nobody = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+            let nobody = matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            );
             if nobody && context.host_is_default && autostart::wanted() {
                 autostart::start(path)?;
                 return UnixStream::connect(path)

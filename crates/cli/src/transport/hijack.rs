@@ -27,14 +27,15 @@ pub(super) async fn take(response: Response<Incoming>) -> Result<Hijacked, Failu
             response.status().as_u16()
         )));
     }
-    let multiplexed = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| match value.as_bytes() {
-            b"application/vnd.docker.multiplexed-stream" => Some(true),
-            b"application/vnd.docker.raw-stream" => Some(false),
-            _ => None,
-        });
+    let multiplexed =
+        response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| match value.as_bytes() {
+                b"application/vnd.docker.multiplexed-stream" => Some(true),
+                b"application/vnd.docker.raw-stream" => Some(false),
+                _ => None,
+            });
     let broken = |why: String| Failure::new(format!("cannot take over the connection: {why}"));
     let upgraded = hyper::upgrade::on(response)
         .await

@@ -104,8 +104,10 @@ impl Request {
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers
-            .push((HeaderName::from_static(name), HeaderValue::from_static(value)));
+        self.headers.push((
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        ));
         self
     }
 
@@ -156,7 +158,11 @@ impl Request {
             .header(HOST, authority)
             .header(
                 USER_AGENT,
-                concat!("Docker-Client/berth-", env!("CARGO_PKG_VERSION"), " (linux)"),
+                concat!(
+                    "Docker-Client/berth-",
+                    env!("CARGO_PKG_VERSION"),
+                    " (linux)"
+                ),
             );
         for (name, value) in &context.config.http_headers {
             builder = builder.header(name, value);
@@ -176,16 +182,18 @@ impl Request {
             }
             Payload::Bytes(bytes, content_type) => {
                 builder = builder.header(CONTENT_TYPE, *content_type);
-                Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync()
+                Full::new(bytes.clone())
+                    .map_err(|never| match never {})
+                    .boxed_unsync()
             }
             Payload::Stream(body, content_type) => {
                 builder = builder.header(CONTENT_TYPE, *content_type);
                 body.take().unwrap_or_else(empty)
             }
         };
-        builder
-            .body(body)
-            .map_err(|error| Failure::new(format!("cannot make a request of {}: {error}", self.path)))
+        builder.body(body).map_err(|error| {
+            Failure::new(format!("cannot make a request of {}: {error}", self.path))
+        })
     }
 }
 
@@ -200,7 +208,12 @@ pub(crate) fn segment(text: &str) -> String {
 
 /// A name of an image: its slashes are part of the path.
 pub(crate) fn image_segment(text: &str) -> String {
-    text.split('/').map(segment).collect::<Vec<_>>().join("/").replace("%3A", ":").replace("%40", "@")
+    text.split('/')
+        .map(segment)
+        .collect::<Vec<_>>()
+        .join("/")
+        .replace("%3A", ":")
+        .replace("%40", "@")
 }
 
 impl Context {
@@ -244,7 +257,12 @@ impl Context {
     async fn exchange(&self, request: &mut Request) -> Result<Response<Incoming>, Failure> {
         let connection = connect::open(self).await?;
         let message = request.build(self)?;
-        let place = format!("{} \"http://{}{}\"", message.method(), self.host, message.uri());
+        let place = format!(
+            "{} \"http://{}{}\"",
+            message.method(),
+            self.host,
+            message.uri()
+        );
         let (mut sender, driver) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(connection))
                 .await
@@ -292,11 +310,20 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, Failu
 }
 
 /// The engine's version when it is older than the one that was tried.
-fn older_version(context: &Context, response: &Response<Incoming>) -> Option<berth_api::version::ApiVersion> {
+fn older_version(
+    context: &Context,
+    response: &Response<Incoming>,
+) -> Option<berth_api::version::ApiVersion> {
     if context.version_is_fixed {
         return None;
     }
-    let theirs = response.headers().get("api-version")?.to_str().ok()?.parse().ok()?;
+    let theirs = response
+        .headers()
+        .get("api-version")?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
     (theirs < context.version.get()).then_some(theirs)
 }
 
@@ -312,7 +339,11 @@ async fn failure_of(response: Response<Incoming>) -> Failure {
             let text = text.trim();
             Failure::from_engine(
                 status.as_u16(),
-                if text.is_empty() { status.as_str() } else { text },
+                if text.is_empty() {
+                    status.as_str()
+                } else {
+                    text
+                },
             )
         }
     }

@@ -39,7 +39,9 @@ impl Lines {
                     return Ok(Some(value));
                 }
                 Some(Err(error)) if !error.is_eof() => {
-                    return Err(Failure::new(format!("cannot read the engine's reply: {error}")));
+                    return Err(Failure::new(format!(
+                        "cannot read the engine's reply: {error}"
+                    )));
                 }
                 Some(Err(_)) if self.ended => {
                     return Err(Failure::new("unexpected EOF"));
@@ -59,7 +61,9 @@ impl Lines {
                     }
                 }
                 Some(Err(error)) => {
-                    return Err(Failure::new(format!("the engine's reply broke off: {error}")));
+                    return Err(Failure::new(format!(
+                        "the engine's reply broke off: {error}"
+                    )));
                 }
                 None => self.ended = true,
             }

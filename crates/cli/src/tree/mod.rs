@@ -72,12 +72,49 @@ pub(crate) static GROUPS: &[Group] = &[
 
 /// What Docker has and berth does not have yet.
 static LATER: &[&str] = &[
-    "bake", "build", "builder", "buildx", "checkpoint", "commit", "compose", "config", "container commit",
-    "container cp", "container diff", "container export", "context", "cp", "diff", "export",
-    "image build", "image prune", "image push", "image save", "login", "logout", "manifest",
-    "network connect", "network create", "network disconnect", "network prune", "network remove",
-    "network rm", "node", "plugin", "push", "save", "search", "secret", "service", "stack", "swarm",
-    "system df", "system dial-stdio", "system prune", "trust", "volume",
+    "bake",
+    "build",
+    "builder",
+    "buildx",
+    "checkpoint",
+    "commit",
+    "compose",
+    "config",
+    "container commit",
+    "container cp",
+    "container diff",
+    "container export",
+    "context",
+    "cp",
+    "diff",
+    "export",
+    "image build",
+    "image prune",
+    "image push",
+    "image save",
+    "login",
+    "logout",
+    "manifest",
+    "network connect",
+    "network create",
+    "network disconnect",
+    "network prune",
+    "network remove",
+    "network rm",
+    "node",
+    "plugin",
+    "push",
+    "save",
+    "search",
+    "secret",
+    "service",
+    "stack",
+    "swarm",
+    "system df",
+    "system dial-stdio",
+    "system prune",
+    "trust",
+    "volume",
 ];
 
 pub(crate) static GLOBAL: &[Flag] = &[
@@ -140,9 +177,10 @@ impl Words {
             Self::Exactly(n) if count != n => {
                 Err((format!("requires {n} argument{}", plural(n)), "Run"))
             }
-            Self::AtLeast(n) if count < n => {
-                Err((format!("requires at least {n} argument{}", plural(n)), "See"))
-            }
+            Self::AtLeast(n) if count < n => Err((
+                format!("requires at least {n} argument{}", plural(n)),
+                "See",
+            )),
             Self::AtMost(n) if count > n => {
                 Err((format!("requires at most {n} argument{}", plural(n)), "Run"))
             }
@@ -182,7 +220,13 @@ mod tests {
     #[test]
     fn run_has_all_documented_flags() {
         let run = find("run").map(|command| {
-            command.flags.iter().copied().flatten().filter(|flag| !flag.hidden).count()
+            command
+                .flags
+                .iter()
+                .copied()
+                .flatten()
+                .filter(|flag| !flag.hidden)
+                .count()
         });
         // 102 documented, of which --help is not in the table.
         assert_eq!(run, Some(101));

@@ -110,7 +110,16 @@ pub(super) static CREATE: &[Flag] = &[
 ];
 
 pub(super) static RUN: &[Flag] = &[
-    flag("detach", Bool, "Run container in background and print container ID").short('d'),
-    flag("detach-keys", Text, "Override the key sequence for detaching a container"),
+    flag(
+        "detach",
+        Bool,
+        "Run container in background and print container ID",
+    )
+    .short('d'),
+    flag(
+        "detach-keys",
+        Text,
+        "Override the key sequence for detaching a container",
+    ),
     flag("sig-proxy", Bool, "Proxy received signals to the process").default("true"),
 ];

@@ -1,0 +1,296 @@
+//! Whole commands against whole engines.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use berth_e2e::Engine;
+
+use crate::sample::{Series, Subject, in_turn, table};
+
+pub(crate) fn measure(rounds: usize) {
+    let berth = Engine::start_with(&["--network-pool", "8"]);
+    let without_pool = Engine::start_with(&["--network-pool", "0"]);
+    let docker = Docker::start();
+    let podman = Podman::find();
+
+    for network in ["none", "bridge"] {
+        for (pacing, pause) in [
+            ("back to back", Duration::ZERO),
+            ("after 100 ms of rest", Duration::from_millis(100)),
+        ] {
+            let mut subjects = vec![
+                berth_run("berth, slots ready", &berth, network),
+                berth_run("berth, no slot left", &without_pool, network),
+            ];
+            if let Some(docker) = &docker {
+                subjects.push(docker.subject(
+                    "docker",
+                    &["run", "--rm", "--network", network, "busybox", "true"],
+                ));
+            }
+            if let Some(podman) = &podman {
+                subjects.push(podman.subject(&[
+                    "run",
+                    "--rm",
+                    "--network",
+                    network,
+                    "localhost/busybox",
+                    "true",
+                ]));
+            }
+            table(
+                &format!("run --rm --network {network} busybox true, {pacing}"),
+                &in_turn(&mut subjects, rounds, pause),
+            );
+        }
+    }
+
+    berth
+        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "3600"])
+        .ok();
+    let mut subjects = vec![Subject {
+        name: "berth".into(),
+        command: Box::new(|_| {
+            let mut command = berth.command("berth");
+            command.args(["exec", "c", "true"]);
+            command
+        }),
+    }];
+    if let Some(docker) = &docker {
+        crate::sample::time(
+            docker
+                .command()
+                .args(["run", "-d", "--name", "c", "busybox", "sleep", "3600"]),
+        );
+        subjects.push(docker.subject("docker", &["exec", "c", "true"]));
+    }
+    table(
+        "exec c true, back to back",
+        &in_turn(&mut subjects, rounds, Duration::ZERO),
+    );
+    drop(subjects);
+
+    let mut rows = vec![many("berth", || berth.command("berth"))];
+    if let Some(docker) = &docker {
+        rows.push(many("docker", || docker.command()));
+    }
+    table("50 × run --rm busybox true, 8 at a time (whole)", &rows);
+}
+
+fn berth_run<'a>(name: &str, engine: &'a Engine, network: &'a str) -> Subject<'a> {
+    Subject {
+        name: name.into(),
+        command: Box::new(move |_| {
+            let mut command = engine.command("berth");
+            command.args(["run", "--rm", "--network", network, "busybox", "true"]);
+            command
+        }),
+    }
+}
+
+/// Fifty runs, eight at a time, three times over.
+fn many(name: &str, command: impl Fn() -> Command) -> Series {
+    let mut series = Series::new(name);
+    for _ in 0..3 {
+        let start = Instant::now();
+        let mut running: Vec<Child> = Vec::new();
+        for _ in 0..50 {
+            if running.len() == 8 {
+                wait_for_one(&mut running);
+            }
+            let child = command()
+                .args(["run", "--rm", "busybox", "true"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("the client starts");
+            running.push(child);
+        }
+        while !running.is_empty() {
+            wait_for_one(&mut running);
+        }
+        series.add(start.elapsed());
+    }
+    series
+}
+
+fn wait_for_one(running: &mut Vec<Child>) {
+    loop {
+        for index in 0..running.len() {
+            if running[index].try_wait().expect("our child").is_some() {
+                let status = running.swap_remove(index).wait().expect("our child");
+                assert!(status.success(), "a run ended with {status}");
+                return;
+            }
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// A dockerd of our own, when one is installed: in PATH, or in a tree made by
+/// scripts/peers.sh that BERTH_PEERS names.
+struct Docker {
+    daemon: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Docker {
+    fn start() -> Option<Self> {
+        // In a network namespace of its own, as berth's engines are.
+        let peer = peer("dockerd")?;
+        let mut launch = Command::new("unshare");
+        launch.args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+        launch.arg(peer.get_program()).args(peer.get_args());
+        let dir = tempfile::Builder::new()
+            .prefix("bench-docker-")
+            .tempdir_in("/var/tmp")
+            .expect("/var/tmp can be written");
+        let path = |name: &str| dir.path().join(name);
+        launch
+            .arg("-H")
+            .arg(format!("unix://{}", path("docker.sock").display()))
+            .arg("--data-root")
+            .arg(path("data"))
+            .arg("--exec-root")
+            .arg(path("run"))
+            .arg("--pidfile")
+            .arg(path("docker.pid"));
+        let log = std::fs::File::create(path("log")).expect("a fresh directory");
+        let daemon = launch
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(
+                log.try_clone().expect("a descriptor is to be had"),
+            ))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .expect("dockerd starts");
+        let docker = Self { daemon, dir };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !docker
+            .command()
+            .arg("version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            if Instant::now() > deadline {
+                println!(
+                    "(dockerd did not come up: {})",
+                    std::fs::read_to_string(docker.dir.path().join("log")).unwrap_or_default()
+                );
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        berth_e2e::Run::new(
+            docker.command().args(["import", "-", "busybox"]),
+            &berth_e2e::image::busybox_rootfs(),
+        )
+        .ok();
+        Some(docker)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("docker");
+        command.env(
+            "DOCKER_HOST",
+            format!("unix://{}", self.dir.path().join("docker.sock").display()),
+        );
+        command
+    }
+
+    fn subject<'a>(&'a self, name: &str, args: &[&'a str]) -> Subject<'a> {
+        let args = args.to_vec();
+        Subject {
+            name: name.into(),
+            command: Box::new(move |_| {
+                let mut command = self.command();
+                command.args(&args);
+                command
+            }),
+        }
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let _ = self
+            .command()
+            .args(["rm", "-f", "c"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .status();
+        let _ = self.daemon.wait();
+    }
+}
+
+struct Podman {
+    dir: tempfile::TempDir,
+}
+
+impl Podman {
+    fn find() -> Option<Self> {
+        peer("podman")?;
+        let dir = tempfile::Builder::new()
+            .prefix("bench-podman-")
+            .tempdir_in("/var/tmp")
+            .expect("/var/tmp can be written");
+        let podman = Self { dir };
+        let run = berth_e2e::Run::new(
+            podman.command().args(["import", "-", "localhost/busybox"]),
+            &berth_e2e::image::busybox_rootfs(),
+        );
+        if run.code != 0 {
+            println!("(podman does not work here: {})", run.stderr.trim());
+            return None;
+        }
+        Some(podman)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = peer("podman").expect("found before");
+        command
+            .arg("--root")
+            .arg(self.dir.path().join("root"))
+            .arg("--runroot")
+            .arg(self.dir.path().join("run"))
+            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+        command
+    }
+
+    fn subject<'a>(&'a self, args: &[&'a str]) -> Subject<'a> {
+        let args = args.to_vec();
+        Subject {
+            name: "podman".into(),
+            command: Box::new(move |_| {
+                let mut command = self.command();
+                command.args(&args);
+                command
+            }),
+        }
+    }
+}
+
+/// A peer's program: from PATH, or run inside the tree that BERTH_PEERS names
+/// (laid over the host's root in a mount namespace of its own).
+fn peer(program: &str) -> Option<Command> {
+    if let Some(root) = std::env::var_os("BERTH_PEERS").map(PathBuf::from)
+        && ["usr/bin", "usr/sbin"]
+            .iter()
+            .any(|dir| root.join(dir).join(program).is_file())
+    {
+        let mut command = Command::new("scripts/in-peers.sh");
+        command.arg(root).arg(program);
+        return Some(command);
+    }
+    if berth_e2e::installed(program) {
+        return Some(Command::new(program));
+    }
+    println!("({program} is not installed)");
+    None
+}

@@ -1,0 +1,205 @@
+//! Options as runc takes them (Go's style): `--name value`, `--name=value`,
+//! `-name` for `--name`, and short forms.
+
+use std::ffi::OsString;
+
+use crate::error::{Error, Result};
+
+/// One option that a command knows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opt {
+    name: &'static str,
+    short: Option<char>,
+    takes_value: bool,
+}
+
+impl Opt {
+    pub(crate) const fn flag(name: &'static str) -> Self {
+        Self {
+            name,
+            short: None,
+            takes_value: false,
+        }
+    }
+
+    pub(crate) const fn value(name: &'static str) -> Self {
+        Self {
+            name,
+            short: None,
+            takes_value: true,
+        }
+    }
+
+    pub(crate) const fn short(mut self, short: char) -> Self {
+        self.short = Some(short);
+        self
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let mut chars = name.chars();
+        self.name == name
+            || (self.short.is_some() && chars.next() == self.short && chars.next().is_none())
+    }
+}
+
+/// Whether options may follow the first argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The first argument ends the options: what follows belongs to someone
+    /// else (`exec ID ls -l`).
+    OptionsFirst,
+    Anywhere,
+}
+
+/// The options that were given.
+#[derive(Debug, Default)]
+pub(crate) struct Args(Vec<(&'static str, String)>);
+
+impl Args {
+    /// Takes the options out of `arguments`, leaving the rest.
+    pub(crate) fn parse(
+        arguments: &mut Vec<OsString>,
+        known: &[Opt],
+        order: Order,
+    ) -> Result<Self> {
+        let mut options = Vec::new();
+        let mut rest = Vec::new();
+        let mut input = std::mem::take(arguments).into_iter();
+        while let Some(argument) = input.next() {
+            let text = argument.to_str().unwrap_or_default();
+            let Some(option) = text.strip_prefix('-').filter(|option| !option.is_empty()) else {
+                rest.push(argument);
+                if order == Order::OptionsFirst {
+                    break;
+                }
+                continue;
+            };
+            if option == "-" {
+                break;
+            }
+            let option = option.strip_prefix('-').unwrap_or(option);
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (option, None),
+            };
+            let opt = known
+                .iter()
+                .find(|opt| opt.matches(name))
+                .ok_or_else(|| Error::new(format!("unknown option `{text}`")))?;
+            let value = match (opt.takes_value, value) {
+                (true, Some(value)) => value,
+                (true, None) => input
+                    .next()
+                    .and_then(|value| value.into_string().ok())
+                    .ok_or_else(|| Error::new(format!("option `{text}` needs a value")))?,
+                (false, None) => "true".to_owned(),
+                (false, Some(value)) if value == "true" || value == "false" => value,
+                (false, Some(_)) => {
+                    return Err(Error::new(format!("option `{text}` is true or false")));
+                }
+            };
+            options.push((opt.name, value));
+        }
+        rest.extend(input);
+        *arguments = rest;
+        Ok(Self(options))
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.value(name).is_some_and(|value| value != "false")
+    }
+
+    /// The last one given.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(given, _)| *given == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(given, _)| *given == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// The one argument of a command that takes one.
+pub(crate) fn only(arguments: Vec<OsString>, what: &str) -> Result<String> {
+    let mut arguments = arguments.into_iter();
+    match (arguments.next(), arguments.next()) {
+        (Some(argument), None) => argument
+            .into_string()
+            .map_err(|_| Error::new(format!("the {what} is not valid UTF-8"))),
+        (None, _) => Err(Error::new(format!("the {what} is missing"))),
+        (_, Some(extra)) => Err(Error::new(format!(
+            "unexpected argument `{}`",
+            extra.to_string_lossy()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[Opt] = &[
+        Opt::value("bundle").short('b'),
+        Opt::flag("force").short('f'),
+        Opt::value("env"),
+    ];
+
+    fn parse(line: &str, order: Order) -> Result<(Args, Vec<String>)> {
+        let mut arguments = line.split(' ').map(OsString::from).collect();
+        let args = Args::parse(&mut arguments, KNOWN, order)?;
+        Ok((
+            args,
+            arguments
+                .into_iter()
+                .map(|a| a.into_string().unwrap())
+                .collect(),
+        ))
+    }
+
+    #[test]
+    fn all_spellings() {
+        for line in [
+            "--bundle x id",
+            "--bundle=x id",
+            "-b x id",
+            "-bundle x id",
+            "-b=x id",
+        ] {
+            let (args, rest) = parse(line, Order::OptionsFirst).unwrap();
+            assert_eq!(args.value("bundle"), Some("x"), "{line}");
+            assert_eq!(rest, ["id"]);
+        }
+        let (args, rest) = parse("id -f --env a --env b", Order::Anywhere).unwrap();
+        assert!(args.has("force"));
+        assert_eq!(args.values("env").collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(rest, ["id"]);
+        assert!(
+            !parse("--force=false", Order::Anywhere)
+                .unwrap()
+                .0
+                .has("force")
+        );
+    }
+
+    #[test]
+    fn what_follows_belongs_to_the_program() {
+        let (args, rest) = parse("-f id ls -l -- x", Order::OptionsFirst).unwrap();
+        assert!(args.has("force"));
+        assert_eq!(rest, ["id", "ls", "-l", "--", "x"]);
+        assert_eq!(parse("-- -f", Order::Anywhere).unwrap().1, ["-f"]);
+    }
+
+    #[test]
+    fn mistakes_are_errors() {
+        for line in ["--nope", "--bundle", "--force=2", "-x"] {
+            assert!(parse(line, Order::Anywhere).is_err(), "{line}");
+        }
+    }
+}

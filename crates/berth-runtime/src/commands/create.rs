@@ -1,0 +1,201 @@
+//! `create` and `run`.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use berth_cgroup::{Cgroup, Host};
+use berth_monitor::timestamp::Timestamp;
+use berth_runtime_core::{Create, Created, Root, Stdio};
+use oci_spec::runtime::Spec;
+
+use super::{detect_host, start};
+use crate::args::{Args, Opt, Order, only};
+use crate::console::{self, Proxy};
+use crate::error::{Context, Error, Result};
+use crate::state::{State, StateDir, process_stat, read_config, replace};
+use crate::wait::Waiter;
+
+const OPTIONS: &[Opt] = &[
+    Opt::value("bundle").short('b'),
+    Opt::value("console-socket"),
+    Opt::value("pid-file"),
+    Opt::flag("detach").short('d'),
+    Opt::flag("keep"),
+];
+
+pub(crate) fn create(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+    let (args, request) = parse(arguments)?;
+    let host = detect_host()?;
+    let (container, created) = Container::make(root, &request, &args, &host, true)?;
+    // The state is complete before `start` can find the socket.
+    start::keep_gate(&container.dir, created)?;
+    container.keep();
+    Ok(0)
+}
+
+pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+    let (args, request) = parse(arguments)?;
+    let host = detect_host()?;
+    let detach = args.has("detach");
+    let waiter = if detach {
+        None
+    } else {
+        Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
+    };
+    let (container, created) = Container::make(root, &request, &args, &host, false)?;
+    let Some(waiter) = waiter else {
+        container.keep();
+        return Ok(0);
+    };
+    let mut process = created.process;
+    let mut proxy = match process.console.take() {
+        Some(console) if args.value("console-socket").is_none() => {
+            Some(Proxy::new(console).context(|| "prepare the terminal".to_owned())?)
+        }
+        _ => None,
+    };
+    let code = waiter
+        .wait(&process, proxy.as_mut())
+        .context(|| "wait for the container".to_owned())?;
+    if args.has("keep") {
+        container.keep();
+    }
+    Ok(code)
+}
+
+/// What to make a container from.
+struct Request {
+    id: String,
+    bundle: PathBuf,
+}
+
+fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
+    let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
+    let id = only(arguments, "container id")?;
+    let bundle = args.value("bundle").unwrap_or(".");
+    let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
+    Ok((args, Request { id, bundle }))
+}
+
+/// A container being made; removed on drop unless it is to be kept.
+struct Container {
+    dir: StateDir,
+    group: Option<Cgroup>,
+    keep: bool,
+}
+
+impl Container {
+    fn make(
+        root: &Path,
+        request: &Request,
+        args: &Args,
+        host: &Host,
+        gate: bool,
+    ) -> Result<(Self, Created)> {
+        let (spec, config) = read_config(&request.bundle.join("config.json"))?;
+        let terminal = spec
+            .process()
+            .as_ref()
+            .and_then(|process| process.terminal())
+            .unwrap_or(false);
+        let console_socket = args.value("console-socket").map(Path::new);
+        let detached = gate || args.has("detach");
+        if detached && terminal && console_socket.is_none() {
+            return Err(Error::new(
+                "a terminal of a detached container needs --console-socket",
+            ));
+        }
+        if !terminal && console_socket.is_some() {
+            return Err(Error::new(
+                "--console-socket is for a container with a terminal",
+            ));
+        }
+
+        let mut container = Self {
+            dir: StateDir::create(root, &request.id)?,
+            group: None,
+            keep: false,
+        };
+        container.dir.save_config(&config)?;
+        let cgroup = cgroup_path(&spec, &request.id);
+        let resources = berth_runtime_core::resources(&spec)?;
+        let group = Cgroup::create(host, &cgroup, Some(&resources))
+            .context(|| format!("create control group {cgroup}"))?;
+        let group = container.group.insert(group);
+
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let created = berth_runtime_core::create(&Create {
+            spec: &spec,
+            id: &request.id,
+            root: Root::Bundle(&request.bundle),
+            stdio: if terminal {
+                let (width, height) = console::size();
+                Stdio::Terminal { width, height }
+            } else {
+                Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+            },
+            cgroup: Some(group),
+            seccomp: None,
+            network: None,
+            gate,
+        })?;
+
+        let pid = created.process.pid;
+        container.dir.save(&State {
+            id: request.id.clone(),
+            pid,
+            pid_start_time: process_stat(pid).map_or(0, |(start_time, _)| start_time),
+            rootfs: rootfs(&spec, &request.bundle),
+            bundle: request.bundle.clone(),
+            cgroup,
+            created: Timestamp::now().to_string(),
+        })?;
+        if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
+            console::send(path, console)?;
+        }
+        if let Some(path) = args.value("pid-file") {
+            replace(Path::new(path), pid.to_string().as_bytes())?;
+        }
+        Ok((container, created))
+    }
+
+    fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // An error is on its way out already, or the exit code; what cannot be
+        // removed shows in `list`.
+        if let Some(group) = &self.group {
+            let _ = group.kill_all();
+            let _ = group.remove();
+        }
+        let _ = self.dir.remove();
+    }
+}
+
+/// `linux.cgroupsPath`, below the root of each hierarchy; by default the
+/// container's identifier, as runc has it.
+fn cgroup_path(spec: &Spec, id: &str) -> String {
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_ref());
+    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
+    match path.trim_matches('/') {
+        "" => format!("/{id}"),
+        path => format!("/{path}"),
+    }
+}
+
+fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
+    spec.root()
+        .as_ref()
+        .map_or_else(|| bundle.join("rootfs"), |root| bundle.join(root.path()))
+}

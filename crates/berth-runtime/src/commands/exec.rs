@@ -1,0 +1,234 @@
+//! `exec`.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use berth_cgroup::Cgroup;
+use berth_runtime_core::{Exec, Stdio};
+use oci_spec::runtime::{Capability, Process};
+
+use super::detect_host;
+use crate::args::{Args, Opt, Order};
+use crate::console::{self, Proxy};
+use crate::error::{Context, Error, Result};
+use crate::state::{StateDir, Status, replace};
+use crate::wait::Waiter;
+
+const OPTIONS: &[Opt] = &[
+    Opt::value("process").short('p'),
+    Opt::value("cwd"),
+    Opt::value("env").short('e'),
+    Opt::flag("tty").short('t'),
+    Opt::value("user").short('u'),
+    Opt::value("additional-gids").short('g'),
+    Opt::flag("no-new-privs"),
+    Opt::value("cap").short('c'),
+    Opt::value("console-socket"),
+    Opt::value("pid-file"),
+    Opt::flag("detach").short('d'),
+];
+
+pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
+    let args = Args::parse(&mut arguments, OPTIONS, Order::OptionsFirst)?;
+    let mut arguments = arguments.into_iter().map(|argument| {
+        argument
+            .into_string()
+            .map_err(|_| Error::new("an argument is not valid UTF-8"))
+    });
+    let id = arguments
+        .next()
+        .ok_or_else(|| Error::new("the container id is missing"))??;
+    let command = arguments.collect::<Result<Vec<_>>>()?;
+
+    let dir = StateDir::open(root, &id)?;
+    let state = dir.load()?;
+    let host = detect_host()?;
+    let pidfd = match (state.process(), state.status(&dir, &host)) {
+        (Some(pidfd), Status::Running) => pidfd,
+        (Some(_), Status::Paused) => {
+            return Err(Error::new("cannot exec in a paused container"));
+        }
+        (_, Status::Created) => {
+            return Err(Error::new(format!("container {id} has not been started")));
+        }
+        _ => return Err(Error::new(format!("container {id} is not running"))),
+    };
+    let spec = dir.load_config()?;
+    let seccomp = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref())
+        .map(berth_seccomp::compile)
+        .transpose()
+        .context(|| "compile the seccomp profile".to_owned())?;
+    let process = process_of(&args, command, spec.process().as_ref())?;
+    let terminal = process.terminal().unwrap_or(false);
+    let console_socket = args.value("console-socket").map(Path::new);
+    if args.has("detach") && terminal && console_socket.is_none() {
+        return Err(Error::new(
+            "a terminal of a detached process needs --console-socket",
+        ));
+    }
+
+    let waiter = if args.has("detach") {
+        None
+    } else {
+        Some(Waiter::new().context(|| "prepare to wait for the process".to_owned())?)
+    };
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let mut started = berth_runtime_core::exec(&Exec {
+        pid: state.pid,
+        pidfd: pidfd.as_fd(),
+        process: &process,
+        stdio: if terminal {
+            let (width, height) = console::size();
+            Stdio::Terminal { width, height }
+        } else {
+            Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        },
+        cgroup: Some(&Cgroup::open(&host, &state.cgroup)),
+        seccomp: seccomp.as_ref(),
+    })?;
+    if let Some(path) = args.value("pid-file") {
+        replace(Path::new(path), started.pid.to_string().as_bytes())?;
+    }
+    let mut proxy = match (started.console.take(), console_socket) {
+        (Some(console), Some(path)) => {
+            console::send(path, &console)?;
+            None
+        }
+        (Some(console), None) => {
+            Some(Proxy::new(console).context(|| "prepare the terminal".to_owned())?)
+        }
+        (None, _) => None,
+    };
+    match waiter {
+        None => Ok(0),
+        Some(waiter) => waiter
+            .wait(&started, proxy.as_mut())
+            .context(|| "wait for the process".to_owned()),
+    }
+}
+
+/// The process to run: from a file, or the container's own with the command
+/// and the options in place of its parts.
+fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Result<Process> {
+    if let Some(path) = args.value("process") {
+        let bytes = std::fs::read(path).context(|| format!("read {path}"))?;
+        return serde_json::from_slice(&bytes).context(|| format!("parse {path}"));
+    }
+    if command.is_empty() {
+        return Err(Error::new("the command is missing"));
+    }
+    let mut process = own
+        .cloned()
+        .ok_or_else(|| Error::new("the container's configuration has no process"))?;
+    process
+        .set_args(Some(command))
+        .set_terminal(Some(args.has("tty")));
+    if let Some(cwd) = args.value("cwd") {
+        process.set_cwd(cwd.into());
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(args.values("env").map(str::to_owned));
+    process.set_env(Some(env));
+    if args.has("no-new-privs") {
+        process.set_no_new_privileges(Some(true));
+    }
+    set_user(&mut process, args)?;
+    add_capabilities(&mut process, args)?;
+    Ok(process)
+}
+
+/// `--user uid[:gid]`: numbers only, as names are the container's business.
+fn set_user(process: &mut Process, args: &Args) -> Result<()> {
+    let mut user = process.user().clone();
+    if let Some(text) = args.value("user") {
+        let (uid, gid) = parse_user(text)?;
+        user.set_uid(uid);
+        if let Some(gid) = gid {
+            user.set_gid(gid);
+        }
+    }
+    let mut groups = user.additional_gids().clone().unwrap_or_default();
+    for text in args
+        .values("additional-gids")
+        .flat_map(|list| list.split(','))
+    {
+        groups.push(text.parse().context(|| format!("invalid group {text:?}"))?);
+    }
+    user.set_additional_gids(Some(groups));
+    process.set_user(user);
+    Ok(())
+}
+
+/// CVE-2026-30892: `-u 1` must not become user 0.
+fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (text, None),
+    };
+    let number = |part: &str| {
+        part.parse::<u32>()
+            .context(|| format!("invalid user {text:?}: expected <uid>[:<gid>]"))
+    };
+    Ok((number(uid)?, gid.map(number).transpose()?))
+}
+
+/// `--cap` adds to the bounding, effective and permitted sets, never to the
+/// inheritable one (CVE-2022-29162).
+fn add_capabilities(process: &mut Process, args: &Args) -> Result<()> {
+    let names: Vec<&str> = args.values("cap").collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut sets = process.capabilities().clone().unwrap_or_default();
+    for name in names {
+        let capability: Capability = serde_json::from_value(serde_json::Value::from(name))
+            .context(|| format!("unknown capability {name:?}"))?;
+        for set in ["bounding", "effective", "permitted"] {
+            let mut list = match set {
+                "bounding" => sets.bounding(),
+                "effective" => sets.effective(),
+                _ => sets.permitted(),
+            }
+            .clone()
+            .unwrap_or_default();
+            list.insert(capability);
+            match set {
+                "bounding" => sets.set_bounding(Some(list)),
+                "effective" => sets.set_effective(Some(list)),
+                _ => sets.set_permitted(Some(list)),
+            };
+        }
+    }
+    process.set_capabilities(Some(sets));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_is_what_was_asked_for() {
+        assert_eq!(parse_user("1").unwrap(), (1, None));
+        assert_eq!(parse_user("1:2").unwrap(), (1, Some(2)));
+        assert_eq!(parse_user("0:0").unwrap(), (0, Some(0)));
+        for bad in [
+            "",
+            ":",
+            "1:",
+            ":1",
+            "root",
+            "-1",
+            "4294967296",
+            "1:2:3",
+            "1 ",
+        ] {
+            assert!(parse_user(bad).is_err(), "{bad}");
+        }
+    }
+}

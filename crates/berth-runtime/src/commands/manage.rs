@@ -1,0 +1,251 @@
+//! `kill`, `delete`, `state`, `list`.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::Path;
+
+use berth_cgroup::{Cgroup, Host};
+use berth_sys::signals::send_signal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{OCI_VERSION, detect_host};
+use crate::args::{Args, Opt, Order, only};
+use crate::error::{Context, Error, Result};
+use crate::print;
+use crate::signal;
+use crate::state::{State, StateDir, Status};
+
+pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
+    let args = Args::parse(
+        &mut arguments,
+        &[Opt::flag("all").short('a')],
+        Order::OptionsFirst,
+    )?;
+    let signal = if arguments.len() > 1 {
+        arguments.pop()
+    } else {
+        None
+    };
+    let id = only(arguments, "container id")?;
+    let signal = match &signal {
+        None => libc::SIGTERM,
+        Some(text) => text
+            .to_str()
+            .and_then(signal::parse)
+            .ok_or_else(|| Error::new(format!("unknown signal {text:?}")))?,
+    };
+    let dir = StateDir::open(root, &id)?;
+    let state = dir.load()?;
+    if args.has("all") {
+        let host = detect_host()?;
+        let group = Cgroup::open(&host, &state.cgroup);
+        signal_all(&group, signal)?;
+        return Ok(0);
+    }
+    let process = state
+        .process()
+        .ok_or_else(|| Error::new("container not running"))?;
+    send_signal(&process, signal).context(|| format!("send signal {signal} to {id}"))?;
+    Ok(0)
+}
+
+fn signal_all(group: &Cgroup, signal: i32) -> Result<()> {
+    let tried = || format!("signal all processes of control group {}", group.path());
+    if signal == libc::SIGKILL {
+        return group.kill_all().context(tried);
+    }
+    for pid in group.processes().context(tried)? {
+        // One that has ended meanwhile is no error.
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
+            && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+        {
+            let _ = send_signal(&pidfd, signal);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
+    let args = Args::parse(
+        &mut arguments,
+        &[Opt::flag("force").short('f')],
+        Order::Anywhere,
+    )?;
+    let id = only(arguments, "container id")?;
+    let force = args.has("force");
+    let dir = match StateDir::open(root, &id) {
+        Err(_) if force => return Ok(0),
+        dir => dir?,
+    };
+    let host = detect_host()?;
+    match dir.load() {
+        Ok(state) => {
+            let status = state.status(&dir, &host);
+            if !force && matches!(status, Status::Running | Status::Paused) {
+                return Err(Error::new(format!(
+                    "cannot delete container {id} that is not stopped: {}",
+                    name(status)
+                )));
+            }
+            end(&state, &host)?;
+        }
+        // `create` was killed before it wrote the state.
+        Err(error) if !force => return Err(error),
+        Err(_) => {}
+    }
+    dir.remove()?;
+    Ok(0)
+}
+
+/// Kills what is left and removes the control group.
+fn end(state: &State, host: &Host) -> Result<()> {
+    let group = Cgroup::open(host, &state.cgroup);
+    if let Some(process) = state.process() {
+        let _ = send_signal(&process, libc::SIGKILL);
+        if group.exists() {
+            let _ = group.kill_all();
+        }
+        let mut fds = [PollFd::new(&process, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))
+            .context(|| format!("wait for the end of {}", state.id))?;
+    }
+    if group.exists() {
+        let tried = || format!("remove control group {}", state.cgroup);
+        group.kill_all().context(tried)?;
+        group.remove().context(tried)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+    let id = only(arguments, "container id")?;
+    let dir = StateDir::open(root, &id)?;
+    let state = dir.load()?;
+    let status = state.status(&dir, &detect_host()?);
+    let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
+    let value = serde_json::json!({
+        "ociVersion": OCI_VERSION,
+        "id": state.id,
+        "pid": if status == Status::Stopped { 0 } else { state.pid },
+        "status": status,
+        "bundle": state.bundle,
+        "rootfs": state.rootfs,
+        "created": state.created,
+        "annotations": annotations,
+        "owner": "",
+    });
+    print(&format!("{value:#}\n"))
+}
+
+pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
+    const OPTIONS: &[Opt] = &[
+        Opt::value("format").short('f'),
+        Opt::flag("quiet").short('q'),
+    ];
+    let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
+    if let Some(extra) = arguments.first() {
+        return Err(Error::new(format!(
+            "unexpected argument `{}`",
+            extra.to_string_lossy()
+        )));
+    }
+    let containers = all(root)?;
+    if args.has("quiet") {
+        return print(
+            &containers
+                .iter()
+                .fold(String::new(), |text, (state, _)| text + &state.id + "\n"),
+        );
+    }
+    match args.value("format").unwrap_or("table") {
+        "table" => print(&table(&containers)),
+        "json" => {
+            let values: Vec<_> = containers
+                .iter()
+                .map(|(state, status)| {
+                    serde_json::json!({
+                        "ociVersion": OCI_VERSION,
+                        "id": state.id,
+                        "pid": if *status == Status::Stopped { 0 } else { state.pid },
+                        "status": status,
+                        "bundle": state.bundle,
+                        "rootfs": state.rootfs,
+                        "created": state.created,
+                        "owner": "root",
+                    })
+                })
+                .collect();
+            print(&format!("{}\n", serde_json::Value::from(values)))
+        }
+        other => Err(Error::new(format!(
+            "invalid format {other:?}: expected table or json"
+        ))),
+    }
+}
+
+/// The containers of this root, by name.
+fn all(root: &Path) -> Result<Vec<(State, Status)>> {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(|| format!("read {}", root.display())),
+    };
+    let host = detect_host()?;
+    let mut containers: Vec<_> = entries
+        .filter_map(|entry| {
+            let dir = StateDir::open(root, entry.ok()?.file_name().to_str()?).ok()?;
+            // One that is being made or removed has no state.
+            let state = dir.load().ok()?;
+            let status = state.status(&dir, &host);
+            Some((state, status))
+        })
+        .collect();
+    containers.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    Ok(containers)
+}
+
+fn table(containers: &[(State, Status)]) -> String {
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+    for (state, status) in containers {
+        rows.push([
+            state.id.clone(),
+            if *status == Status::Stopped {
+                "0".to_owned()
+            } else {
+                state.pid.to_string()
+            },
+            name(*status).to_owned(),
+            state.bundle.display().to_string(),
+            state.created.clone(),
+            "root".to_owned(),
+        ]);
+    }
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].len())
+            .max()
+            .unwrap_or(0)
+            .max(9)
+    };
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{cell:width$}   ");
+        }
+        text.push_str(&row[5]);
+        text.push('\n');
+    }
+    text
+}
+
+fn name(status: Status) -> &'static str {
+    match status {
+        Status::Created => "created",
+        Status::Running => "running",
+        Status::Paused => "paused",
+        Status::Stopped => "stopped",
+    }
+}

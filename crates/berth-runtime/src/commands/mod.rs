@@ -1,0 +1,19 @@
+//! One module per verb, or per family of small ones.
+
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod info;
+pub(crate) mod launcher;
+pub(crate) mod manage;
+pub(crate) mod start;
+
+/// The version of the OCI runtime specification that is followed.
+pub(crate) const OCI_VERSION: &str = "1.2.1";
+
+use berth_cgroup::Host;
+
+use crate::error::{Context, Result};
+
+fn detect_host() -> Result<Host> {
+    Host::detect().context(|| "find the control group hierarchies".to_owned())
+}

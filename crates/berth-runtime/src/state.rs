@@ -1,0 +1,211 @@
+//! `<root>/<id>`: what is known of a container between two commands.
+//!
+//! ```text
+//! state.json   this file's State, replaced atomically
+//! config.json  the configuration that the container was made from
+//! start.sock   while it waits for `start`
+//! ```
+
+use std::fs::DirBuilder;
+use std::io::{ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use berth_cgroup::{Cgroup, Host};
+use oci_spec::runtime::Spec;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+pub(crate) const START_SOCKET: &str = "start.sock";
+
+/// What is remembered of a container.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct State {
+    pub(crate) id: String,
+    pub(crate) pid: u32,
+    /// Clock ticks after boot (field 22 of /proc/<pid>/stat): tells the
+    /// process from another that got its number later.
+    pub(crate) pid_start_time: u64,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    /// Below the root of each hierarchy.
+    pub(crate) cgroup: String,
+    /// RFC 3339.
+    pub(crate) created: String,
+}
+
+/// As the OCI specification names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// The directory of one container.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Makes the directory of a new container.
+    pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
+        check_id(id)?;
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        builder
+            .recursive(true)
+            .create(root)
+            .context(|| format!("create {}", root.display()))?;
+        let path = root.join(id);
+        match builder.recursive(false).create(&path) {
+            Ok(()) => Ok(Self(path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Error::new(format!("container with id {id} already exists")))
+            }
+            Err(error) => Err(error).context(|| format!("create {}", path.display())),
+        }
+    }
+
+    pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
+        check_id(id)?;
+        let path = root.join(id);
+        if path.is_dir() {
+            Ok(Self(path))
+        } else {
+            Err(Error::new(format!("container {id} does not exist")))
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn load(&self) -> Result<State> {
+        let path = self.0.join("state.json");
+        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))
+    }
+
+    pub(crate) fn save(&self, state: &State) -> Result<()> {
+        let bytes = serde_json::to_vec(state).context(|| "encode the state".to_owned())?;
+        replace(&self.0.join("state.json"), &bytes)
+    }
+
+    /// Keeps the configuration for later execs.
+    pub(crate) fn save_config(&self, bytes: &[u8]) -> Result<()> {
+        let path = self.0.join("config.json");
+        std::fs::write(&path, bytes).context(|| format!("write {}", path.display()))
+    }
+
+    pub(crate) fn load_config(&self) -> Result<Spec> {
+        read_config(&self.0.join("config.json")).map(|(spec, _)| spec)
+    }
+
+    pub(crate) fn remove(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.0).context(|| format!("remove {}", self.0.display()))
+    }
+}
+
+impl State {
+    /// The container's first process; `None` when it has ended.
+    pub(crate) fn process(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
+        // In this order: if the start time is right now, the descriptor is of
+        // that process too.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (start_time, ended) = process_stat(self.pid)?;
+        (start_time == self.pid_start_time && !ended).then_some(pidfd)
+    }
+
+    pub(crate) fn status(&self, dir: &StateDir, host: &Host) -> Status {
+        if self.process().is_none() {
+            Status::Stopped
+        } else if dir.path().join(START_SOCKET).exists() {
+            Status::Created
+        } else if Cgroup::open(host, &self.cgroup)
+            .is_frozen()
+            .unwrap_or(false)
+        {
+            Status::Paused
+        } else {
+            Status::Running
+        }
+    }
+}
+
+/// When a process began, and whether it has ended and only waits to be reaped;
+/// `None` when there is none.
+pub(crate) fn process_stat(pid: u32) -> Option<(u64, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    Some((fields.nth(18)?.parse().ok()?, ended))
+}
+
+/// A configuration, parsed and as it is in the file.
+pub(crate) fn read_config(path: &Path) -> Result<(Spec, Vec<u8>)> {
+    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    let spec = serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))?;
+    Ok((spec, bytes))
+}
+
+/// Writes a file so that a reader sees the old or the new content, nothing
+/// between.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    std::fs::File::create(&temporary)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .context(|| format!("write {}", path.display()))
+}
+
+/// The identifier becomes a file name: runc's rule.
+fn check_id(id: &str) -> Result<()> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    if id.is_empty() || id == "." || id == ".." || !id.bytes().all(good) {
+        return Err(Error::new(format!("invalid container id {id:?}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_file_names() {
+        for id in ["a", "A-b_c+d.9", "..."] {
+            check_id(id).unwrap();
+        }
+        for id in ["", ".", "..", "a/b", "../x", "a b", "é", "a\n"] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn own_process_is_found_and_a_reused_number_is_not() {
+        let pid = std::process::id();
+        let (pid_start_time, ended) = process_stat(pid).unwrap();
+        assert!(!ended);
+        let mut state = State {
+            id: "x".into(),
+            pid,
+            pid_start_time,
+            bundle: "/".into(),
+            rootfs: "/".into(),
+            cgroup: "/x".into(),
+            created: String::new(),
+        };
+        assert!(state.process().is_some());
+        state.pid_start_time += 1;
+        assert!(state.process().is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! How a new process enters a group without waiting for an RCU grace period.
+//!
+//! Moving another process costs 7–17 ms on an idle host, on v1 and v2 alike.
+//! v2 clones straight into the group. On v1 a single-threaded process that
+//! writes "0" to `tasks` moves itself and takes no lock that waits (Linux 5.5
+//! and later): 0.7 ms for ten hierarchies, measured, against 7 ms.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::Error;
+use crate::host::Hierarchy;
+
+/// Opened before the clone.
+#[derive(Debug)]
+pub enum Entry {
+    /// For `clone3(CLONE_INTO_CGROUP)`.
+    Clone(OwnedFd),
+    /// The `tasks` files, for [`Entry::enter`] in the child.
+    Tasks(Vec<OwnedFd>),
+}
+
+impl Entry {
+    pub(crate) fn clone_into(dir: &Path) -> Result<Self, Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(dir, flags, Mode::empty())
+            .map_err(|errno| Error::io("open", dir, errno))?;
+        Ok(Self::Clone(fd))
+    }
+
+    pub(crate) fn tasks<'a>(
+        dirs: impl Iterator<Item = (&'a Hierarchy, PathBuf)>,
+    ) -> Result<Self, Error> {
+        let open = |dir: PathBuf| {
+            let path = dir.join("tasks");
+            rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| Error::io("open", &path, errno))
+        };
+        Ok(Self::Tasks(
+            dirs.map(|(_, dir)| open(dir)).collect::<Result<_, _>>()?,
+        ))
+    }
+
+    /// Moves the calling, single-threaded process in. After a clone into the
+    /// group there is nothing to do. Does not allocate.
+    pub fn enter(&self) -> io::Result<()> {
+        match self {
+            Self::Clone(_) => Ok(()),
+            Self::Tasks(files) => {
+                for file in files {
+                    rustix::io::retry_on_intr(|| rustix::io::write(file, b"0"))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

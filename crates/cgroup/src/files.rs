@@ -1,0 +1,126 @@
+//! Reading, writing, making and removing the kernel's control files.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::Error;
+
+/// Writes a value in one write(2); the error says the file, value and answer.
+pub(crate) fn write(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
+    let path = dir.join(file);
+    let result = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|fd| rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())));
+    match result {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Error::io(format!("write {value:?} to"), &path, errno)),
+    }
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
+}
+
+/// A file that holds one number; "max" is `u64::MAX`.
+pub(crate) fn number(path: &Path) -> Result<u64, Error> {
+    let text = read(path)?;
+    let text = text.trim();
+    if text == "max" {
+        return Ok(u64::MAX);
+    }
+    text.parse().map_err(|_| {
+        Error::Invalid(format!(
+            "{} holds {text:?}, which is no number",
+            path.display()
+        ))
+    })
+}
+
+/// Lines of "key value"; those that are not are passed over.
+pub(crate) fn pairs(path: &Path) -> Result<Vec<(String, u64)>, Error> {
+    Ok(read(path)?
+        .lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once(' ')?;
+            Some((key.to_owned(), value.trim().parse().ok()?))
+        })
+        .collect())
+}
+
+/// One key of such a file; 0 when it is not there.
+pub(crate) fn keyed(path: &Path, key: &str) -> Result<u64, Error> {
+    Ok(pairs(path)?
+        .into_iter()
+        .find(|(name, _)| name == key)
+        .map_or(0, |(_, value)| value))
+}
+
+/// Makes a directory and what is missing above it. Returns those made, outermost
+/// first.
+pub(crate) fn make_dirs(dir: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
+    let make = |path: &Path| match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno),
+    };
+    match make(dir) {
+        Ok(true) => Ok(vec![dir.to_owned()]),
+        Ok(false) => Ok(Vec::new()),
+        Err(Errno::NOENT) => {
+            let parent = dir
+                .parent()
+                .ok_or_else(|| Error::Invalid(format!("{} has no parent", dir.display())))?;
+            let mut made = make_dirs(parent)?;
+            make(dir).map_err(|errno| Error::io("mkdir", dir, errno))?;
+            made.push(dir.to_owned());
+            Ok(made)
+        }
+        Err(errno) => Err(Error::io("mkdir", dir, errno)),
+    }
+}
+
+fn children(dir: &Path) -> impl Iterator<Item = std::path::PathBuf> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+}
+
+/// Process numbers in a group and below. A group that is gone has none.
+pub(crate) fn processes_below(dir: &Path, found: &mut Vec<u32>) -> Result<(), Error> {
+    match read(&dir.join("cgroup.procs")) {
+        Ok(text) => found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+        Err(error) if error.is_absent() => return Ok(()),
+        // A threaded v2 group lists none itself; its domain does.
+        Err(error) if error.errno() == Some(Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(error),
+    }
+    for child in children(dir) {
+        processes_below(&child, found)?;
+    }
+    Ok(())
+}
+
+/// Removes a group, children first, waiting while the kernel says busy: a
+/// process that has just ended holds its group for a moment.
+pub(crate) fn remove_tree(dir: &Path, patience: Duration) -> Result<(), Error> {
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        match rustix::fs::rmdir(dir) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) if Instant::now() < deadline => {
+                for child in children(dir) {
+                    remove_tree(&child, deadline.saturating_duration_since(Instant::now()))?;
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Err(errno) => return Err(Error::io("rmdir", dir, errno)),
+        }
+    }
+}

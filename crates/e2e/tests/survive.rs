@@ -1,0 +1,324 @@
+//! kill -9 of daemon, launcher and monitors: containers go on where they can,
+//! the state is true after a restart, and nothing leaks.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use berth_e2e::{Engine, clients, eventually, leaks};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn kill9(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+/// Processes of one role, by name.
+fn pids(engine: &Engine, name: &str) -> Vec<i32> {
+    leaks::engine_processes(engine)
+        .into_iter()
+        .filter(|(_, comm)| comm.starts_with(name))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+#[test]
+fn containers_survive_the_daemon_and_no_line_is_lost() {
+    let mut engine = Engine::start();
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--name",
+            "c",
+            "busybox",
+            "sh",
+            "-c",
+            "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; usleep 2000; done; exit 12",
+        ])
+        .ok();
+    let pid = engine.state("c", "Pid");
+    let started = engine.state("c", "StartedAt");
+    for _ in 0..3 {
+        engine.kill();
+        engine.launch();
+        assert_eq!(engine.state("c", "Pid"), pid);
+        assert_eq!(engine.state("c", "Status"), "running");
+    }
+    assert_eq!(engine.state("c", "StartedAt"), started);
+    // All that one does with a running container works with the new daemon.
+    assert_eq!(engine.berth(&["exec", "c", "echo", "in"]).ok(), "in");
+    engine.berth(&["pause", "c"]).ok();
+    engine.berth(&["unpause", "c"]).ok();
+    let waiter = engine
+        .command("berth")
+        .args(["wait", "c"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    engine.berth(&["exec", "c", "touch", "/stop"]).ok();
+    assert_eq!(
+        String::from_utf8(waiter.wait_with_output().unwrap().stdout).unwrap(),
+        "12\n"
+    );
+    let numbers: Vec<u64> = engine
+        .berth(&["logs", "c"])
+        .ok()
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    assert!(
+        numbers.iter().copied().eq(1..=numbers.len() as u64),
+        "lines are missing: {numbers:?}"
+    );
+    engine.berth(&["rm", "c"]).ok();
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn an_exit_while_the_daemon_is_away_is_known_afterwards() {
+    let mut engine = Engine::start();
+    let go = engine.dir().join("go");
+    let bind = format!("{}:/host", engine.dir().display());
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--name",
+            "c",
+            "-v",
+            &bind,
+            "busybox",
+            "sh",
+            "-c",
+            "until [ -e /host/go ]; do usleep 1000; done; echo last words; exit 42",
+        ])
+        .ok();
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            "auto",
+            "-v",
+            &bind,
+            "busybox",
+            "sh",
+            "-c",
+            "until [ -e /host/go ]; do usleep 1000; done",
+        ])
+        .ok();
+    engine.kill();
+    std::fs::write(go, "").unwrap();
+    eventually("the monitors ended", || {
+        pids_of_monitors(&engine).is_empty().then_some(())
+    });
+    engine.launch();
+    assert_eq!(engine.state("c", "ExitCode"), "42");
+    assert_eq!(engine.berth(&["logs", "c"]).ok(), "last words");
+    eventually("--rm is honoured", || {
+        (engine.berth(&["ps", "-aq"]).ok().lines().count() == 1).then_some(())
+    });
+    engine.berth(&["start", "c"]).ok();
+    engine.berth(&["wait", "c"]).ok();
+    engine.berth(&["rm", "c"]).ok();
+    engine.assert_nothing_left();
+}
+
+/// The daemon may be down, so not through the rig's list.
+fn pids_of_monitors(engine: &Engine) -> Vec<i32> {
+    let mine = engine.dir().display().to_string();
+    leaks::processes(&mine)
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .filter(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.starts_with("berth-monitor"))
+        })
+        .collect()
+}
+
+#[test]
+fn containers_survive_the_launcher() {
+    let engine = Engine::start();
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--name",
+            "c",
+            "busybox",
+            "sh",
+            "-c",
+            "while :; do echo x; usleep 5000; done",
+        ])
+        .ok();
+    for pid in pids(&engine, "berth-launcher") {
+        kill9(pid);
+    }
+    assert_eq!(engine.berth(&["exec", "c", "echo", "in"]).ok(), "in");
+    // And new ones start, with a new launcher.
+    eventually("a new launcher serves", || {
+        (engine.berth(&["run", "--rm", "busybox", "true"]).code == 0).then_some(())
+    });
+    engine.berth(&["rm", "-f", "c"]).ok();
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_monitor_ends_its_container_and_nothing_leaks() {
+    let engine = Engine::start();
+    engine
+        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .ok();
+    engine
+        .berth(&["run", "-d", "--name", "other", "busybox", "sleep", "600"])
+        .ok();
+    let pid: i32 = engine.state("c", "Pid").parse().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let monitor: i32 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    kill9(monitor);
+    engine.until_state("c", "Running", "false");
+    eventually("its process is gone", || {
+        (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    assert_ne!(engine.state("c", "ExitCode"), "0");
+    assert_eq!(engine.state("other", "Running"), "true");
+    engine.berth(&["start", "c"]).ok();
+    assert_eq!(engine.berth(&["exec", "c", "echo", "again"]).ok(), "again");
+    engine.berth(&["rm", "-f", "c", "other"]).ok();
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn the_daemon_killed_at_any_moment_of_a_run() {
+    let mut engine = Engine::start();
+    // Each round kills a little later; the whole run takes about ten milliseconds.
+    for round in 0..25 {
+        let name = format!("c{round}");
+        let child = engine
+            .command("berth")
+            .args(["run", "--name", &name, "busybox", "sh", "-c", "exit 3"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 700));
+        engine.kill();
+        let _ = child.wait_with_output();
+        engine.launch();
+        let listed = engine
+            .berth(&[
+                "ps",
+                "-a",
+                "--filter",
+                &format!("name=^{name}$"),
+                "--format",
+                "{{.State}}",
+            ])
+            .ok();
+        match listed.as_str() {
+            // Not yet made, or made and not yet started.
+            "" | "created" => {}
+            "running" | "exited" => {
+                assert_eq!(engine.berth(&["wait", &name]).ok(), "3", "round {round}");
+            }
+            other => panic!("round {round}: {other}"),
+        }
+        engine.berth(&["rm", "-f", &name]);
+    }
+    assert_eq!(engine.berth(&["ps", "-aq"]).ok(), "");
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn the_launcher_killed_at_any_moment_of_a_run() {
+    let engine = Engine::start();
+    for round in 0..15 {
+        let child = engine
+            .command("berth")
+            .args(["run", "--rm", "busybox", "true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 900));
+        for pid in pids(&engine, "berth-launcher") {
+            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        }
+        let _ = child.wait_with_output();
+        eventually("the engine starts containers again", || {
+            (engine.berth(&["run", "--rm", "busybox", "true"]).code == 0).then_some(())
+        });
+    }
+    for id in engine.berth(&["ps", "-aq"]).ok().lines() {
+        engine.berth(&["rm", "-f", id]).ok();
+    }
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn attached_clients_end_and_attach_again_when_the_daemon_dies() {
+    let mut engine = Engine::start();
+    for client in clients() {
+        engine
+            .client(
+                client,
+                &["run", "-d", "-i", "--name", "c", "busybox", "cat"],
+            )
+            .ok();
+        engine.kill();
+        engine.launch();
+        let mut attached = engine
+            .command(client)
+            .args(["attach", "c"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        attached
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"hello\n")
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(attached.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "hello\n");
+        engine.client(client, &["rm", "-f", "c"]).ok();
+        attached.wait().unwrap();
+    }
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn sigterm_leaves_the_containers() {
+    let mut engine = Engine::start();
+    engine
+        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .ok();
+    engine.stop();
+    engine.launch();
+    assert_eq!(engine.state("c", "Running"), "true");
+    assert_eq!(
+        engine
+            .berth(&[
+                "info",
+                "-f",
+                "{{.LiveRestoreEnabled}} {{.ContainersRunning}}"
+            ])
+            .ok(),
+        "true 1"
+    );
+}

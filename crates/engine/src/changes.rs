@@ -1,0 +1,244 @@
+//! `--change` of import: a few Dockerfile instructions on a configuration.
+
+use std::collections::HashMap;
+
+use berth_api::Error;
+use jiff::Timestamp;
+use oci_spec::image::{Arch, Config, History, ImageConfiguration, Os};
+
+/// A configuration with the changes applied; `rootfs` and `history` are
+/// completed by the store.
+pub(crate) fn image_configuration(
+    changes: &[String],
+    message: &str,
+    platform: &str,
+) -> Result<ImageConfiguration, Error> {
+    let mut config = Config::default();
+    for change in changes {
+        apply(&mut config, change)?;
+    }
+    let mut parts = platform.split('/').filter(|part| !part.is_empty());
+    let os = parts.next().unwrap_or("linux");
+    let arch = parts.next();
+    let mut image = ImageConfiguration::default();
+    let now = Timestamp::now().to_string();
+    let mut history = History::default();
+    history
+        .set_created(Some(now.clone()))
+        .set_comment(Some(if message.is_empty() {
+            "Imported from -".to_owned()
+        } else {
+            message.to_owned()
+        }));
+    image
+        .set_created(Some(now))
+        .set_os(Os::from(os))
+        .set_architecture(arch.map_or_else(native, Arch::from))
+        .set_variant(parts.next().map(str::to_owned))
+        .set_config(Some(config))
+        .set_history(Some(vec![history]));
+    Ok(image)
+}
+
+fn native() -> Arch {
+    Arch::from(match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    })
+}
+
+fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
+    let (instruction, rest) = change
+        .trim()
+        .split_once(char::is_whitespace)
+        .unwrap_or_else(|| (change.trim(), ""));
+    let rest = rest.trim();
+    let upper = instruction.to_uppercase();
+    if rest.is_empty() {
+        return Err(Error::invalid(format!(
+            "{upper} requires at least one argument"
+        )));
+    }
+    match upper.as_str() {
+        "CMD" => {
+            config.set_cmd(Some(command(rest)));
+        }
+        "ENTRYPOINT" => {
+            config.set_entrypoint(Some(command(rest)));
+        }
+        "ENV" => {
+            let mut env = config.env().clone().unwrap_or_default();
+            for (key, value) in pairs(rest, &upper)? {
+                crate::spec::process::replace_or_append(&mut env, &format!("{key}={value}"));
+            }
+            config.set_env(Some(env));
+        }
+        "LABEL" => {
+            let mut labels: HashMap<String, String> = config.labels().clone().unwrap_or_default();
+            labels.extend(pairs(rest, &upper)?);
+            config.set_labels(Some(labels));
+        }
+        "EXPOSE" => {
+            let mut ports = config.exposed_ports().clone().unwrap_or_default();
+            for port in words(rest)? {
+                let port = if port.contains('/') {
+                    port
+                } else {
+                    format!("{port}/tcp")
+                };
+                let number = port.split('/').next().unwrap_or_default();
+                if number.parse::<u16>().is_err() {
+                    return Err(Error::invalid(format!("invalid containerPort: {port}")));
+                }
+                ports.push(port);
+            }
+            config.set_exposed_ports(Some(ports));
+        }
+        "USER" => {
+            config.set_user(Some(rest.to_owned()));
+        }
+        "VOLUME" => {
+            let mut volumes = config.volumes().clone().unwrap_or_default();
+            match serde_json::from_str::<Vec<String>>(rest) {
+                Ok(list) => volumes.extend(list),
+                Err(_) => volumes.extend(words(rest)?),
+            }
+            config.set_volumes(Some(volumes));
+        }
+        "WORKDIR" => {
+            let path = match config.working_dir() {
+                Some(base) if !rest.starts_with('/') => {
+                    format!("{}/{rest}", base.trim_end_matches('/'))
+                }
+                None if !rest.starts_with('/') => format!("/{rest}"),
+                _ => rest.to_owned(),
+            };
+            config.set_working_dir(Some(path));
+        }
+        "STOPSIGNAL" => {
+            crate::signals::parse(rest)?;
+            config.set_stop_signal(Some(rest.to_owned()));
+        }
+        "HEALTHCHECK" | "ONBUILD" | "SHELL" => {
+            return Err(Error::not_implemented(format!(
+                "--change {upper}: not supported yet"
+            )));
+        }
+        _ => {
+            return Err(Error::invalid(format!(
+                "{instruction} is not a valid change command"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A JSON list, or a line for the shell.
+fn command(text: &str) -> Vec<String> {
+    serde_json::from_str(text)
+        .unwrap_or_else(|_| vec!["/bin/sh".into(), "-c".into(), text.to_owned()])
+}
+
+/// `a=1 b="two words"`, or the old form `a the rest`.
+fn pairs(text: &str, instruction: &str) -> Result<Vec<(String, String)>, Error> {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    if !first.contains('=') {
+        let (key, value) = text
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| Error::invalid(format!("{instruction} must have two arguments")))?;
+        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+    }
+    words(text)?
+        .into_iter()
+        .map(|word| {
+            word.split_once('=')
+                .filter(|(key, _)| !key.is_empty())
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .ok_or_else(|| {
+                    Error::invalid(format!(
+                        "Syntax error - can't find = in \"{word}\". Must be of the form: name=value"
+                    ))
+                })
+        })
+        .collect()
+}
+
+/// Splits at blanks, with quotes and backslashes.
+fn words(text: &str) -> Result<Vec<String>, Error> {
+    let mut list = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            ('\\', other) if other != Some('\'') => {
+                word.get_or_insert_default().extend(chars.next());
+            }
+            ('"' | '\'', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (c, None) if c.is_whitespace() => list.extend(word.take()),
+            (c, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err(Error::invalid(format!(
+            "unexpected end of statement while looking for matching quote: {text}"
+        )));
+    }
+    list.extend(word);
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn with(changes: &[&str]) -> Result<Config, Error> {
+        let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
+        image_configuration(&changes, "", "linux/amd64")
+            .map(|image| image.config().clone().unwrap())
+    }
+
+    #[test]
+    fn instructions() {
+        let config = with(&[
+            "CMD [\"ls\", \"-l\"]",
+            "ENTRYPOINT echo hi",
+            "ENV A=1 B=\"two words\"",
+            "env C the rest",
+            "LABEL x=y",
+            "EXPOSE 80 53/udp",
+            "WORKDIR /a",
+            "WORKDIR b",
+            "VOLUME [\"/data\"]",
+        ])
+        .unwrap();
+        assert_eq!(config.cmd().as_ref().unwrap(), &["ls", "-l"]);
+        assert_eq!(config.entrypoint().as_ref().unwrap()[2], "echo hi");
+        assert_eq!(
+            config.env().as_ref().unwrap(),
+            &["A=1", "B=two words", "C=the rest"]
+        );
+        assert_eq!(
+            config.exposed_ports().as_ref().unwrap(),
+            &["80/tcp", "53/udp"]
+        );
+        assert_eq!(config.working_dir().as_deref(), Some("/a/b"));
+        for bad in ["RUN x", "ENV", "ENV A", "EXPOSE x", "ENV A=\"1"] {
+            assert!(with(&[bad]).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in ".{0,80}") {
+            let _ = with(&[&text]);
+            let _ = with(&[&format!("ENV {text}")]);
+        }
+    }
+}

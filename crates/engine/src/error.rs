@@ -1,0 +1,73 @@
+//! The crates below speak their own errors; clients get the API's.
+
+use berth_api::{Error, Kind};
+
+/// Turns a result of a crate below into one for clients.
+pub(crate) trait IntoApi<T> {
+    fn api(self) -> Result<T, Error>;
+}
+
+impl<T> IntoApi<T> for Result<T, berth_store::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(|error| {
+            let kind = match error {
+                berth_store::Error::NotFound(_) => Kind::NotFound,
+                berth_store::Error::Conflict(_) => Kind::Conflict,
+                berth_store::Error::Invalid(_) => Kind::Invalid,
+                _ => Kind::System,
+            };
+            Error::new(kind, error.to_string())
+        })
+    }
+}
+
+impl<T> IntoApi<T> for Result<T, berth_network::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(|error| {
+            let kind = match error {
+                berth_network::Error::NotFound(_) => Kind::NotFound,
+                berth_network::Error::Invalid(_) => Kind::Invalid,
+                berth_network::Error::Exhausted(_) => Kind::Conflict,
+                _ => Kind::System,
+            };
+            Error::new(kind, error.to_string())
+        })
+    }
+}
+
+impl<T> IntoApi<T> for Result<T, berth_cgroup::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(|error| match error {
+            berth_cgroup::Error::Invalid(message) => Error::invalid(message),
+            other => Error::system(other.to_string()),
+        })
+    }
+}
+
+impl<T> IntoApi<T> for Result<T, berth_seccomp::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(|error| Error::invalid(error.to_string()))
+    }
+}
+
+impl<T> IntoApi<T> for Result<T, oci_spec::OciSpecError> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(|error| Error::system(error.to_string()))
+    }
+}
+
+/// Says what was tried on which path.
+pub(crate) fn io(action: &str, path: &std::path::Path, error: &std::io::Error) -> Error {
+    Error::system(format!("{action} {}: {error}", path.display()))
+}
+
+/// Runs blocking work off the event loop.
+pub(crate) async fn blocking<T, F>(work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::system(format!("the engine is shutting down: {error}")))?
+}

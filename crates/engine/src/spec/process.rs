@@ -1,0 +1,311 @@
+//! The first process, and those of exec.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use berth_api::Error;
+use berth_api::container::Ulimit;
+use berth_api::exec::ExecConfig;
+use berth_store::{LayerLocation, Snapshot};
+use oci_spec::runtime::{
+    Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
+};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::DEFAULT_PATH;
+use super::security::SecurityOptions;
+use crate::container::Record;
+use crate::engine::Engine;
+use crate::error::IntoApi as _;
+
+/// Longest group file that is read from an image (CVE-2026-47262).
+const MAX_GROUP_FILE: u64 = 1 << 20;
+
+pub(crate) fn first(
+    engine: &Engine,
+    record: &Record,
+    options: &SecurityOptions,
+    capabilities: &BTreeSet<&'static str>,
+    snapshot: &Snapshot,
+) -> Result<Process, Error> {
+    let config = &record.host_config;
+    let groups = config.group_add.as_deref().unwrap_or_default();
+    let mut args = vec![record.path.clone()];
+    args.extend(record.args.iter().cloned());
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(record.config.tty))
+        .set_user(user(&record.config.user, &supplementary(groups, snapshot)?))
+        .set_args(Some(args))
+        .set_env(Some(environment(record)))
+        .set_cwd(working_dir(&record.config.working_dir))
+        .set_capabilities(Some(capability_sets(capabilities)?))
+        .set_rlimits(Some(rlimits(
+            &engine.0.config.default_ulimits,
+            config.ulimits.as_deref().unwrap_or_default(),
+        )?))
+        .set_no_new_privileges(Some(
+            options
+                .no_new_privileges
+                .unwrap_or(engine.0.config.no_new_privileges),
+        ))
+        .set_oom_score_adj(i32::try_from(config.oom_score_adj).ok());
+    Ok(process)
+}
+
+/// A further process: the container's limits and capabilities, its own words.
+pub(crate) fn further(
+    engine: &Engine,
+    record: &Record,
+    exec: &ExecConfig,
+    options: &SecurityOptions,
+    capabilities: &BTreeSet<&'static str>,
+    snapshot: &Snapshot,
+) -> Result<Process, Error> {
+    let mut process = first(engine, record, options, capabilities, snapshot)?;
+    let mut env = environment(record);
+    if exec.tty {
+        replace_or_append(&mut env, "TERM=xterm");
+    } else if !record
+        .config
+        .env
+        .iter()
+        .flatten()
+        .any(|e| e.starts_with("TERM="))
+    {
+        env.retain(|entry| !entry.starts_with("TERM="));
+    }
+    for entry in exec.env.iter().flatten() {
+        replace_or_append(&mut env, entry);
+    }
+    process
+        .set_terminal(Some(exec.tty))
+        .set_args(Some(exec.cmd.clone()))
+        .set_env(Some(env));
+    if !exec.user.is_empty() {
+        // The container's further groups belong to the container's user.
+        process.set_user(user(&exec.user, &[]));
+    }
+    if !exec.working_dir.is_empty() {
+        process.set_cwd(PathBuf::from(&exec.working_dir));
+    }
+    Ok(process)
+}
+
+/// The user as text: the runtime looks it up in the container's own files.
+fn user(name: &str, groups: &[u32]) -> User {
+    let mut user = User::default();
+    if !name.is_empty() {
+        user.set_username(Some(name.to_owned()));
+    }
+    if !groups.is_empty() {
+        user.set_additional_gids(Some(groups.to_vec()));
+    }
+    user
+}
+
+fn working_dir(path: &str) -> PathBuf {
+    PathBuf::from(if path.is_empty() { "/" } else { path })
+}
+
+/// Nothing inheritable or ambient (CVE-2022-24769).
+fn capability_sets(names: &BTreeSet<&'static str>) -> Result<LinuxCapabilities, Error> {
+    let set = names
+        .iter()
+        .map(|name| {
+            let short = name.strip_prefix("CAP_").unwrap_or(name);
+            Capability::from_str(short)
+                .map_err(|_| Error::system(format!("{name} is unknown to the runtime")))
+        })
+        .collect::<Result<HashSet<_>, _>>()?;
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(set.clone()))
+        .set_effective(Some(set.clone()))
+        .set_permitted(Some(set))
+        .set_inheritable(Some(HashSet::new()))
+        .set_ambient(Some(HashSet::new()));
+    Ok(sets)
+}
+
+/// Docker's order: defaults, then the image's and the user's.
+fn environment(record: &Record) -> Vec<String> {
+    let mut env = vec![
+        format!("PATH={DEFAULT_PATH}"),
+        format!("HOSTNAME={}", record.hostname()),
+    ];
+    if record.config.tty {
+        env.push("TERM=xterm".into());
+    }
+    for entry in record.config.env.iter().flatten() {
+        replace_or_append(&mut env, entry);
+    }
+    env
+}
+
+/// "KEY" alone takes the variable away.
+pub(crate) fn replace_or_append(env: &mut Vec<String>, entry: &str) {
+    let key = entry.split('=').next().unwrap_or(entry);
+    let same = |have: &str| have.split('=').next() == Some(key);
+    if !entry.contains('=') {
+        env.retain(|have| !same(have));
+    } else if let Some(have) = env.iter_mut().find(|have| same(have)) {
+        entry.clone_into(have);
+    } else {
+        env.push(entry.to_owned());
+    }
+}
+
+/// The daemon's defaults, replaced by name. -1 = no limit.
+fn rlimits(defaults: &[Ulimit], own: &[Ulimit]) -> Result<Vec<PosixRlimit>, Error> {
+    defaults
+        .iter()
+        .filter(|limit| own.iter().all(|other| other.name != limit.name))
+        .chain(own)
+        .map(|limit| {
+            PosixRlimitBuilder::default()
+                .typ(rlimit_type(&limit.name)?)
+                .soft(u64::try_from(limit.soft).unwrap_or(u64::MAX))
+                .hard(u64::try_from(limit.hard).unwrap_or(u64::MAX))
+                .build()
+                .api()
+        })
+        .collect()
+}
+
+pub(crate) fn rlimit_type(name: &str) -> Result<PosixRlimitType, Error> {
+    Ok(match name {
+        "as" => PosixRlimitType::RlimitAs,
+        "core" => PosixRlimitType::RlimitCore,
+        "cpu" => PosixRlimitType::RlimitCpu,
+        "data" => PosixRlimitType::RlimitData,
+        "fsize" => PosixRlimitType::RlimitFsize,
+        "locks" => PosixRlimitType::RlimitLocks,
+        "memlock" => PosixRlimitType::RlimitMemlock,
+        "msgqueue" => PosixRlimitType::RlimitMsgqueue,
+        "nice" => PosixRlimitType::RlimitNice,
+        "nofile" => PosixRlimitType::RlimitNofile,
+        "nproc" => PosixRlimitType::RlimitNproc,
+        "rss" => PosixRlimitType::RlimitRss,
+        "rtprio" => PosixRlimitType::RlimitRtprio,
+        "rttime" => PosixRlimitType::RlimitRttime,
+        "sigpending" => PosixRlimitType::RlimitSigpending,
+        "stack" => PosixRlimitType::RlimitStack,
+        _ => return Err(Error::invalid(format!("invalid ulimit type: {name}"))),
+    })
+}
+
+/// `--group-add`: numbers, and names of the container's own /etc/group.
+fn supplementary(groups: &[String], snapshot: &Snapshot) -> Result<Vec<u32>, Error> {
+    let mut file = None;
+    groups
+        .iter()
+        .map(|group| {
+            if let Ok(number) = group.parse::<u32>() {
+                return Ok(number);
+            }
+            let text = file
+                .get_or_insert_with(|| read_from_layers(snapshot, "etc/group").unwrap_or_default());
+            group_id(text, group).ok_or_else(|| {
+                Error::invalid(format!(
+                    "Unable to find group {group}: no matching entries in group file"
+                ))
+            })
+        })
+        .collect()
+}
+
+fn group_id(file: &str, name: &str) -> Option<u32> {
+    file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
+    })
+}
+
+/// A small file as the container sees it, without mounting: topmost first,
+/// links resolved inside each layer.
+fn read_from_layers(snapshot: &Snapshot, path: &str) -> Option<String> {
+    use std::io::Read as _;
+    let layers = snapshot.layers.iter().filter_map(|layer| match layer {
+        LayerLocation::Directory(path) => Some(path),
+        LayerLocation::Erofs(_) => None,
+    });
+    std::iter::once(&snapshot.upper)
+        .chain(layers)
+        .find_map(|dir| {
+            let root = rustix::fs::open(
+                dir,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .ok()?;
+            let fd = rustix::fs::openat2(
+                &root,
+                path,
+                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
+            .ok()?;
+            let mut text = String::new();
+            std::fs::File::from(fd)
+                .take(MAX_GROUP_FILE)
+                .read_to_string(&mut text)
+                .ok()?;
+            Some(text)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_is_merged_by_key() {
+        let mut record = Record::default();
+        record.config.hostname = "h".into();
+        record.config.tty = true;
+        record.config.env = Some(vec!["A=1".into(), "PATH=/bin".into(), "TERM".into()]);
+        assert_eq!(environment(&record), ["PATH=/bin", "HOSTNAME=h", "A=1"]);
+    }
+
+    #[test]
+    fn limits_replace_defaults() {
+        let limit = |name: &str, soft, hard| Ulimit {
+            name: name.into(),
+            soft,
+            hard,
+        };
+        let list = rlimits(
+            &[limit("nofile", 1, 2), limit("core", 0, 0)],
+            &[limit("nofile", 5, -1)],
+        )
+        .unwrap();
+        assert_eq!(list.len(), 2);
+        assert_eq!((list[1].soft(), list[1].hard()), (5, u64::MAX));
+        assert!(rlimits(&[], &[limit("x", 1, 1)]).is_err());
+    }
+
+    #[test]
+    fn every_capability_has_its_oci_name() {
+        let all = super::super::security::all_capabilities(63);
+        assert_eq!(
+            capability_sets(&all)
+                .unwrap()
+                .bounding()
+                .as_ref()
+                .unwrap()
+                .len(),
+            41
+        );
+    }
+
+    #[test]
+    fn groups_by_name() {
+        let file = "root:x:0:\nwheel:x:10:a,b\nbroken\n";
+        assert_eq!(group_id(file, "wheel"), Some(10));
+        assert_eq!(group_id(file, "broken"), None);
+    }
+}

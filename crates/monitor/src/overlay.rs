@@ -1,0 +1,241 @@
+//! A container's root filesystem: its layers and its upper directory as one
+//! overlay, built as a detached mount that no mount table ever shows.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, open_tree,
+    unmount,
+};
+
+use crate::protocol::{Layer, RootFs};
+
+/// Set always, so that an upper directory holds plain files however the
+/// kernel was configured: no renamed directories or inodes without data that
+/// only overlayfs could read, and no index that binds it to its first layers.
+const OPTIONS: [(&str, &str); 3] = [
+    ("index", "off"),
+    ("redirect_dir", "nofollow"),
+    ("metacopy", "off"),
+];
+
+/// Mounts `root`, detached. `scratch` is a directory that may be mounted over
+/// for a moment (on kernels before 6.5).
+pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedFd> {
+    if root.layers.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "an image needs at least one layer",
+        ));
+    }
+    let layers = root
+        .layers
+        .iter()
+        .map(open_layer)
+        .collect::<io::Result<Vec<_>>>()?;
+    let upper = open_dir(&root.upper)?;
+    let work = open_dir(&root.work)?;
+    let parts = Parts {
+        layers: &layers,
+        upper: &upper,
+        work: &work,
+        options: &root.options,
+    };
+    match parts.mount() {
+        // The kernel does not know `lowerdir+`.
+        Err(Errno::INVAL) => parts.mount_classic(scratch),
+        result => result,
+    }
+    .map_err(|error| {
+        crate::context(error, || {
+            format!(
+                "mount overlay of {} layers on {}",
+                layers.len(),
+                root.upper.display()
+            )
+        })
+    })
+}
+
+fn open_layer(layer: &Layer) -> io::Result<OwnedFd> {
+    match layer {
+        Layer::Directory { path } => open_dir(path),
+        Layer::Erofs { path } => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "layer {}: EROFS images are not supported yet",
+                path.display()
+            ),
+        )),
+    }
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| crate::context(error, || format!("open {}", path.display())))
+}
+
+/// A path that leads to what `fd` names, whatever its real path holds
+/// (commas, colons, more than the 255 bytes an option may have).
+fn path_of(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+struct Parts<'a> {
+    /// Topmost first.
+    layers: &'a [OwnedFd],
+    upper: &'a OwnedFd,
+    work: &'a OwnedFd,
+    options: &'a [String],
+}
+
+impl Parts<'_> {
+    /// With `lowerdir+` (Linux 6.5).
+    fn mount(&self) -> Result<OwnedFd, Errno> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let context = context.as_fd();
+        fsconfig_set_string(context, "source", "overlay")?;
+        for layer in self.layers {
+            fsconfig_set_string(context, "lowerdir+", path_of(layer))?;
+        }
+        fsconfig_set_string(context, "upperdir", path_of(self.upper))?;
+        fsconfig_set_string(context, "workdir", path_of(self.work))?;
+        for (key, value) in OPTIONS {
+            fsconfig_set_string(context, key, value)?;
+        }
+        for option in self.options {
+            match option.split_once('=') {
+                Some((key, value)) => fsconfig_set_string(context, key, value)?,
+                None => fsconfig_set_flag(context, option.as_str())?,
+            }
+        }
+        fsconfig_create(context)?;
+        fsmount(
+            context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    }
+
+    /// With mount(2) and one string of all options, on `scratch`, from where
+    /// it is taken at once. The mount namespace is the launcher's own.
+    fn mount_classic(&self, scratch: &Path) -> Result<OwnedFd, Errno> {
+        let layers: Vec<String> = self.layers.iter().map(path_of).collect();
+        let mut data = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            layers.join(":"),
+            path_of(self.upper),
+            path_of(self.work)
+        );
+        for (key, value) in OPTIONS {
+            data.push_str(&format!(",{key}={value}"));
+        }
+        for option in self.options {
+            data.push(',');
+            data.push_str(option);
+        }
+        let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+        mount(
+            "overlay",
+            scratch,
+            "overlay",
+            MountFlags::empty(),
+            Some(data.as_c_str()),
+        )?;
+        let tree = open_tree(
+            CWD,
+            scratch,
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+        );
+        unmount(scratch, UnmountFlags::DETACH)?;
+        tree
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::openat;
+
+    /// In a mount namespace of its own.
+    #[test]
+    fn both_ways_give_the_same_filesystem() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root to mount");
+            return;
+        }
+        std::thread::spawn(|| {
+            berth_sys::fork::unshare_mount_namespace().unwrap();
+            rustix::mount::mount_change(
+                "/",
+                rustix::mount::MountPropagationFlags::PRIVATE
+                    | rustix::mount::MountPropagationFlags::REC,
+            )
+            .unwrap();
+            let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+            let path = |name: &str| dir.path().join(name);
+            for name in ["a:,b", "lower2", "upper", "work", "scratch"] {
+                std::fs::create_dir(path(name)).unwrap();
+            }
+            std::fs::write(path("a:,b").join("top"), "1").unwrap();
+            std::fs::write(path("a:,b").join("both"), "from the top").unwrap();
+            std::fs::write(path("lower2").join("both"), "from below").unwrap();
+            let root = RootFs {
+                layers: vec![
+                    Layer::Directory { path: path("a:,b") },
+                    Layer::Directory {
+                        path: path("lower2"),
+                    },
+                ],
+                upper: path("upper"),
+                work: path("work"),
+                options: Vec::new(),
+            };
+            let read = |mount: &OwnedFd, name: &str| {
+                let file = openat(mount, name, OFlags::RDONLY, Mode::empty()).unwrap();
+                io::read_to_string(std::fs::File::from(file)).unwrap()
+            };
+            let before = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let mount = mount_detached(&root, &path("scratch")).unwrap();
+            assert_eq!(read(&mount, "both"), "from the top");
+            drop(mount);
+
+            let layers: Vec<_> = root.layers.iter().map(|l| open_layer(l).unwrap()).collect();
+            let (upper, work) = (
+                open_dir(&root.upper).unwrap(),
+                open_dir(&root.work).unwrap(),
+            );
+            let parts = Parts {
+                layers: &layers,
+                upper: &upper,
+                work: &work,
+                options: &[],
+            };
+            let mount = parts.mount_classic(&path("scratch")).unwrap();
+            assert_eq!(read(&mount, "both"), "from the top");
+            assert_eq!(read(&mount, "top"), "1");
+            assert_eq!(
+                std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap(),
+                before
+            );
+
+            let missing = RootFs {
+                upper: path("gone"),
+                ..root
+            };
+            let error = mount_detached(&missing, &path("scratch")).unwrap_err();
+            assert!(error.to_string().contains("gone: No such file"), "{error}");
+        })
+        .join()
+        .unwrap();
+    }
+}

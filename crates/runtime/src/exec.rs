@@ -1,0 +1,254 @@
+//! A further process in a running container.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+
+use berth_cgroup::Entry;
+use berth_sys::clone::{self, CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWUSER, Cloned};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::child;
+use crate::create;
+use crate::error::{Context as _, Error, Result};
+use crate::limits;
+use crate::namespaces::{self, ALL, Home};
+use crate::probe;
+use crate::process::{self, Goal, Identity};
+use crate::security;
+use crate::sync::{self, ChildEnd, Message, ParentEnd};
+use crate::terminal::Terminal;
+use crate::{Exec, Started, Stdio};
+
+/// How the namespaces of the container's first process are joined.
+#[derive(Debug)]
+enum Join {
+    /// All at once, through its pidfd (Linux 5.8).
+    Pidfd(u64),
+    /// One by one, in this order.
+    Each(Vec<(u64, OwnedFd)>),
+}
+
+/// See [`crate::exec`].
+pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
+    let goal = Goal::new(request.process, request.seccomp)?;
+    let entry = request
+        .cgroup
+        .map(berth_cgroup::Cgroup::entry)
+        .transpose()
+        .map_err(|error| {
+            Error::step(
+                "open the control group",
+                std::io::Error::other(error.to_string()),
+            )
+        })?;
+    let join = Join::prepare(request)?;
+    let (parent, child) = sync::pair()?;
+
+    // Children are born in the container's process namespace; then back home.
+    let home = join
+        .has(CLONE_NEWPID)
+        .then(|| Home::new(true, false))
+        .transpose()?;
+    if home.is_some() {
+        join.enter(request, CLONE_NEWPID)
+            .step(|| "join the container's pid namespace")?;
+    }
+    let cloned = clone(entry.as_ref())?;
+    match cloned {
+        (Cloned::Child, in_cgroup) => {
+            std::mem::forget(home);
+            drop(parent);
+            let error = match run(request, &goal, &join, entry.as_ref(), &child, in_cgroup) {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            child::fail(&child, &error)
+        }
+        (Cloned::Parent { pid, pidfd }, _) => {
+            drop(home);
+            drop(child);
+            let mut started = Started {
+                pid,
+                pidfd,
+                console: None,
+            };
+            match watch(&parent, &mut started) {
+                Ok(()) => Ok(started),
+                Err(error) => {
+                    create::end(&started);
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// True when the child is in the group already.
+fn clone(entry: Option<&Entry>) -> Result<(Cloned, bool)> {
+    if let Some(Entry::Clone(group)) = entry
+        && probe::ways().clone_into_cgroup()
+        && let Ok(cloned) = clone::clone3(CLONE_CLEAR_SIGHAND, Some(group.as_fd()))
+    {
+        return Ok((cloned, true));
+    }
+    Ok((namespaces::fork(CLONE_CLEAR_SIGHAND, None)?, false))
+}
+
+fn watch(parent: &ParentEnd, started: &mut Started) -> Result<()> {
+    loop {
+        match parent.next()? {
+            None => return Ok(()),
+            Some(Message::Failed(error)) => return Err(error),
+            Some(Message::Console(master)) => started.console = Some(master),
+            Some(other) => {
+                return Err(Error::step(
+                    format!("hear from the new process: {other:?}"),
+                    rustix::io::Errno::PROTO,
+                ));
+            }
+        }
+    }
+}
+
+impl Join {
+    fn prepare(request: &Exec<'_>) -> Result<Self> {
+        let (pid, ways) = (request.pid, probe::ways());
+        let mut flags = 0;
+        let mut each = Vec::new();
+        for (flag, name) in ALL {
+            let own = inode(&format!("/proc/self/ns/{name}"));
+            // No such kind of namespace in this kernel.
+            let Some(own) = own else { continue };
+            let path = format!("/proc/{pid}/ns/{name}");
+            let theirs = inode(&path).ok_or_else(|| {
+                Error::step(
+                    format!("find the container's process {pid}"),
+                    rustix::io::Errno::SRCH,
+                )
+            })?;
+            // One's own user namespace may not be joined again, and what is shared
+            // needs no joining.
+            if own == theirs {
+                continue;
+            }
+            flags |= flag;
+            if !ways.pidfd_setns() {
+                let fd =
+                    rustix::fs::openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                        .step(|| format!("open {path}"))?;
+                each.push((flag, fd));
+            }
+        }
+        // The number may have become another's between the looks at /proc: not
+        // while the process is there.
+        if !is_alive(request.pidfd) {
+            return Err(Error::step(
+                "join the container: it has ended",
+                rustix::io::Errno::SRCH,
+            ));
+        }
+        Ok(if ways.pidfd_setns() {
+            Self::Pidfd(flags)
+        } else {
+            Self::Each(each)
+        })
+    }
+
+    fn has(&self, flag: u64) -> bool {
+        match self {
+            Self::Pidfd(flags) => flags & flag != 0,
+            Self::Each(each) => each.iter().any(|(one, _)| *one == flag),
+        }
+    }
+
+    /// All but the process namespace. The caller's rights may be needed for some
+    /// that do not belong to the container's user namespace (a time namespace with
+    /// offsets, a foreign network), so the user namespace comes last; a caller
+    /// without rights outside gets them by joining it first.
+    fn enter_all(&self, request: &Exec<'_>) -> std::io::Result<()> {
+        let others = !(CLONE_NEWPID | CLONE_NEWUSER);
+        match self.enter(request, others) {
+            Ok(()) => self.enter(request, CLONE_NEWUSER),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.has(CLONE_NEWUSER) => {
+                self.enter(request, CLONE_NEWUSER)?;
+                self.enter(request, others)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Joins those of `wanted` that the container has.
+    fn enter(&self, request: &Exec<'_>, wanted: u64) -> std::io::Result<()> {
+        match self {
+            Self::Pidfd(flags) if flags & wanted == 0 => Ok(()),
+            Self::Pidfd(flags) => clone::setns(request.pidfd, flags & wanted),
+            Self::Each(each) => each
+                .iter()
+                .filter(|(flag, _)| flag & wanted != 0)
+                .try_for_each(|(flag, fd)| clone::setns(fd.as_fd(), *flag)),
+        }
+    }
+}
+
+/// A pidfd becomes readable when its process ends.
+fn is_alive(pidfd: std::os::fd::BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut ready = [PollFd::new(&pidfd, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec::default())) == Ok(0)
+}
+
+fn inode(path: &str) -> Option<(u64, u64)> {
+    let stat = rustix::fs::stat(path).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+/// The new process.
+fn run(
+    request: &Exec<'_>,
+    goal: &Goal<'_>,
+    join: &Join,
+    entry: Option<&Entry>,
+    sync: &ChildEnd,
+    in_cgroup: bool,
+) -> Result<Infallible> {
+    berth_sys::exec::reset_signals();
+    // Before the container can see this process (CVE-2019-5736).
+    namespaces::protect()?;
+    child::set_oom_score(request.process)?;
+    let affinity = request.process.exec_cpu_affinity().as_ref();
+    if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
+        limits::set_affinity(list)?;
+    }
+    if let (Some(entry), false) = (entry, in_cgroup) {
+        child::enter_cgroup(entry)?;
+    }
+    if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
+        limits::set_affinity(list)?;
+    }
+    join.enter_all(request)
+        .step(|| "join the container's namespaces")?;
+    if join.has(CLONE_NEWUSER) {
+        child::become_root()?;
+    }
+    rustix::process::setsid().step(|| "lead a new session")?;
+    security::new_session_keyring(None)?;
+    // Joining a mount namespace has made its root ours.
+    let root = rustix::fs::openat(
+        CWD,
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .step(|| "open the container's root")?;
+    let identity = Identity::resolve(root.as_fd(), request.process)?;
+    match request.stdio {
+        Stdio::Fds(fds) => process::set_stdio(fds)?,
+        Stdio::Terminal { width, height } => {
+            let terminal = Terminal::open(root.as_fd(), None, width, height)?;
+            sync.console(terminal.master.as_fd())?;
+            terminal.control()?;
+            process::set_stdio([terminal.slave.as_fd(); 3])?;
+        }
+    }
+    process::become_program(goal, &identity, None, sync)
+}

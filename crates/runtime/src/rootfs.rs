@@ -1,0 +1,100 @@
+//! The root filesystem: from a detached mount to the process's root.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use berth_sys::mount::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
+use oci_spec::runtime::Spec;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
+
+use crate::Root;
+use crate::error::{Context as _, Error, Result};
+use crate::mounts;
+use crate::options;
+use crate::paths;
+
+/// The root as the parent hands it to the child: a detached mount.
+pub(crate) fn prepare(root: &Root<'_>, spec: &Spec) -> Result<OwnedFd> {
+    match root {
+        Root::Mount(fd) => {
+            rustix::io::fcntl_dupfd_cloexec(fd, 3).step(|| "keep the root filesystem")
+        }
+        Root::Bundle(bundle) => {
+            let path = spec.root().as_ref().map(|root| root.path().as_path());
+            let path = bundle.join(path.unwrap_or_else(|| Path::new("rootfs")));
+            let tree = rustix::mount::open_tree(
+                CWD,
+                &path,
+                OpenTreeFlags::OPEN_TREE_CLONE
+                    | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                    | OpenTreeFlags::AT_RECURSIVE,
+            )
+            .step(|| format!("open the root filesystem {}", path.display()))?;
+            if !paths::is_directory(tree.as_fd()).step(|| "stat the root filesystem")? {
+                return Err(Error::invalid(format!(
+                    "the root filesystem {} is not a directory",
+                    path.display()
+                )));
+            }
+            Ok(tree)
+        }
+    }
+}
+
+/// Cuts the new mount namespace off from the host's and attaches the root in it,
+/// on top of the old one. From here on `root` is where everything happens.
+pub(crate) fn attach(root: BorrowedFd<'_>) -> Result<()> {
+    let old = rustix::fs::openat(
+        CWD,
+        "/",
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .step(|| "open /")?;
+    mounts::set_private(old.as_fd())?;
+    rustix::mount::move_mount(
+        root,
+        c"",
+        &old,
+        c"",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .step(|| "attach the root filesystem")
+}
+
+/// Makes `root` the root of this process and its namespace; the old one is
+/// detached and out of reach for ever.
+pub(crate) fn pivot(root: BorrowedFd<'_>, propagation: (u64, bool)) -> Result<()> {
+    rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
+    // The old root is put on top of the new one at the same place, so no directory
+    // is needed for it (pivot_root(2), NOTES).
+    rustix::process::pivot_root(".", ".").map_err(|errno| match errno {
+        Errno::INVAL => Error::step(
+            "make the container's root (pivot_root; not possible when the host's root is its initramfs)",
+            errno,
+        ),
+        errno => Error::step("make the container's root (pivot_root)", errno),
+    })?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step(|| "detach the host's root")?;
+    rustix::process::chdir("/").step(|| "enter the container's root")?;
+    let (propagation, recursive) = propagation;
+    if propagation != options::MS_PRIVATE {
+        let attr = MountAttr {
+            propagation,
+            ..MountAttr::default()
+        };
+        mount_setattr(root, &attr, recursive).step(|| "set the root's mount propagation")?;
+    }
+    Ok(())
+}
+
+/// `root.readonly`: only the root itself, not what is mounted below it.
+pub(crate) fn make_read_only(root: BorrowedFd<'_>) -> Result<()> {
+    let attr = MountAttr {
+        set: MOUNT_ATTR_RDONLY,
+        ..MountAttr::default()
+    };
+    mount_setattr(root, &attr, false).step(|| "make the root filesystem read-only")
+}

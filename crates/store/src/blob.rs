@@ -1,0 +1,197 @@
+//! Content by digest: written into a work directory while it is hashed, made
+//! visible by rename once all that belongs together is verified.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, openat};
+use sha2::{Digest as _, Sha256};
+
+use crate::Digest;
+use crate::disk::create_file;
+use crate::error::{Error, Result, invalid};
+use crate::reference::is_lower_hex;
+
+/// Longest manifest, index or configuration that is read into memory.
+pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
+
+/// The hexadecimal part of a well-formed SHA-256 digest: safe as a file name.
+pub(crate) fn hex_of(digest: &str) -> Result<&str> {
+    match digest.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 && hex.bytes().all(is_lower_hex) => Ok(hex),
+        _ => invalid(format!("digest {digest:?} is not a SHA-256 digest")),
+    }
+}
+
+/// The first twelve digits, as people see IDs.
+pub(crate) fn short(digest: &str) -> &str {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    hex.get(..12).unwrap_or(hex)
+}
+
+pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
+    name_digest(Sha256::new_with_prefix(bytes))
+}
+
+fn name_digest(hasher: Sha256) -> Digest {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in hasher.finalize() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Passes a stream on and hashes it; with a file, writes it there, too.
+#[derive(Debug)]
+pub(crate) struct Tee<R> {
+    input: R,
+    hasher: Sha256,
+    count: u64,
+    copy: Option<File>,
+}
+
+impl<R: Read> Tee<R> {
+    pub(crate) fn hash(input: R) -> Self {
+        Self {
+            input,
+            hasher: Sha256::new(),
+            count: 0,
+            copy: None,
+        }
+    }
+
+    pub(crate) fn copy(input: R, file: File) -> Self {
+        Self {
+            copy: Some(file),
+            ..Self::hash(input)
+        }
+    }
+
+    /// Reads what is left, and says the digest and length of the whole.
+    pub(crate) fn finish(mut self) -> io::Result<(Digest, u64)> {
+        let mut buffer = vec![0; 128 << 10];
+        while self.read(&mut buffer)? > 0 {}
+        Ok((name_digest(self.hasher), self.count))
+    }
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = loop {
+            match self.input.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        self.hasher.update(&buffer[..n]);
+        if let Some(file) = &mut self.copy {
+            file.write_all(&buffer[..n])?;
+        }
+        self.count += n as u64;
+        Ok(n)
+    }
+}
+
+/// Where documents and layers are looked up by digest.
+pub(crate) trait Source {
+    fn size(&self, digest: &str) -> Option<u64>;
+    fn open(&self, digest: &str) -> Result<File>;
+
+    /// The whole of a manifest, index or configuration.
+    fn document(&self, digest: &str) -> Result<Vec<u8>> {
+        match self.size(digest) {
+            None => return invalid(format!("blob {digest} is missing")),
+            Some(size) if size > MAX_DOCUMENT => {
+                return invalid(format!(
+                    "blob {digest} of {size} bytes is too long for a manifest or configuration"
+                ));
+            }
+            Some(_) => {}
+        }
+        let mut bytes = Vec::new();
+        self.open(digest)?
+            .take(MAX_DOCUMENT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io("read blob", digest))?;
+        Ok(bytes)
+    }
+}
+
+/// Blobs in a work directory, by digest: the file's name and length.
+#[derive(Debug)]
+pub(crate) struct Spool<'a> {
+    directory: &'a OwnedFd,
+    blobs: HashMap<Digest, Blob>,
+    serial: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Blob {
+    pub(crate) file: String,
+    pub(crate) size: u64,
+}
+
+impl<'a> Spool<'a> {
+    pub(crate) fn new(directory: &'a OwnedFd) -> Self {
+        Self {
+            directory,
+            blobs: HashMap::new(),
+            serial: 0,
+        }
+    }
+
+    /// A file to write the next blob to; to be given to [`Self::add`].
+    pub(crate) fn create(&mut self) -> Result<(String, File)> {
+        let name = format!("blob-{}", self.serial);
+        self.serial += 1;
+        let file = create_file(self.directory, &name)
+            .map_err(Error::io("create temporary file", &name))?;
+        Ok((name, file))
+    }
+
+    pub(crate) fn add(&mut self, file: String, digest: Digest, size: u64) {
+        self.blobs.insert(digest, Blob { file, size });
+    }
+
+    /// Spools the rest of a stream.
+    pub(crate) fn store(&mut self, input: &mut dyn Read) -> Result<Digest> {
+        let (name, file) = self.create()?;
+        let (digest, size) = Tee::copy(input, file)
+            .finish()
+            .map_err(Error::stream("the archive"))?;
+        self.add(name, digest.clone(), size);
+        Ok(digest)
+    }
+
+    pub(crate) fn blob(&self, digest: &str) -> Option<&Blob> {
+        self.blobs.get(digest)
+    }
+}
+
+impl Source for Spool<'_> {
+    fn size(&self, digest: &str) -> Option<u64> {
+        self.blobs.get(digest).map(|blob| blob.size)
+    }
+
+    fn open(&self, digest: &str) -> Result<File> {
+        let Some(blob) = self.blobs.get(digest) else {
+            return invalid(format!("blob {digest} is missing"));
+        };
+        open_file(self.directory, &blob.file).map_err(Error::io("open blob", digest))
+    }
+}
+
+pub(crate) fn open_file(directory: &OwnedFd, name: &str) -> rustix::io::Result<File> {
+    openat(
+        directory,
+        name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map(File::from)
+}

@@ -1,0 +1,197 @@
+//! Images by name: list, find, tag, remove.
+
+use std::sync::Arc;
+
+use crate::blob::short;
+use crate::error::{Error, Result, invalid};
+use crate::reference::{familiar, is_full_id, is_lower_hex};
+use crate::state::{Record, State, edit, now, set_name};
+use crate::{Image, Reference, Removed, Store};
+
+/// Docker takes fewer digits for a name only.
+const MIN_SHORT_ID: usize = 4;
+
+/// How a reference led to an image.
+#[derive(Debug, PartialEq, Eq)]
+enum By {
+    /// By this full name.
+    Name(String),
+    Id,
+}
+
+impl Store {
+    pub fn images(&self) -> Vec<Image> {
+        self.inner
+            .state()
+            .images
+            .values()
+            .map(|record| record.image.clone())
+            .collect()
+    }
+
+    /// Finds by name, full ID, or unambiguous beginning of an ID.
+    ///
+    /// # Errors
+    /// `NotFound` ("No such image: x:latest"), `Invalid` for a bad reference.
+    pub fn find(&self, reference: &str) -> Result<Image> {
+        let record = find(&self.inner.state(), reference)?.0;
+        Ok(record.image.clone())
+    }
+
+    /// Points `name` (normalised) at the image; takes it from another if need be.
+    ///
+    /// # Errors
+    /// `Invalid` if the name has no tag but a digest: that is not given, it is.
+    pub fn tag(&self, id: &str, name: &Reference) -> Result<()> {
+        if name.digest.is_some() {
+            return invalid("refusing to create a tag with a digest reference");
+        }
+        let state = &mut *self.inner.state();
+        let id = find(state, id)?.0.saved.id.clone();
+        self.inner.update_images(state, |images| {
+            set_name(images, &id, &name.full(), &now());
+            Ok(())
+        })
+    }
+
+    /// Docker's rules: a name is untagged; the last name takes the image with
+    /// it; an ID with several names needs `force`. `in_use(config or manifest
+    /// digest)` says whether a container uses the image, with Docker's words:
+    /// "image is being used by running container x" (no force helps) or
+    /// "image is being used by stopped container x".
+    pub fn remove(
+        &self,
+        reference: &str,
+        force: bool,
+        in_use: &dyn Fn(&Image) -> Option<String>,
+    ) -> Result<Vec<Removed>> {
+        let state = &mut *self.inner.state();
+        let (record, by) = find(state, reference)?;
+        let names = &record.saved.names;
+        let user = in_use(&record.image);
+        if let By::Name(name) = &by {
+            let shown = familiar(name);
+            if names.len() > 1 {
+                return self.untag(state, &record, name);
+            }
+            if let Some(user) = &user {
+                if !force {
+                    return Err(Error::Conflict(format!(
+                        "conflict: unable to remove repository reference \"{shown}\" (must force) - {}",
+                        as_reference_user(user, &record)
+                    )));
+                }
+                // The container keeps the image, without a name.
+                return self.untag(state, &record, name);
+            }
+        } else {
+            let conflict = |how: &str, why: &str| {
+                let id = short(&record.saved.id);
+                Err(Error::Conflict(format!(
+                    "conflict: unable to delete {id} ({how}) - {why}"
+                )))
+            };
+            match &user {
+                Some(user) if user.contains("running container") => {
+                    return conflict("cannot be forced", user);
+                }
+                Some(user) if !force => return conflict("must be forced", user),
+                _ => {}
+            }
+            if names.len() > 1 && !force {
+                return conflict(
+                    "must be forced",
+                    "image is referenced in multiple repositories",
+                );
+            }
+        }
+        let mut removed: Vec<_> = (names.iter().chain(&record.saved.digests))
+            .map(|name| Removed::Untagged(familiar(name)))
+            .collect();
+        removed.push(Removed::Deleted(record.saved.id.clone()));
+        self.inner.update_images(state, |images| {
+            images.remove(&record.saved.id);
+            Ok(())
+        })?;
+        self.inner.collect(state)?;
+        Ok(removed)
+    }
+
+    fn untag(&self, state: &mut State, record: &Arc<Record>, name: &str) -> Result<Vec<Removed>> {
+        self.inner.update_images(state, |images| {
+            if let Some(record) = images.get_mut(&record.saved.id) {
+                edit(record, |saved| saved.names.retain(|n| n != name));
+            }
+            Ok(vec![Removed::Untagged(familiar(name))])
+        })
+    }
+}
+
+/// Docker says it the other way round when a name is removed.
+fn as_reference_user(text: &str, record: &Record) -> String {
+    match text.rsplit_once(" container ") {
+        Some((_, container)) if text.starts_with("image is being used by") => {
+            format!(
+                "container {container} is using its referenced image {}",
+                short(&record.saved.id)
+            )
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn find(state: &State, text: &str) -> Result<(Arc<Record>, By)> {
+    let bare = text.strip_prefix("sha256:").unwrap_or(text);
+    if is_full_id(bare) {
+        let id = format!("sha256:{bare}");
+        return by_id(state, &id)?.ok_or_else(|| Error::NotFound(format!("No such image: {id}")));
+    }
+    let reference = Reference::parse(text)?;
+    let missing = || Error::NotFound(format!("No such image: {}", reference.familiar()));
+    if let Some(digest) = &reference.digest {
+        let repository = reference.repository();
+        let pinned = format!("{repository}@{digest}");
+        let is_it = |record: &&Arc<Record>| {
+            record.saved.digests.contains(&pinned)
+                || record.saved.id == *digest
+                    && record
+                        .saved
+                        .names
+                        .iter()
+                        .any(|name| repository_of(name) == repository)
+        };
+        return match state.images.values().find(is_it) {
+            Some(record) => Ok((record.clone(), By::Id)),
+            None => Err(missing()),
+        };
+    }
+    let full = reference.full();
+    if let Some(record) = state
+        .images
+        .values()
+        .find(|record| record.saved.names.contains(&full))
+    {
+        return Ok((record.clone(), By::Name(full)));
+    }
+    if bare.len() >= MIN_SHORT_ID && bare.bytes().all(is_lower_hex) {
+        return by_id(state, &format!("sha256:{bare}"))?.ok_or_else(missing);
+    }
+    Err(missing())
+}
+
+/// By the beginning of the digest of the manifest or the configuration.
+fn by_id(state: &State, prefix: &str) -> Result<Option<(Arc<Record>, By)>> {
+    let mut found = (state.images.values()).filter(|record| {
+        record.saved.id.starts_with(prefix) || record.image.config_digest.starts_with(prefix)
+    });
+    match (found.next(), found.next()) {
+        (Some(_), Some(_)) => Err(Error::NotFound("ambiguous reference".to_owned())),
+        (record, _) => Ok(record.map(|record| (record.clone(), By::Id))),
+    }
+}
+
+fn repository_of(name: &str) -> String {
+    Reference::parse(name)
+        .map(|reference| reference.repository())
+        .unwrap_or_default()
+}

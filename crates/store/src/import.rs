@@ -1,0 +1,102 @@
+//! `docker import`: a root filesystem becomes an image of one layer.
+
+use std::io::Read;
+
+use oci_spec::image::{HistoryBuilder, ImageConfiguration, RootFs};
+
+use crate::blob::{Spool, Tee, digest_of};
+use crate::decompress::{Compression, decode, detect};
+use crate::error::{Error, Result, invalid};
+use crate::layer::Ending;
+use crate::manifest::{Family, resolve, write};
+use crate::publish::{NewImage, Publication, unpack_plain};
+use crate::state::now;
+use crate::store::Work;
+use crate::{Image, Reference, Store};
+
+impl Store {
+    /// Makes a one-layer image from a root filesystem archive (compressed or
+    /// not) and a configuration whose `rootfs` and `history` are filled in
+    /// here: the last entry of `history`, if there is one, is completed and
+    /// describes the layer (its `comment` is `docker import`'s message).
+    ///
+    /// # Errors
+    /// `Invalid` if the archive is not a whole, harmless tar stream.
+    pub fn import(
+        &self,
+        archive: &mut dyn Read,
+        mut config: ImageConfiguration,
+        name: Option<&Reference>,
+    ) -> Result<Image> {
+        if name.is_some_and(|name| name.digest.is_some()) {
+            return invalid("cannot import digest reference");
+        }
+        let inner = &*self.inner;
+        let work = Work::new(inner, "import")?;
+        let mut spool = Spool::new(&work.fd);
+
+        // One pass: the blob as it came is written while it is unpacked. What
+        // no media type can name (xz, bzip2) is kept plain instead.
+        let (file_name, file) = spool.create()?;
+        let (compression, stream) = detect(archive)?;
+        let (layer, blob, stored_as) = match compression {
+            Compression::Xz | Compression::Bzip2 => {
+                let mut plain = Tee::copy(decode(compression, stream)?, file);
+                let layer = unpack_plain(inner, &work, &mut plain, Ending::Marked)?;
+                (layer, plain.finish(), Compression::None)
+            }
+            known => {
+                let mut raw = Tee::copy(stream, file);
+                let layer = unpack_plain(inner, &work, decode(known, &mut raw)?, Ending::Marked)?;
+                (layer, raw.finish(), known)
+            }
+        };
+        let (blob, size) = blob.map_err(Error::stream("the archive"))?;
+        spool.add(file_name, blob.clone(), size);
+
+        let time = now();
+        let created = config.created().clone().unwrap_or_else(|| time.clone());
+        config.set_created(Some(created.clone()));
+        let mut rootfs = RootFs::default();
+        rootfs.set_diff_ids(vec![layer.diff_id.clone()]);
+        config.set_rootfs(rootfs);
+        let mut entry = config
+            .history()
+            .as_ref()
+            .and_then(|history| history.last().cloned())
+            .map_or_else(
+                || HistoryBuilder::default().comment("Imported from -").build(),
+                Ok,
+            )
+            .map_err(|e| Error::Invalid(format!("history of the image: {e}")))?;
+        entry.set_created(Some(created));
+        entry.set_empty_layer(None);
+        config.set_history(Some(vec![entry]));
+
+        // Through a Value, whose keys are in order: equal input, equal digest.
+        let raw_config = serde_json::to_value(&config)
+            .and_then(|value| serde_json::to_vec(&value))
+            .map_err(|e| Error::Invalid(format!("configuration of the image: {e}")))?;
+        let config_digest = spool.store(&mut raw_config.as_slice())?;
+        let manifest = write(
+            Family::Oci,
+            (&config_digest, raw_config.len() as u64),
+            &[(stored_as, &blob, size)],
+        );
+        let id = digest_of(&manifest);
+        spool.store(&mut manifest.as_slice())?;
+
+        let resolved = resolve(&id, &spool)?;
+        let mut publication = Publication::new(inner, &work, &spool);
+        publication.add_layer(layer);
+        let names = name.map(Reference::full).into_iter().collect();
+        publication.images.push(NewImage {
+            id: id.clone(),
+            names,
+            resolved,
+            loaded_at: time,
+        });
+        let image = publication.commit()?.pop();
+        image.ok_or_else(|| Error::NotFound(format!("No such image: {id}")))
+    }
+}

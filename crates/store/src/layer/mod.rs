@@ -1,0 +1,178 @@
+//! A layer: one tar stream of changes becomes content on disk, once per diff
+//! ID and independent of what lies below it.
+//!
+//! [`unpack`] reads the stream and says what each entry changes; a [`Form`]
+//! writes that down. Directories are one form; another (a file system image)
+//! needs only to take the same changes.
+
+mod directory;
+
+use std::io::Read;
+
+pub(crate) use self::directory::{Directory, Options};
+use crate::error::{Error, Result, invalid};
+use crate::tar::{Entry, Kind, Reader};
+use serde::{Deserialize, Serialize};
+
+/// More entries than any image has; bounds the inodes a hostile one takes.
+const MAX_ENTRIES: u64 = 5_000_000;
+/// `PATH_MAX` and `NAME_MAX`; a deeper path than this no kernel call could name.
+const MAX_NAME: usize = 4095;
+const MAX_COMPONENT: usize = 255;
+const MAX_DEPTH: usize = 512;
+
+const WHITEOUT: &[u8] = b".wh.";
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// How a layer's content is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FormKind {
+    Directory,
+}
+
+/// Mode and owner of a layer's root directory, which the root of a container
+/// takes from its topmost layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Root {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Default for Root {
+    fn default() -> Self {
+        Self {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
+/// What is known of an unpacked layer; `layer.json` beside its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Layer {
+    pub(crate) form: FormKind,
+    /// Bytes in files, without holes.
+    pub(crate) size: u64,
+    pub(crate) root: Root,
+    /// Its root hides all layers below. Overlay ignores the mark on a root
+    /// directory, so such a layer ends the chain of whoever mounts it.
+    pub(crate) opaque: bool,
+}
+
+/// One change that a layer makes. Paths are relative and clean: no empty,
+/// `.` or `..` component; the root is the empty path.
+#[derive(Debug)]
+pub(crate) enum Change<'a> {
+    /// The data of a file is read from the stream given along.
+    Put(&'a Path, &'a Entry),
+    /// Hides what lower layers have there.
+    Whiteout(&'a Path),
+    /// Hides what lower layers have inside that directory.
+    Opaque(&'a Path),
+}
+
+/// A clean path: its components, and their number is its depth.
+pub(crate) type Path = [Vec<u8>];
+
+/// Where changes are written down.
+pub(crate) trait Form {
+    fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()>;
+    /// After the last change.
+    fn finish(self) -> Result<Layer>;
+}
+
+/// Whether a stream must close with the end-of-archive marker. Layers in
+/// images are judged by their digest instead: some builders leave it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Marked,
+    Any,
+}
+
+/// Applies all of a tar stream and reads it to its end (what follows the end
+/// of the archive still counts for the digest).
+pub(crate) fn unpack(stream: &mut dyn Read, ending: Ending, mut form: impl Form) -> Result<Layer> {
+    let mut tar = Reader::new(stream);
+    let mut entries = 0;
+    while let Some(entry) = tar.next()? {
+        entries += 1;
+        if entries > MAX_ENTRIES {
+            return invalid(format!("it has more than {MAX_ENTRIES} entries"));
+        }
+        apply(&mut form, &entry, &mut tar).map_err(|error| {
+            error.within(&format!("entry {:?}", String::from_utf8_lossy(&entry.name)))
+        })?;
+    }
+    if ending == Ending::Marked && !tar.is_complete() {
+        return invalid("the archive is truncated: its end marker is missing");
+    }
+    std::io::copy(&mut tar.into_inner(), &mut std::io::sink())
+        .map_err(Error::stream("the archive"))?;
+    form.finish()
+}
+
+fn apply(form: &mut impl Form, entry: &Entry, data: &mut dyn Read) -> Result<()> {
+    let path = clean(&entry.name)?;
+    let Some((name, parent)) = path.split_last() else {
+        if entry.kind != Kind::Directory {
+            return invalid("the root of a layer is not a directory");
+        }
+        return form.apply(Change::Put(&path, entry), data);
+    };
+    if name == WHITEOUT_OPAQUE {
+        return form.apply(Change::Opaque(parent), data);
+    }
+    if path
+        .iter()
+        .any(|component| component.starts_with(WHITEOUT_META))
+    {
+        // Bookkeeping of AUFS, never part of the content.
+        return Ok(());
+    }
+    if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if matches!(hidden, b"" | b"." | b"..") {
+            return invalid("a whiteout without a name");
+        }
+        let mut target = parent.to_vec();
+        target.push(hidden.to_vec());
+        return form.apply(Change::Whiteout(&target), data);
+    }
+    form.apply(Change::Put(&path, entry), data)
+}
+
+/// The components of a member's name, refused where it could point outside.
+pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
+    if name.is_empty() {
+        return invalid("it has no name");
+    }
+    if name.len() > MAX_NAME {
+        return invalid(format!("its name is longer than {MAX_NAME} bytes"));
+    }
+    if name[0] == b'/' {
+        return invalid("its name is absolute");
+    }
+    let mut path = Vec::new();
+    for component in name.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => return invalid("its name contains \"..\""),
+            _ if component.len() > MAX_COMPONENT => {
+                return invalid(format!(
+                    "a part of its name is longer than {MAX_COMPONENT} bytes"
+                ));
+            }
+            _ => path.push(component.to_vec()),
+        }
+    }
+    if path.len() > MAX_DEPTH {
+        return invalid(format!("its name is deeper than {MAX_DEPTH} directories"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests;

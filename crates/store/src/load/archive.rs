@@ -1,0 +1,146 @@
+//! The outer archive: its files spooled and hashed, found again by name.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use serde::de::DeserializeOwned;
+
+use crate::Digest;
+use crate::blob::{Source, Spool};
+use crate::decompress::decompress;
+use crate::error::{Error, Result, invalid};
+use crate::layer::clean;
+use crate::tar::{Kind, Reader};
+
+/// More files than any archive of images has.
+const MAX_FILES: usize = 100_000;
+/// Links to links, as old `docker save` never wrote them.
+const MAX_LINKS: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Archive<'a> {
+    spool: Spool<'a>,
+    files: HashMap<Vec<u8>, Digest>,
+    /// Links between names: old archives have each layer's bytes once.
+    links: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+impl<'a> Archive<'a> {
+    pub(super) fn read(input: &mut dyn Read, spool: Spool<'a>) -> Result<Self> {
+        let (_, plain) = decompress(input)?;
+        let mut tar = Reader::new(plain);
+        let mut archive = Self {
+            spool,
+            files: HashMap::new(),
+            links: HashMap::new(),
+        };
+        while let Some(entry) = tar.next()? {
+            if archive.files.len() + archive.links.len() >= MAX_FILES {
+                return invalid(format!("the archive has more than {MAX_FILES} files"));
+            }
+            let here = |error: Error| {
+                error.within(&format!("entry {:?}", String::from_utf8_lossy(&entry.name)))
+            };
+            let path = clean(&entry.name).map_err(here)?;
+            let name = path.join(&b'/');
+            match entry.kind {
+                Kind::File if entry.extents.is_some() => {
+                    return Err(here(Error::Invalid("it is sparse".to_owned())));
+                }
+                Kind::File => {
+                    let digest = archive.spool.store(&mut tar).map_err(here)?;
+                    check_name(&name, &digest)?;
+                    archive.links.remove(&name);
+                    archive.files.insert(name, digest);
+                }
+                Kind::Symlink => {
+                    let directory = path.split_last().map_or(&[][..], |(_, parent)| parent);
+                    archive.link(name, resolve(directory, &entry.link));
+                }
+                Kind::HardLink => archive.link(name, resolve(&[], &entry.link)),
+                _ => {}
+            }
+        }
+        // To the end, so that a damaged tail of a compressed stream is seen.
+        std::io::copy(&mut tar.into_inner(), &mut std::io::sink())
+            .map_err(Error::stream("the archive"))?;
+        Ok(archive)
+    }
+
+    fn link(&mut self, name: Vec<u8>, target: Option<Vec<u8>>) {
+        self.files.remove(&name);
+        if let Some(target) = target {
+            self.links.insert(name, target);
+        }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The digest of the file of that name.
+    pub(super) fn find(&self, name: &str) -> Option<&Digest> {
+        let mut name = clean(name.as_bytes()).ok()?.join(&b'/');
+        for _ in 0..MAX_LINKS {
+            match self.links.get(&name) {
+                Some(target) => name.clone_from(target),
+                None => return self.files.get(&name),
+            }
+        }
+        None
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let Some(digest) = self.find(name) else {
+            return invalid(format!("the archive has no {name}"));
+        };
+        serde_json::from_slice(&self.spool.document(digest)?)
+            .or_else(|error| invalid(format!("{name} is not valid: {error}")))
+    }
+
+    pub(super) fn spool(&mut self) -> &mut Spool<'a> {
+        &mut self.spool
+    }
+
+    pub(super) fn blobs(&self) -> &Spool<'a> {
+        &self.spool
+    }
+
+    pub(super) fn into_spool(self) -> Spool<'a> {
+        self.spool
+    }
+}
+
+/// A file that is named by a digest must have it.
+fn check_name(name: &[u8], digest: &str) -> Result<()> {
+    let Some(claimed) = name.strip_prefix(b"blobs/sha256/") else {
+        return Ok(());
+    };
+    if digest
+        .strip_prefix("sha256:")
+        .is_some_and(|hex| hex.as_bytes() == claimed)
+    {
+        return Ok(());
+    }
+    invalid(format!(
+        "blob {} does not match its digest: its content has {digest}",
+        String::from_utf8_lossy(name)
+    ))
+}
+
+/// Follows `..` by text: nothing here is a real file system.
+fn resolve(directory: &[Vec<u8>], link: &[u8]) -> Option<Vec<u8>> {
+    let mut path = if link.starts_with(b"/") {
+        Vec::new()
+    } else {
+        directory.to_vec()
+    };
+    for component in link.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(path.pop()?),
+            _ => path.push(component.to_vec()),
+        }
+    }
+    Some(path.join(&b'/'))
+}

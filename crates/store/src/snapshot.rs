@@ -1,0 +1,229 @@
+//! Writable parts of root filesystems: `snapshots/<key>/{upper,work}`.
+//!
+//! On the path of every container start, so: few calls, nothing synced. A
+//! snapshot is complete in `tmp/` before a rename gives it its name.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Gid, Mode, Uid, chmodat, chownat, mkdirat, renameat};
+use rustix::io::Errno;
+
+use crate::blob::hex_of;
+use crate::disk::{create_file, open_directory, tree_size};
+use crate::error::{Error, Result, invalid};
+use crate::layer::{FormKind, Root};
+use crate::state::{SnapshotRecord, State};
+use crate::store::{Inner, SNAPSHOT_RECORD};
+use crate::{Image, LayerLocation, Snapshot, Store};
+
+const MAX_KEY: usize = 128;
+
+impl Store {
+    /// Makes the writable part of a root filesystem on top of an image.
+    /// `mapped_root` owns the upper directory (0, 0 without user namespaces).
+    ///
+    /// # Errors
+    /// `Conflict` if the key is taken, `NotFound` if the image's layers are gone.
+    pub fn create_snapshot(
+        &self,
+        key: &str,
+        image: &Image,
+        mapped_root: (u32, u32),
+    ) -> Result<Snapshot> {
+        check_key(key)?;
+        let inner = &*self.inner;
+        // Named in memory first: from here on its layers are kept.
+        let (record, root) = {
+            let state = &mut *inner.state();
+            if state.snapshots.contains_key(key) {
+                return Err(Error::Conflict(format!("snapshot {key} exists")));
+            }
+            let (record, root) = plan(state, image)?;
+            state.snapshots.insert(key.to_owned(), record.clone());
+            (record, root)
+        };
+        match make(inner, key, &record, root, mapped_root) {
+            Ok(()) => Ok(describe(inner, &inner.state(), key, &record)),
+            Err(error) => {
+                inner.state().snapshots.remove(key);
+                Err(error)
+            }
+        }
+    }
+
+    /// # Errors
+    /// `NotFound` if there is none of that key.
+    pub fn snapshot(&self, key: &str) -> Result<Snapshot> {
+        let state = self.inner.state();
+        match state.snapshots.get(key) {
+            Some(record) => Ok(describe(&self.inner, &state, key, record)),
+            None => Err(missing(key)),
+        }
+    }
+
+    /// Hides it at once (rename into tmp); the files go in the background.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that key.
+    pub fn remove_snapshot(&self, key: &str) -> Result<()> {
+        check_key(key)?;
+        let inner = &*self.inner;
+        let gone = inner.unique("snapshot");
+        match renameat(&inner.dirs.snapshots, key, &inner.dirs.tmp, gone.as_str()) {
+            Ok(()) => inner.trash.push(gone),
+            Err(Errno::NOENT) => return Err(missing(key)),
+            Err(e) => return Err(Error::io("remove snapshot", key)(e)),
+        }
+        let state = &mut *inner.state();
+        if let Some(record) = state.snapshots.remove(key)
+            && record.layers.iter().any(|layer| !state.is_used(layer))
+        {
+            inner.collect(state)?;
+        }
+        Ok(())
+    }
+
+    /// Keys of all snapshots, in order.
+    pub fn snapshot_keys(&self) -> Result<Vec<String>> {
+        let mut keys: Vec<_> = self.inner.state().snapshots.keys().cloned().collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Bytes in the writable part.
+    pub fn snapshot_size(&self, key: &str) -> Result<u64> {
+        check_key(key)?;
+        let failed = || Error::io("measure snapshot", key);
+        let path = format!("{key}/upper");
+        match open_directory(self.inner.dirs.snapshots.as_fd(), path.as_bytes()) {
+            Ok(upper) => tree_size(&upper).map_err(failed()),
+            Err(Errno::NOENT) => Err(missing(key)),
+            Err(e) => Err(failed()(e)),
+        }
+    }
+}
+
+/// Topmost layer first, down to the first that hides all below it; and what
+/// the container's root directory looks like.
+fn plan(state: &State, image: &Image) -> Result<(SnapshotRecord, Root)> {
+    let mut layers = Vec::new();
+    let mut root = None;
+    for diff_id in image.config.rootfs().diff_ids().iter().rev() {
+        hex_of(diff_id)?;
+        let Some(layer) = state.layers.get(diff_id) else {
+            return Err(Error::NotFound(format!("No such image: {}", image.id)));
+        };
+        root.get_or_insert(layer.root);
+        layers.push(diff_id.clone());
+        if layer.opaque {
+            break;
+        }
+    }
+    Ok((SnapshotRecord { layers }, root.unwrap_or_default()))
+}
+
+fn make(
+    inner: &Inner,
+    key: &str,
+    record: &SnapshotRecord,
+    root: Root,
+    mapped: (u32, u32),
+) -> Result<()> {
+    let name = inner.unique("create");
+    let made = fill(inner, &name, record, root, mapped).and_then(|()| {
+        Ok(renameat(
+            &inner.dirs.tmp,
+            name.as_str(),
+            &inner.dirs.snapshots,
+            key,
+        )?)
+    });
+    made.map_err(|source| {
+        inner.trash.push(name);
+        Error::Io {
+            action: "make snapshot",
+            path: key.to_owned(),
+            source,
+        }
+    })
+}
+
+fn fill(
+    inner: &Inner,
+    name: &str,
+    record: &SnapshotRecord,
+    root: Root,
+    (uid, gid): (u32, u32),
+) -> std::io::Result<()> {
+    // Others may pass to `upper`, whose own mode then decides.
+    let tmp = &inner.dirs.tmp;
+    mkdirat(tmp, name, Mode::from_raw_mode(0o711))?;
+    let directory = open_directory(tmp.as_fd(), name.as_bytes())?;
+    for (part, mode, owner) in [
+        (
+            "upper",
+            root.mode,
+            (uid.saturating_add(root.uid), gid.saturating_add(root.gid)),
+        ),
+        ("work", 0o700, (uid, gid)),
+    ] {
+        mkdirat(&directory, part, Mode::from_raw_mode(mode))?;
+        if owner != (0, 0) {
+            chownat(
+                &directory,
+                part,
+                Some(Uid::from_raw(owner.0)),
+                Some(Gid::from_raw(owner.1)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+        }
+    }
+    // What mkdir made of it depends on the umask.
+    chmodat(
+        &directory,
+        "upper",
+        Mode::from_raw_mode(root.mode),
+        AtFlags::empty(),
+    )?;
+    create_file(&directory, SNAPSHOT_RECORD)?.write_all(&serde_json::to_vec(record)?)
+}
+
+fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) -> Snapshot {
+    let at = inner.root.join("snapshots").join(key);
+    let layers = record.layers.iter().map(|diff_id| {
+        match state.layers.get(diff_id).map(|layer| layer.form) {
+            Some(FormKind::Directory) | None => LayerLocation::Directory(inner.layer_path(diff_id)),
+        }
+    });
+    // `index=off` as Docker: no file handles, so layers may be on any file
+    // system. No redirects and no metadata-only copies: what is in `upper` can
+    // be read without overlayfs (commit, diff, size), and none is followed.
+    let mut options = vec![
+        "index=off".to_owned(),
+        "metacopy=off".to_owned(),
+        "redirect_dir=nofollow".to_owned(),
+    ];
+    if inner.options.userxattr {
+        options.push("userxattr".to_owned());
+    }
+    Snapshot {
+        layers: layers.collect(),
+        upper: at.join("upper"),
+        work: at.join("work"),
+        options,
+    }
+}
+
+/// Keys become file names.
+fn check_key(key: &str) -> Result<()> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if key.is_empty() || key.len() > MAX_KEY || key.starts_with('.') || !key.bytes().all(is_plain) {
+        return invalid(format!("snapshot key {key:?} is not a plain file name"));
+    }
+    Ok(())
+}
+
+fn missing(key: &str) -> Error {
+    Error::NotFound(format!("No such snapshot: {key}"))
+}

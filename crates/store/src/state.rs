@@ -1,0 +1,238 @@
+//! What the store holds: `images.json` on disk, and the index in memory that
+//! is built from it, the blobs, the layers and the snapshots at open.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blob::{Source, hex_of};
+use crate::error::{Error, Result, invalid};
+use crate::layer::Layer;
+use crate::manifest::{Resolved, resolve};
+use crate::{Digest, Image};
+
+const VERSION: u32 = 1;
+
+/// `images.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    images: Vec<Saved>,
+}
+
+/// What of an image is not in its blobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Saved {
+    /// Digest of the manifest or index.
+    pub(crate) id: Digest,
+    pub(crate) names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) digests: Vec<String>,
+    /// RFC 3339.
+    pub(crate) loaded_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tagged_at: Option<String>,
+}
+
+/// An image and what it stands on.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) saved: Saved,
+    pub(crate) image: Image,
+    /// Diff IDs, bottom first.
+    pub(crate) layers: Vec<Digest>,
+    pub(crate) blobs: Vec<Digest>,
+}
+
+pub(crate) type Images = BTreeMap<Digest, Arc<Record>>;
+
+/// The index. Changes go through one lock, disk first.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) images: Images,
+    /// By diff ID.
+    pub(crate) layers: HashMap<Digest, Layer>,
+    /// Length by digest.
+    pub(crate) blobs: HashMap<Digest, u64>,
+    pub(crate) snapshots: HashMap<String, SnapshotRecord>,
+    /// Layers that running loads count on.
+    pub(crate) leases: HashMap<Digest, usize>,
+}
+
+/// `snapshot.json`: what a snapshot was made on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    /// Diff IDs, topmost first.
+    pub(crate) layers: Vec<Digest>,
+}
+
+impl State {
+    /// What nothing stands on: blobs and layers.
+    pub(crate) fn unreachable(&self) -> (Vec<Digest>, Vec<Digest>) {
+        let blobs: HashSet<&Digest> = self
+            .images
+            .values()
+            .flat_map(|record| &record.blobs)
+            .collect();
+        let layers: HashSet<&Digest> = (self.images.values().flat_map(|record| &record.layers))
+            .chain(
+                self.snapshots
+                    .values()
+                    .flat_map(|snapshot| &snapshot.layers),
+            )
+            .chain(self.leases.keys())
+            .collect();
+        (
+            self.blobs
+                .keys()
+                .filter(|digest| !blobs.contains(digest))
+                .cloned()
+                .collect(),
+            self.layers
+                .keys()
+                .filter(|digest| !layers.contains(digest))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    pub(crate) fn is_used(&self, layer: &Digest) -> bool {
+        self.leases.contains_key(layer)
+            || self
+                .images
+                .values()
+                .any(|record| record.layers.contains(layer))
+            || self
+                .snapshots
+                .values()
+                .any(|snapshot| snapshot.layers.contains(layer))
+    }
+
+    /// Describes an image whose layers are all there.
+    pub(crate) fn describe(
+        &self,
+        saved: Saved,
+        resolved: Resolved,
+        source: &dyn Source,
+    ) -> Result<Record> {
+        let mut size = 0;
+        for (diff_id, _) in &resolved.layers {
+            match self.layers.get(diff_id) {
+                Some(layer) => size += layer.size,
+                None => {
+                    return invalid(format!("layer {diff_id} of image {} is missing", saved.id));
+                }
+            }
+        }
+        let created = resolved.config.created().as_deref().and_then(seconds);
+        let image = Image {
+            id: saved.id.clone(),
+            config_digest: resolved.config_digest,
+            config: resolved.config,
+            raw_config: resolved.raw_config,
+            names: saved.names.clone(),
+            digests: saved.digests.clone(),
+            size,
+            blob_size: resolved
+                .blobs
+                .iter()
+                .filter_map(|digest| source.size(digest))
+                .sum(),
+            created: created
+                .or_else(|| seconds(&saved.loaded_at))
+                .unwrap_or_default(),
+            tagged_at: saved.tagged_at.clone(),
+        };
+        let layers = resolved
+            .layers
+            .into_iter()
+            .map(|(diff_id, _)| diff_id)
+            .collect();
+        Ok(Record {
+            saved,
+            image,
+            layers,
+            blobs: resolved.blobs,
+        })
+    }
+
+    /// Reads `images.json`. An image that has lost a part is left out with a
+    /// warning: one damaged image must not keep the engine from starting.
+    pub(crate) fn read_images(&mut self, text: &[u8], source: &dyn Source) -> Result<()> {
+        let file: File = serde_json::from_slice(text)
+            .map_err(|e| Error::Invalid(format!("images.json is damaged: {e}")))?;
+        if file.version != VERSION {
+            return invalid(format!(
+                "images.json has version {}, this engine knows {VERSION}",
+                file.version
+            ));
+        }
+        for saved in file.images {
+            let id = saved.id.clone();
+            let record = hex_of(&id)
+                .and_then(|_| resolve(&id, source))
+                .and_then(|resolved| self.describe(saved, resolved, source));
+            match record {
+                Ok(record) => {
+                    self.images.insert(id, Arc::new(record));
+                }
+                Err(error) => tracing::warn!(%id, %error, "image is damaged and left out"),
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn write_images(images: &Images) -> Result<Vec<u8>> {
+    let file = File {
+        version: VERSION,
+        images: images.values().map(|record| record.saved.clone()).collect(),
+    };
+    let mut text = serde_json::to_vec_pretty(&file).map_err(|e| Error::Io {
+        action: "encode",
+        path: "images.json".to_owned(),
+        source: e.into(),
+    })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Moves `name` to `record`, away from whatever had it.
+pub(crate) fn set_name(images: &mut Images, id: &Digest, name: &str, now: &str) {
+    for record in images.values_mut() {
+        let has = record.saved.names.iter().any(|n| n == name);
+        let is_target = record.saved.id == *id;
+        if has && !is_target {
+            edit(record, |saved| saved.names.retain(|n| n != name));
+        } else if is_target {
+            edit(record, |saved| {
+                if !has {
+                    saved.names.push(name.to_owned());
+                    saved.names.sort();
+                }
+                saved.tagged_at = Some(now.to_owned());
+            });
+        }
+    }
+}
+
+/// Changes the saved part and what is shown of it.
+pub(crate) fn edit(record: &mut Arc<Record>, change: impl FnOnce(&mut Saved)) {
+    let record = Arc::make_mut(record);
+    change(&mut record.saved);
+    record.image.names.clone_from(&record.saved.names);
+    record.image.digests.clone_from(&record.saved.digests);
+    record.image.tagged_at.clone_from(&record.saved.tagged_at);
+}
+
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+fn seconds(time: &str) -> Option<i64> {
+    time.parse::<jiff::Timestamp>()
+        .ok()
+        .map(jiff::Timestamp::as_second)
+}

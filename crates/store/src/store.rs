@@ -1,0 +1,391 @@
+//! The store's directories, its lock, recovery at open, and collection.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, statat,
+};
+use rustix::io::Errno;
+
+use crate::blob::{Source, open_file};
+use crate::disk::{children, open_directory, remove_tree, replace_file};
+use crate::error::{Error, Result, invalid};
+use crate::layer::{Layer, Options};
+use crate::state::{Images, SnapshotRecord, State, write_images};
+use crate::trash::Trash;
+use crate::{Digest, Store};
+
+const IMAGES: &str = "images.json";
+const LOCK: &str = "lock";
+pub(crate) const LAYER_RECORD: &str = "layer.json";
+pub(crate) const LAYER_CONTENT: &str = "fs";
+pub(crate) const SNAPSHOT_RECORD: &str = "snapshot.json";
+
+/// Longest record beside a layer or snapshot.
+const MAX_RECORD: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) dirs: Dirs,
+    pub(crate) options: Options,
+    state: Mutex<State>,
+    pub(crate) trash: Trash,
+    serial: AtomicU64,
+    /// Holds the lock on the data root.
+    _lock: File,
+}
+
+#[derive(Debug)]
+pub(crate) struct Dirs {
+    pub(crate) root: OwnedFd,
+    pub(crate) tmp: OwnedFd,
+    pub(crate) blobs: OwnedFd,
+    pub(crate) layers: OwnedFd,
+    pub(crate) snapshots: OwnedFd,
+}
+
+impl Dirs {
+    fn open(root: &Path) -> Result<Self> {
+        let make = |name: &str, mode: u32| -> Result<OwnedFd> {
+            let path = root.join(name);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(&path)
+                .map_err(Error::io("make directory", path.display()))?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::empty())
+                .map_err(Error::io("open directory", path.display()))
+        };
+        Ok(Self {
+            // Others may pass (the mapped root of a user namespace must reach
+            // its files), but not look.
+            root: make("", 0o711)?,
+            tmp: make("tmp", 0o700)?,
+            blobs: make("blobs/sha256", 0o711)?,
+            layers: make("layers/sha256", 0o711)?,
+            snapshots: make("snapshots", 0o711)?,
+        })
+    }
+}
+
+impl Store {
+    /// Opens or makes a store; finishes or undoes what a crash interrupted.
+    ///
+    /// # Errors
+    /// `Conflict` if another process has it open.
+    pub fn open(root: &Path) -> Result<Self> {
+        let dirs = Dirs::open(root)?;
+        let root = root
+            .canonicalize()
+            .map_err(Error::io("find", root.display()))?;
+        let lock = lock(&dirs.root, &root)?;
+        let trash = dirs
+            .tmp
+            .try_clone()
+            .and_then(Trash::new)
+            .map_err(Error::io("start", "background removal"))?;
+        let options = Options {
+            userxattr: false,
+            devices: is_initial_user_namespace(),
+        };
+        let inner = Inner {
+            root,
+            dirs,
+            options,
+            state: Mutex::default(),
+            trash,
+            serial: AtomicU64::new(0),
+            _lock: lock,
+        };
+        inner.recover()?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+/// One engine per data root; the kernel drops the lock with the process.
+fn lock(directory: &OwnedFd, root: &Path) -> Result<File> {
+    let path = root.join(LOCK);
+    let failed = || Error::io::<std::io::Error>("lock", path.display());
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(
+        openat(directory, LOCK, flags, Mode::from_raw_mode(0o600))
+            .map_err(|e| failed()(e.into()))?,
+    );
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            let _ = (&mut file).take(20).read_to_string(&mut holder);
+            return Err(Error::Conflict(format!(
+                "data root {} is in use by another engine (process {})",
+                root.display(),
+                holder.trim()
+            )));
+        }
+        Err(e) => return Err(failed()(e.into())),
+    }
+    let pid = format!("{}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(failed())?;
+    Ok(file)
+}
+
+/// Only there may device nodes be made.
+fn is_initial_user_namespace() -> bool {
+    fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
+}
+
+impl Inner {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A name for something new in `tmp/`.
+    pub(crate) fn unique(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.serial.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn recover(&self) -> Result<()> {
+        // Moved below one new name each, so that names are free again.
+        let tmp =
+            children(&self.dirs.tmp).map_err(Error::io("list", self.root.join("tmp").display()))?;
+        for (name, _) in tmp {
+            let old = format!("old-{}-{}", std::process::id(), self.unique("tmp"));
+            match renameat(
+                &self.dirs.tmp,
+                name.as_slice(),
+                &self.dirs.tmp,
+                old.as_str(),
+            ) {
+                Ok(()) => self.trash.push(old),
+                Err(e) => return Err(Error::io("move", self.root.join("tmp").display())(e)),
+            }
+        }
+        let mut state = self.state();
+        state.blobs = self.list_blobs()?;
+        state.layers = self.list_layers()?;
+        state.snapshots = self.list_snapshots()?;
+        match open_file(&self.dirs.root, IMAGES) {
+            Ok(mut file) => {
+                let mut text = Vec::new();
+                file.read_to_end(&mut text)
+                    .map_err(Error::io("read", self.root.join(IMAGES).display()))?;
+                let source = StoredBlobs {
+                    inner: self,
+                    sizes: state.blobs.clone(),
+                };
+                state.read_images(&text, &source)?;
+            }
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(Error::io("open", self.root.join(IMAGES).display())(e)),
+        }
+        self.collect(&mut state)
+    }
+
+    fn list_blobs(&self) -> Result<HashMap<Digest, u64>> {
+        let path = self.root.join("blobs");
+        let failed = || Error::io("list", path.display());
+        let mut blobs = HashMap::new();
+        for (name, _) in children(&self.dirs.blobs).map_err(failed())? {
+            let stat = statat(&self.dirs.blobs, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed())?;
+            let digest = format!("sha256:{}", String::from_utf8_lossy(&name));
+            blobs.insert(digest, u64::try_from(stat.st_size).unwrap_or_default());
+        }
+        Ok(blobs)
+    }
+
+    fn list_layers(&self) -> Result<HashMap<Digest, Layer>> {
+        let path = self.root.join("layers");
+        let failed = || Error::io("list", path.display());
+        let mut layers = HashMap::new();
+        for (name, _) in children(&self.dirs.layers).map_err(failed())? {
+            let hex = String::from_utf8_lossy(&name).into_owned();
+            match self.record(&self.dirs.layers, &name, LAYER_RECORD) {
+                Ok(layer) => {
+                    layers.insert(format!("sha256:{hex}"), layer);
+                }
+                Err(error) => {
+                    tracing::warn!(layer = %hex, %error, "layer without its record is removed");
+                    self.discard(&self.dirs.layers, &name);
+                }
+            }
+        }
+        Ok(layers)
+    }
+
+    fn list_snapshots(&self) -> Result<HashMap<String, SnapshotRecord>> {
+        let path = self.root.join("snapshots");
+        let failed = || Error::io("list", path.display());
+        let mut snapshots = HashMap::new();
+        for (name, kind) in children(&self.dirs.snapshots).map_err(failed())? {
+            let Ok(key) = String::from_utf8(name) else {
+                continue;
+            };
+            if kind == FileType::RegularFile {
+                continue;
+            }
+            match self.record(&self.dirs.snapshots, key.as_bytes(), SNAPSHOT_RECORD) {
+                Ok(snapshot) => {
+                    snapshots.insert(key, snapshot);
+                }
+                // It may hold somebody's data: not ours to remove.
+                Err(error) => {
+                    tracing::warn!(%key, %error, "snapshot without its record is left alone")
+                }
+            }
+        }
+        Ok(snapshots)
+    }
+
+    fn record<T: serde::de::DeserializeOwned>(
+        &self,
+        parent: &OwnedFd,
+        name: &[u8],
+        file: &str,
+    ) -> Result<T> {
+        let failed = || Error::io("read", format!("{}/{file}", String::from_utf8_lossy(name)));
+        let directory = open_directory(parent.as_fd(), name).map_err(failed())?;
+        let mut text = Vec::new();
+        open_file(&directory, file)
+            .map_err(failed())?
+            .take(MAX_RECORD)
+            .read_to_end(&mut text)
+            .map_err(Error::io("read", file))?;
+        serde_json::from_slice(&text).or_else(|e| invalid(format!("{file} is damaged: {e}")))
+    }
+
+    /// Hides `name` at once and deletes it in the background.
+    pub(crate) fn discard(&self, parent: &OwnedFd, name: &[u8]) {
+        let gone = self.unique("gone");
+        match renameat(parent, name, &self.dirs.tmp, gone.as_str()) {
+            Ok(()) => self.trash.push(gone),
+            Err(error) => {
+                let name = String::from_utf8_lossy(name).into_owned();
+                tracing::warn!(%name, %error, "cannot move out of the store");
+            }
+        }
+    }
+
+    /// Removes every blob and layer that no image, snapshot or running load
+    /// stands on. A trace, not a count: it cannot drift.
+    pub(crate) fn collect(&self, state: &mut State) -> Result<()> {
+        let (blobs, layers) = state.unreachable();
+        for digest in blobs {
+            state.blobs.remove(&digest);
+            self.discard(&self.dirs.blobs, hex(&digest).as_bytes());
+        }
+        for digest in layers {
+            state.layers.remove(&digest);
+            self.discard(&self.dirs.layers, hex(&digest).as_bytes());
+        }
+        Ok(())
+    }
+
+    /// Changes the images: on disk, then in memory.
+    pub(crate) fn update_images<T>(
+        &self,
+        state: &mut State,
+        change: impl FnOnce(&mut Images) -> Result<T>,
+    ) -> Result<T> {
+        let mut images = state.images.clone();
+        let result = change(&mut images)?;
+        let text = write_images(&images)?;
+        replace_file(&self.dirs.root, IMAGES, &self.dirs.tmp, &text)
+            .map_err(Error::io("write", self.root.join(IMAGES).display()))?;
+        crash_point("images");
+        state.images = images;
+        Ok(result)
+    }
+
+    /// Where the content of a layer is.
+    pub(crate) fn layer_path(&self, diff_id: &str) -> PathBuf {
+        self.root
+            .join("layers/sha256")
+            .join(hex(diff_id))
+            .join(LAYER_CONTENT)
+    }
+}
+
+/// The file name for a digest that was checked when it entered the store.
+pub(crate) fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// The blobs that are visible.
+pub(crate) struct StoredBlobs<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) sizes: HashMap<Digest, u64>,
+}
+
+impl Source for StoredBlobs<'_> {
+    fn size(&self, digest: &str) -> Option<u64> {
+        self.sizes.get(digest).copied()
+    }
+
+    fn open(&self, digest: &str) -> Result<File> {
+        open_file(&self.inner.dirs.blobs, hex(digest)).map_err(Error::io("open blob", digest))
+    }
+}
+
+/// A directory of one operation below `tmp/`, gone when it is dropped.
+pub(crate) struct Work<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) name: String,
+    pub(crate) fd: OwnedFd,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn new(inner: &'a Inner, kind: &str) -> Result<Self> {
+        let name = inner.unique(kind);
+        let failed = || Error::io("make directory", format!("tmp/{name} of the store"));
+        mkdirat(&inner.dirs.tmp, name.as_str(), Mode::RWXU).map_err(failed())?;
+        let fd = open_directory(inner.dirs.tmp.as_fd(), name.as_bytes()).map_err(failed())?;
+        Ok(Self { inner, name, fd })
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        // Nearly always empty by now; a failed load leaves more.
+        self.inner.trash.push(std::mem::take(&mut self.name));
+    }
+}
+
+/// Replaces what a crash left under the name of something that is not there.
+pub(crate) fn publish(
+    from: &OwnedFd,
+    name: &str,
+    to: &OwnedFd,
+    as_name: &str,
+) -> rustix::io::Result<()> {
+    match renameat(from, name, to, as_name) {
+        Err(Errno::EXIST | Errno::NOTEMPTY) => {
+            remove_tree(to.as_fd(), as_name.as_bytes())?;
+            renameat(from, name, to, as_name)
+        }
+        other => other,
+    }
+}
+
+/// Where a test has the process killed, to see what the next open finds.
+pub(crate) fn crash_point(at: &str) {
+    #[cfg(test)]
+    if std::env::var("BERTH_STORE_TEST_CRASH").is_ok_and(|point| point == at) {
+        crate::testing::kill_self();
+    }
+    let _ = at;
+}

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Fetches newer peers (Docker Engine, containerd, runc, crun, podman) and unpacks
+# them into DIR without installing anything: packages of another Debian suite,
+# from the mirror this machine already uses.
+#   scripts/peers.sh DIR [SUITE] [PACKAGE...]
+set -euo pipefail
+dir=$(mkdir -p "$1" && cd "$1" && pwd)
+suite=${2:-sid}
+shift $(($# < 2 ? $# : 2))
+packages=("$@")
+# Names of libraries differ between suites: those that do not exist are passed over.
+[ ${#packages[@]} -gt 0 ] || packages=(docker.io docker-cli containerd runc crun podman conmon netavark aardvark-dns
+    golang-github-containers-common golang-github-containers-image
+    iptables libassuan9 libblake3-0 libbtrfs0t64 libc6 libcap2 libcriu2 libdevmapper1.02.1 libedit2
+    libgpgme11t64 libgpgme45 libip4tc2 libip6tc2 libjansson4 libmnl0 libnetfilter-conntrack3
+    libnfnetlink0 libnftables1 libnftnl11 libseccomp2 libsqlite3-0 libsubid5 libsubid6 libsystemd0
+    libtinfo6 libxtables12 libyajl2)
+
+mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true; } | awk '
+    $1 == "URIs:" { print $2 }
+    $1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^http/) print $i }' | awk '/\/debian\/?$/ && !n++')
+[ -n "$mirror" ] || { echo 'No Debian mirror among the package sources of this machine.' >&2; exit 1; }
+mkdir -p "$dir/apt"/{lists/partial,cache/archives/partial,etc/preferences.d} "$dir/deb"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir/apt/sources.list"
+: >"$dir/apt/status"
+apt=(-o "Dir::State=$dir/apt" -o "Dir::State::status=$dir/apt/status" -o "Dir::Cache=$dir/apt/cache"
+    -o "Dir::Etc::SourceList=$dir/apt/sources.list" -o "Dir::Etc::SourceParts=/dev/null"
+    -o "Dir::State::Lists=$dir/apt/lists" -o Acquire::Languages=none)
+apt-get "${apt[@]}" -qq update
+mapfile -t packages < <(apt-cache "${apt[@]}" --names-only search . | awk '{ print $1 }' | sort |
+    comm -12 - <(printf '%s\n' "${packages[@]}" | sort))
+(cd "$dir/deb" && apt-get "${apt[@]}" -qq -o APT::Sandbox::User=root download "${packages[@]}")
+for deb in "$dir"/deb/*.deb; do dpkg-deb -x "$deb" "$dir/root"; done
+# What the alternatives system would do after an installation.
+for name in iptables ip6tables iptables-save ip6tables-save iptables-restore ip6tables-restore; do
+    ln -sf xtables-nft-multi "$dir/root/usr/sbin/$name"
+done
+rm -rf "$dir/apt" "$dir/deb"
+echo "$dir/root"

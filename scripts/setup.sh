@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs what building, running and testing berth need and this machine lacks.
+# Says what it does; does nothing when all is there.
+set -euo pipefail
+
+need=()
+want() { command -v "$1" >/dev/null 2>&1 || need+=("$2"); }
+want cc gcc
+want make make
+want busybox busybox-static
+want ip iproute2
+want nft nftables
+want ps procps
+want debootstrap debootstrap
+want python3 python3
+python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
+[ -e /usr/include/stdio.h ] || need+=(libc6-dev)
+
+command -v cargo >/dev/null 2>&1 || {
+    echo 'berth is built with Rust, which is not installed: see https://rustup.rs' >&2
+    exit 1
+}
+
+if [ ${#need[@]} -gt 0 ]; then
+    echo "Installing: ${need[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "This needs root: sudo apt-get install ${need[*]}" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update
+    apt-get -qq install --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+# The stock Docker client, for the tests that drive berth with it. Only the
+# client: no engine is installed or started.
+if ! command -v docker >/dev/null 2>&1 && [ "$(id -u)" -eq 0 ] &&
+    apt-cache show docker-cli >/dev/null 2>&1; then
+    apt-get -qq install --no-install-recommends docker-cli >/dev/null
+fi
+
+if ! cargo nextest --version >/dev/null 2>&1; then
+    echo 'Installing: cargo-nextest'
+    cargo install --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')" cargo-nextest
+fi
