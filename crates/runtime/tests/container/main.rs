@@ -1,7 +1,12 @@
 //! Real containers, made by this process: needs root, a kernel of 5.12 or later,
 //! and /bin/busybox (static).
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 mod basics;
 mod defences;
