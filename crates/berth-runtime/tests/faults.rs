@@ -1,6 +1,9 @@
 //! Processes killed with -9 at various points: what goes on, goes on; what
 //! ends leaves nothing.
 
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use berth_cgroup::Host;

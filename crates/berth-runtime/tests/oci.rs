@@ -1,5 +1,8 @@
 //! The OCI command line.
 
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
