@@ -11,7 +11,7 @@ use crate::fixture::{Bundle, Files, Sleeper, kill};
 crate::harness::tests!("mounts":
     defaults_are_as_docker_has_them, the_host_is_gone, binds, recursive_read_only,
     missing_destinations_are_made, propagation, root_propagation, tmpfs_takes_mode_and_size,
-    tmpfs_copies_up, idmapped, cgroups, bad_mounts_are_refused_with_runcs_words,
+    tmpfs_copies_up, read_only_tmpfs, idmapped, cgroups, bad_mounts_are_refused_with_runcs_words,
     nothing_leaks_into_the_host,
 );
 
@@ -223,6 +223,28 @@ fn tmpfs_copies_up() {
         bundle.stdout(),
         "content\n/etc/passwd\n750 0:0\n4711 5:6\nread-only\n"
     );
+}
+
+/// Read-only in the end, after what belongs in it has been made there.
+fn read_only_tmpfs() {
+    let mut bundle = Bundle::script(
+        "cat /ro/file; touch /ro/x /dev/x 2>&1 | grep -c Read-only; echo x > /dev/null; ls /dev/pts",
+    );
+    let file = bundle.path().join("file");
+    fs::write(&file, "content\n").unwrap();
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/ro", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]}),
+    );
+    bundle.bind(&file, "/ro/file", &["bind"]);
+    let dev = bundle
+        .config
+        .pointer_mut("/mounts/1/options")
+        .unwrap()
+        .as_array_mut()
+        .unwrap();
+    dev.push(json!("ro"));
+    assert_eq!(bundle.stdout(), "content\n2\nptmx\n");
 }
 
 fn idmapped() {
