@@ -1,8 +1,8 @@
 //! A real launcher with its own exec root, and containers from a busybox root
 //! filesystem. Everything is removed at the end of a test, and that nothing
 //! else was left is checked.
-// Each test file uses its own part of this.
-#![allow(dead_code)]
+// Each test file uses its own part of this; a failure here fails the test.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
