@@ -13,6 +13,7 @@ mod basics;
 mod defences;
 mod exec;
 mod fixture;
+mod groups;
 mod harness;
 mod mounts;
 mod namespaces;
@@ -23,6 +24,7 @@ fn main() {
         basics::TESTS,
         defences::TESTS,
         exec::TESTS,
+        groups::TESTS,
         mounts::TESTS,
         namespaces::TESTS,
         users::TESTS,
