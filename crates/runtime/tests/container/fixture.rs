@@ -156,11 +156,24 @@ impl Bundle {
         stdio: Stdio<'_>,
         network: Option<BorrowedFd<'_>>,
     ) -> Result<Created, Error> {
+        self.create_with(Root::Bundle(self.path()), stdio, network)
+    }
+
+    pub(crate) fn create_on(&self, root: Root<'_>, stdio: Stdio<'_>) -> Result<Created, Error> {
+        self.create_with(root, stdio, None)
+    }
+
+    fn create_with(
+        &self,
+        root: Root<'_>,
+        stdio: Stdio<'_>,
+        network: Option<BorrowedFd<'_>>,
+    ) -> Result<Created, Error> {
         let spec = self.spec();
         create(&Create {
             spec: &spec,
             id: "test",
-            root: Root::Bundle(self.path()),
+            root,
             stdio,
             cgroup: self.cgroup.as_ref(),
             seccomp: self.seccomp.as_ref(),
