@@ -53,11 +53,11 @@ fn import_list_tag_remove() {
             "Untagged: other/name:v1"
         );
     }
-    engine.berth(&["create", "--name", "c", "busybox"]).ok();
+    engine.berth(&["create", "--name", "cc", "busybox"]).ok();
     engine
         .berth(&["rmi", "busybox"])
         .fails(1, "is using its referenced image");
-    engine.berth(&["rm", "c"]).ok();
+    engine.berth(&["rm", "cc"]).ok();
     let removed = engine.berth(&["rmi", "busybox"]).ok();
     assert!(
         removed.contains("Untagged: busybox:latest") && removed.contains("Deleted: sha256:"),

@@ -212,7 +212,7 @@ fn limits_change_while_it_runs() {
                     "run",
                     "-d",
                     "--name",
-                    "c",
+                    "cc",
                     "-m",
                     "64m",
                     "--memory-swap",
@@ -234,14 +234,14 @@ fn limits_change_while_it_runs() {
                     "96m",
                     "--pids-limit",
                     "33",
-                    "c",
+                    "cc",
                 ],
             )
             .ok();
         let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
         assert_eq!(
             engine
-                .client(client, &["exec", "c", "sh", "-c", script])
+                .client(client, &["exec", "cc", "sh", "-c", script])
                 .ok(),
             "100663296"
         );
@@ -253,13 +253,13 @@ fn limits_change_while_it_runs() {
                         "inspect",
                         "-f",
                         "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}",
-                        "c"
+                        "cc"
                     ]
                 )
                 .ok(),
             "100663296 33"
         );
-        engine.client(client, &["rm", "-f", "c"]).ok();
+        engine.client(client, &["rm", "-f", "cc"]).ok();
     }
     engine.assert_nothing_left();
 }

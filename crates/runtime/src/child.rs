@@ -110,6 +110,9 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     }
 
     if plan.request.gate {
+        // `create` may end and leave the gate to another process; the end of
+        // the last one that can open it is noticed as the socket's end.
+        namespaces::untie()?;
         sync.wait_at_gate()?;
     }
     hooks::run(

@@ -180,8 +180,7 @@ pub(crate) fn become_program(
             Errno::PIPE,
         ));
     }
-    rustix::process::set_parent_process_death_signal(None)
-        .step(|| "untie the process from its parent")?;
+    crate::namespaces::untie()?;
     // As late as possible, so that a profile need not allow what only we need.
     // Without no_new_privs the filter takes CAP_SYS_ADMIN, which goes right after.
     match goal.seccomp {

@@ -9,6 +9,8 @@ pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod fork;
+pub mod inherited;
+pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod security;

@@ -120,7 +120,7 @@ fn hidden_paths() {
     let mut bundle = Bundle::script(
         "cat /proc/keys /proc/timer_list /proc/interrupts | wc -c; ls /etc /root | wc -l; \
          stat -c '%t:%T' /proc/interrupts; \
-         for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger; do \
+         for f in /proc/sys/kernel/core_pattern /proc/sys/vm/swappiness; do \
            (echo x > $f) 2>&1 | grep -o 'Read-only file system'; done; \
          (mkdir /etc/x) 2>&1 | grep -o 'Read-only file system'",
     );

@@ -214,9 +214,11 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new() -> Self {
         let file = || -> File {
-            rustix::fs::memfd_create("output", rustix::fs::MemfdFlags::CLOEXEC)
-                .unwrap()
-                .into()
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            let file = rustix::fs::memfd_create("output", flags).unwrap();
+            // For those who open /dev/stdout again.
+            rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND).unwrap();
+            file.into()
         };
         Self {
             stdin: File::open("/dev/null").unwrap(),

@@ -1,6 +1,13 @@
 //! Real containers, made by this process: needs root, a kernel of 5.12 or later,
 //! and /bin/busybox (static).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
 mod basics;
 mod defences;
 mod exec;

@@ -1,0 +1,196 @@
+//! `/images`.
+
+use berth_api::Error;
+use berth_api::progress::Progress;
+use berth_api::version::ApiVersion;
+use hyper::StatusCode;
+use tokio::sync::mpsc;
+
+use crate::reply::{self, Reply};
+use crate::streams::{self, Lines};
+use crate::{Call, versions};
+
+/// Lines of progress that may wait for a slow client.
+const PROGRESS_BUFFER: usize = 64;
+
+pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
+    let mut filters = call.query.filters()?;
+    if call.version < ApiVersion(1, 41) && call.query.has("filter") {
+        filters.insert("reference", call.query.text("filter"));
+    }
+    let mut rows = call
+        .engine
+        .image_list(call.query.flag("all"), &filters)
+        .await?;
+    for row in &mut rows {
+        versions::image_summary(call.version, row);
+    }
+    reply::ok(&rows)
+}
+
+pub(crate) async fn inspect(call: Call) -> Result<Reply, Error> {
+    check_platform(call.query.text("platform"))?;
+    let inspect = call.engine.image_inspect(&call.name).await?;
+    reply::ok(&versions::image_inspect(call.version, &inspect)?)
+}
+
+pub(crate) async fn history(call: Call) -> Result<Reply, Error> {
+    check_platform(call.query.text("platform"))?;
+    reply::ok(&call.engine.image_history(&call.name).await?)
+}
+
+pub(crate) async fn tag(call: Call) -> Result<Reply, Error> {
+    let (engine, name) = (call.engine, call.name);
+    let repo = call.query.text("repo").to_owned();
+    let tag = call.query.text("tag").to_owned();
+    Call::finish(call.guard, async move {
+        engine.image_tag(&name, &repo, &tag).await
+    })
+    .await?;
+    Ok(reply::status(StatusCode::CREATED))
+}
+
+pub(crate) async fn remove(call: Call) -> Result<Reply, Error> {
+    if call.query.has("platforms") {
+        return Err(Error::not_implemented(
+            "removing single platforms of an image is not supported by berth yet",
+        ));
+    }
+    let force = call.query.flag("force");
+    let prune = !call.query.flag("noprune");
+    let (engine, name) = (call.engine, call.name);
+    let removed = Call::finish(call.guard, async move {
+        engine.image_remove(&name, force, prune).await
+    })
+    .await?;
+    reply::ok(&removed)
+}
+
+pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
+    if call.query.has("platform") {
+        return Err(Error::not_implemented(
+            "loading single platforms of an archive is not supported by berth yet",
+        ));
+    }
+    let quiet = call.query.flag("quiet");
+    let lines = Lines::negotiate(&call.head.headers, call.version);
+    let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
+    let (archive, pump) = streams::upload(call.body);
+    let engine = call.engine;
+    let work = async move {
+        let load = engine.image_load(archive, quiet, sender);
+        streams::with_upload(pump, load).await
+    };
+    streams::progress(call.version, lines, messages, work).await
+}
+
+/// `POST /images/create`: a pull with `fromImage`, an import with `fromSrc`.
+pub(crate) async fn create(call: Call) -> Result<Reply, Error> {
+    if call.query.has("fromImage") && !call.query.text("fromImage").is_empty() {
+        pull(call).await
+    } else {
+        import(call).await
+    }
+}
+
+async fn pull(call: Call) -> Result<Reply, Error> {
+    check_platform(call.query.text("platform"))?;
+    let lines = Lines::negotiate(&call.head.headers, call.version);
+    let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
+    let engine = call.engine;
+    let name = call.query.text("fromImage").to_owned();
+    let tag = call.query.text("tag").to_owned();
+    let work = async move { engine.image_pull(&name, &tag, sender).await };
+    streams::progress(call.version, lines, messages, work).await
+}
+
+async fn import(call: Call) -> Result<Reply, Error> {
+    let source = call.query.text("fromSrc");
+    if source != "-" {
+        return Err(if source.is_empty() {
+            Error::invalid("either fromImage or fromSrc must be given")
+        } else {
+            Error::not_implemented("importing from a URL is not supported by berth yet")
+        });
+    }
+    let query = call.query;
+    let lines = Lines::negotiate(&call.head.headers, call.version);
+    let (sender, messages) = mpsc::channel(1);
+    let (archive, pump) = streams::upload(call.body);
+    let engine = call.engine;
+    let work = async move {
+        let changes: Vec<String> = query.all("changes").map(str::to_owned).collect();
+        let import = engine.image_import(
+            archive,
+            query.text("repo"),
+            query.text("tag"),
+            query.text("message"),
+            &changes,
+            query.text("platform"),
+        );
+        let id = streams::with_upload(pump, import).await?;
+        let line = Progress {
+            status: id,
+            ..Default::default()
+        };
+        // Fails only when the client is gone.
+        let _ = sender.send(line).await;
+        Ok(())
+    };
+    streams::progress(call.version, lines, messages, work).await
+}
+
+/// Only the host's own platform is served: anything else is said to be
+/// missing, never replaced by what was not asked for. The parameter is "os/arch"
+/// or, for inspection, a JSON object.
+fn check_platform(platform: &str) -> Result<(), Error> {
+    let wanted: Vec<String> = if platform.starts_with('{') {
+        let parsed: berth_api::container::Platform = serde_json::from_str(platform)
+            .map_err(|error| Error::invalid(format!("invalid platform: {error}")))?;
+        vec![parsed.os, parsed.architecture]
+    } else {
+        platform
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let host = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let fits = match wanted.as_slice() {
+        [] => true,
+        [one] => one == "linux" || one == host,
+        [os, architecture, ..] => os == "linux" && architecture == host,
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!(
+            "no matching manifest for {} in the manifest list entries",
+            wanted.join("/")
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms() {
+        let host = if cfg!(target_arch = "x86_64") {
+            "amd64"
+        } else {
+            "arm64"
+        };
+        assert!(check_platform("").is_ok());
+        assert!(check_platform(&format!("linux/{host}")).is_ok());
+        assert!(check_platform(&format!(r#"{{"os":"linux","architecture":"{host}"}}"#)).is_ok());
+        assert!(check_platform("linux/s390x").is_err());
+        assert!(check_platform("windows").is_err());
+        assert!(check_platform("{").is_err());
+    }
+}
