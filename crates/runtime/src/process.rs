@@ -85,11 +85,7 @@ impl Identity {
             }
             None => {
                 let uid = user.uid();
-                let home = if has_home {
-                    None
-                } else {
-                    Some(users::home_of(root, uid)?)
-                };
+                let home = (!has_home).then(|| users::home_of(root, uid));
                 (uid, user.gid(), home)
             }
         };

@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::needless_pass_by_value,
     reason = "tests"
 )]
 
@@ -12,18 +13,21 @@ mod basics;
 mod defences;
 mod exec;
 mod fixture;
+mod groups;
 mod harness;
 mod mounts;
 mod namespaces;
 mod users;
 
 fn main() {
-    let mut tests = Vec::new();
-    tests.extend_from_slice(basics::TESTS);
-    tests.extend_from_slice(defences::TESTS);
-    tests.extend_from_slice(exec::TESTS);
-    tests.extend_from_slice(mounts::TESTS);
-    tests.extend_from_slice(namespaces::TESTS);
-    tests.extend_from_slice(users::TESTS);
-    harness::main(&tests);
+    let modules = [
+        basics::TESTS,
+        defences::TESTS,
+        exec::TESTS,
+        groups::TESTS,
+        mounts::TESTS,
+        namespaces::TESTS,
+        users::TESTS,
+    ];
+    harness::main(&modules.concat());
 }
