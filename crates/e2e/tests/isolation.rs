@@ -203,9 +203,9 @@ fn proc_and_sys_are_masked_and_read_only() {
         sh(
             &engine,
             &[],
-            "ls /sys/firmware /proc/acpi /proc/scsi 2>/dev/null | grep -v : | grep -c ."
+            "ls /sys/firmware /proc/acpi /proc/scsi 2>/dev/null | grep -v : | wc -w"
         ),
-        "0".to_owned(),
+        "0",
         "masked directories are empty"
     );
     for path in [
@@ -257,8 +257,8 @@ fn only_the_usual_devices() {
     assert_eq!(
         devices,
         [
-            "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
-            "stdin", "stdout", "tty", "urandom", "zero"
+            "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
+            "stdout", "tty", "urandom", "zero"
         ]
     );
     assert_eq!(
@@ -316,7 +316,7 @@ fn no_descriptor_leaks_into_the_container() {
     }
     engine
         .berth(&["run", "--rm", "-w", "/proc/self/fd/7", "busybox", "pwd"])
-        .fails(127, "");
+        .fails(125, "not a directory");
     let run = engine.berth(&["exec", "-w", "/proc/self/fd/7/../../..", "cc", "pwd"]);
     assert_ne!(run.code, 0, "{run:?}");
 }
