@@ -103,7 +103,7 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("state") => commands::manage::state(&root, arguments),
         Some("list") => commands::manage::list(&root, arguments),
         Some("spec") => commands::info::spec(arguments),
-        Some("features") => commands::info::features(arguments),
+        Some("features") => commands::info::features(&arguments),
         Some("launcher") => commands::launcher::launcher(arguments),
         Some("help") => print(USAGE),
         Some(

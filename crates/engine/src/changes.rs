@@ -52,7 +52,7 @@ fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
     let (instruction, rest) = change
         .trim()
         .split_once(char::is_whitespace)
-        .unwrap_or((change.trim(), ""));
+        .unwrap_or_else(|| (change.trim(), ""));
     let rest = rest.trim();
     let upper = instruction.to_uppercase();
     if rest.is_empty() {

@@ -96,7 +96,7 @@ pub fn open_dir(path: &std::path::Path) -> io::Result<OwnedFd> {
     use rustix::fs::OFlags;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| crate::context(error.into(), || format!("open {}", path.display())))
+        .map_err(|error| crate::context(error, || format!("open {}", path.display())))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod timestamp;
 use std::io;
 
 /// The same error with what was tried in front of it.
-fn context(error: io::Error, tried: impl FnOnce() -> String) -> io::Error {
+fn context(error: impl Into<io::Error>, tried: impl FnOnce() -> String) -> io::Error {
+    let error = error.into();
     io::Error::new(error.kind(), format!("{}: {error}", tried()))
 }

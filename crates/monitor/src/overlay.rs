@@ -52,7 +52,7 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
         result => result,
     }
     .map_err(|error| {
-        crate::context(error.into(), || {
+        crate::context(error, || {
             format!(
                 "mount overlay of {} layers on {}",
                 layers.len(),
@@ -81,7 +81,7 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(|error| crate::context(error.into(), || format!("open {}", path.display())))
+    .map_err(|error| crate::context(error, || format!("open {}", path.display())))
 }
 
 /// A path that leads to what `fd` names, whatever its real path holds

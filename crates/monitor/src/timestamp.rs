@@ -36,7 +36,7 @@ impl fmt::Display for Timestamp {
         if self.nanoseconds != 0 {
             let mut fraction = self.nanoseconds;
             let mut width = 9;
-            while fraction % 10 == 0 {
+            while fraction.is_multiple_of(10) {
                 fraction /= 10;
                 width -= 1;
             }

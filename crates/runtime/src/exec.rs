@@ -161,6 +161,22 @@ impl Join {
         }
     }
 
+    /// All but the process namespace. The caller's rights may be needed for some
+    /// that do not belong to the container's user namespace (a time namespace with
+    /// offsets, a foreign network), so the user namespace comes last; a caller
+    /// without rights outside gets them by joining it first.
+    fn enter_all(&self, request: &Exec<'_>) -> std::io::Result<()> {
+        let others = !(CLONE_NEWPID | CLONE_NEWUSER);
+        match self.enter(request, others) {
+            Ok(()) => self.enter(request, CLONE_NEWUSER),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && self.has(CLONE_NEWUSER) => {
+                self.enter(request, CLONE_NEWUSER)?;
+                self.enter(request, others)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Joins those of `wanted` that the container has.
     fn enter(&self, request: &Exec<'_>, wanted: u64) -> std::io::Result<()> {
         match self {
@@ -209,7 +225,7 @@ fn run(
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
         limits::set_affinity(list)?;
     }
-    join.enter(request, !CLONE_NEWPID)
+    join.enter_all(request)
         .step(|| "join the container's namespaces")?;
     if join.has(CLONE_NEWUSER) {
         child::become_root()?;

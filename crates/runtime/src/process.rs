@@ -85,11 +85,7 @@ impl Identity {
             }
             None => {
                 let uid = user.uid();
-                let home = if has_home {
-                    None
-                } else {
-                    Some(users::home_of(root, uid)?)
-                };
+                let home = (!has_home).then(|| users::home_of(root, uid));
                 (uid, user.gid(), home)
             }
         };
@@ -180,8 +176,7 @@ pub(crate) fn become_program(
             Errno::PIPE,
         ));
     }
-    rustix::process::set_parent_process_death_signal(None)
-        .step(|| "untie the process from its parent")?;
+    crate::namespaces::untie()?;
     // As late as possible, so that a profile need not allow what only we need.
     // Without no_new_privs the filter takes CAP_SYS_ADMIN, which goes right after.
     match goal.seccomp {

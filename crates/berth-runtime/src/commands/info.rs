@@ -29,8 +29,8 @@ pub(crate) fn spec(mut arguments: Vec<OsString>) -> Result<u8> {
 }
 
 /// The OCI runtime features document (features.md of the specification).
-pub(crate) fn features(arguments: Vec<OsString>) -> Result<u8> {
-    no_more(&arguments)?;
+pub(crate) fn features(arguments: &[OsString]) -> Result<u8> {
+    no_more(arguments)?;
     let value = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,

@@ -1,8 +1,8 @@
 //! A real launcher with its own exec root, and containers from a busybox root
 //! filesystem. Everything is removed at the end of a test, and that nothing
 //! else was left is checked.
-// Each test file uses its own part of this.
-#![allow(dead_code)]
+// Each test file uses its own part of this; a failure here fails the test.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -91,6 +91,11 @@ impl Launcher {
     /// Reaps one that has ended by itself.
     pub(crate) fn kill_ended(&mut self) {
         assert!(self.child.wait().unwrap().success());
+    }
+
+    /// A new one after [`Launcher::kill`].
+    pub(crate) fn restart(&mut self) {
+        self.child = Self::spawn(&self.exec_root());
     }
 
     /// A second launcher in place of this one.
@@ -393,20 +398,27 @@ impl Container {
         process: &Value,
         options: ExecOptions,
     ) -> FromMonitor {
+        let ExecOptions {
+            tty,
+            size,
+            open_stdin,
+            stream,
+        } = options;
         let process = client::memory_file("process", process.to_string().as_bytes()).unwrap();
         let mut fds: Vec<&dyn AsFd> = vec![&process];
-        if let Some((stream, _)) = &options.stream {
+        if let Some((stream, _)) = &stream {
             fds.push(stream);
         }
-        let attach = options.stream.as_ref().map(|(_, attach)| *attach);
+        let exec = exec.to_owned();
+        let attach = stream.as_ref().map(|(_, attach)| *attach);
         self.ask(
             |request| ToMonitor::Exec {
                 request,
-                exec: exec.to_owned(),
-                tty: options.tty,
-                console_size: options.size,
+                exec,
+                tty,
+                console_size: size,
                 has_seccomp: false,
-                open_stdin: options.open_stdin,
+                open_stdin,
                 attach,
             },
             &fds,

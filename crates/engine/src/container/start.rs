@@ -62,7 +62,7 @@ impl Engine {
         };
         let sent = {
             let (engine, container) = (self.clone(), container.clone());
-            blocking(move || engine.hand_over(&container, &theirs, pending)).await
+            blocking(move || engine.hand_over(&container, &theirs, &pending)).await
         };
         let begun = match sent {
             Ok(()) => first.await.unwrap_or(Err(None)).map_err(start_failure),
@@ -92,7 +92,7 @@ impl Engine {
         &self,
         container: &Container,
         channel: &OwnedFd,
-        pending: Vec<(OwnedFd, Attach)>,
+        pending: &[(OwnedFd, Attach)],
     ) -> Result<(), Error> {
         let record = container.record().clone();
         let network = self.connect_network(container, &record)?;

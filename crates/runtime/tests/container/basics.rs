@@ -12,7 +12,7 @@ crate::harness::tests!("basics":
     output_and_exit_code, the_words_of_missing_programs, a_clean_process, devices, hidden_paths,
     names, terminal, gate, gate_reports_a_failed_start, gate_dies_with_its_parent, limits,
     seccomp, seccomp_without_no_new_privileges, hooks_run_in_order, a_failing_hook_stops_it,
-    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, speed,
+    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, scheduling, speed,
 );
 
 fn output_and_exit_code() {
@@ -120,7 +120,7 @@ fn hidden_paths() {
     let mut bundle = Bundle::script(
         "cat /proc/keys /proc/timer_list /proc/interrupts | wc -c; ls /etc /root | wc -l; \
          stat -c '%t:%T' /proc/interrupts; \
-         for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger; do \
+         for f in /proc/sys/kernel/core_pattern /proc/sys/vm/swappiness; do \
            (echo x > $f) 2>&1 | grep -o 'Read-only file system'; done; \
          (mkdir /etc/x) 2>&1 | grep -o 'Read-only file system'",
     );
@@ -418,6 +418,52 @@ fn missing_cwd_is_made() {
         bundle.set("/process/cwd", json!("/a/new/one")).stdout(),
         "/a/new/one\n/a/new/one\n"
     );
+}
+
+fn scheduling() {
+    let mut bundle = Bundle::new();
+    bundle.set(
+        "/process/args",
+        json!([
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "busybox cut -d' ' -f19 /proc/self/stat; busybox ionice -p 1; uname -m"
+        ]),
+    );
+    bundle
+        .set(
+            "/process/scheduler",
+            json!({"policy": "SCHED_BATCH", "nice": 7}),
+        )
+        .set(
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 6}),
+        )
+        .set(
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0"}),
+        );
+    let native = bundle.stdout();
+    assert!(native.starts_with("7\nbest-effort: prio 6\n"), "{native}");
+    bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
+    assert_ne!(bundle.stdout(), native, "the machine's name is the same");
+    for (pointer, value) in [
+        (
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 9}),
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "5000"}),
+        ),
+    ] {
+        let mut bundle = Bundle::new();
+        assert!(
+            matches!(bundle.set(pointer, value).refusal(), Error::Invalid(_)),
+            "{pointer}"
+        );
+    }
 }
 
 /// Not a benchmark: a start that is ten times slower than it should be.

@@ -1,0 +1,348 @@
+//! The OCI command line.
+
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::*;
+use serde_json::{Value, json};
+
+/// A bundle and a root for states.
+struct Bundle {
+    dir: tempfile::TempDir,
+    config: Value,
+}
+
+impl Bundle {
+    fn new(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        make_rootfs(&dir.path().join("rootfs"));
+        let mut bundle = Self {
+            dir,
+            config: config(args),
+        };
+        bundle.config["linux"]["cgroupsPath"] = json!(format!(
+            "/berth-test/{}",
+            bundle.dir.path().file_name().unwrap().display()
+        ));
+        bundle
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    fn save(&self) {
+        std::fs::write(self.path().join("config.json"), self.config.to_string()).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        self.save();
+        let mut command = Command::new(BINARY);
+        command
+            .arg("--root")
+            .arg(self.state())
+            .args(args)
+            .current_dir(self.path());
+        command
+    }
+
+    /// Not for what leaves a container running: that holds the pipes open.
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A command that leaves a container behind, which would hold pipes open.
+    fn leave(&self, args: &[&str]) {
+        let log = self.path().join("stderr");
+        let stderr = std::fs::File::create(&log).unwrap();
+        let mut command = self.command(args);
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .status();
+        assert!(
+            status.unwrap().success(),
+            "{args:?}: {}",
+            std::fs::read_to_string(log).unwrap()
+        );
+    }
+
+    /// The error of a command that must fail.
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn state_of(&self, id: &str) -> Value {
+        serde_json::from_str(&self.ok(&["state", id])).unwrap()
+    }
+
+    fn assert_empty(&self) {
+        assert_eq!(self.ok(&["list", "-q"]), "");
+        let host = berth_cgroup::Host::detect().unwrap();
+        let path = self.config["linux"]["cgroupsPath"].as_str().unwrap();
+        assert!(
+            !berth_cgroup::Cgroup::open(&host, path).exists(),
+            "the control group is left"
+        );
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in std::fs::read_dir(self.state())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let id = entry.file_name();
+                let _ = self.output(&["delete", "--force", id.to_str().unwrap()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn run_passes_output_and_exit_code_and_leaves_nothing() {
+    let bundle = Bundle::new(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
+    let output = bundle.output(&["run", "a"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    bundle.assert_empty();
+}
+
+#[test]
+fn run_forwards_signals() {
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done",
+    ]);
+    let mut child = bundle
+        .command(&["run", "a"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    bundle.assert_empty();
+}
+
+#[test]
+fn create_start_kill_delete() {
+    let bundle = Bundle::new(&["sh", "-c", "echo started > /mark; exec sleep 1000"]);
+    let pid_file = bundle.path().join("pid");
+    bundle.leave(&["create", "--pid-file", pid_file.to_str().unwrap(), "a"]);
+    let state = bundle.state_of("a");
+    assert_eq!(state["status"], "created");
+    assert_eq!(
+        state["pid"].to_string(),
+        std::fs::read_to_string(pid_file).unwrap()
+    );
+    assert_eq!(
+        state["bundle"],
+        bundle.path().canonicalize().unwrap().to_str().unwrap()
+    );
+    assert!(
+        !bundle.path().join("rootfs/mark").exists(),
+        "the program runs before the start"
+    );
+    assert!(bundle.fails(&["create", "a"]).contains("already exists"));
+    assert!(
+        bundle
+            .fails(&["exec", "a", "true"])
+            .contains("has not been started")
+    );
+
+    bundle.ok(&["start", "a"]);
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    eventually("the program runs", || {
+        bundle.path().join("rootfs/mark").exists().then_some(())
+    });
+    assert!(bundle.fails(&["start", "a"]).contains("running"));
+    assert!(bundle.ok(&["list"]).contains("running"));
+    assert!(bundle.fails(&["delete", "a"]).contains("not stopped"));
+
+    bundle.ok(&["kill", "a", "KILL"]);
+    eventually("it ends", || {
+        (bundle.state_of("a")["status"] == "stopped").then_some(())
+    });
+    assert!(bundle.fails(&["kill", "a"]).contains("not running"));
+    assert!(bundle.fails(&["start", "a"]).contains("stopped"));
+    bundle.ok(&["delete", "a"]);
+    assert!(bundle.fails(&["state", "a"]).contains("does not exist"));
+    bundle.assert_empty();
+}
+
+#[test]
+fn start_tells_why_the_program_does_not_run() {
+    let bundle = Bundle::new(&["no-such-program"]);
+    bundle.leave(&["create", "a"]);
+    let error = bundle.fails(&["start", "a"]);
+    assert!(
+        error.contains("executable file not found in $PATH"),
+        "{error}"
+    );
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn created_container_is_deleted() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["create", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.leave(&["create", "a"]);
+    bundle.ok(&["delete", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    assert!(bundle.fails(&["delete", "a"]).contains("does not exist"));
+    bundle.assert_empty();
+}
+
+#[test]
+fn run_detached_and_exec() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    assert_eq!(bundle.ok(&["exec", "a", "cat", "/proc/1/comm"]), "sleep\n");
+    let output = bundle.output(&[
+        "exec",
+        "-e",
+        "X=1",
+        "--cwd",
+        "/tmp",
+        "a",
+        "sh",
+        "-c",
+        "echo $X; pwd; exit 4",
+    ]);
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(output.stdout, b"1\n/tmp\n");
+    // CVE-2026-30892.
+    assert_eq!(bundle.ok(&["exec", "-u", "1", "a", "id", "-u"]), "1\n");
+    assert!(
+        bundle
+            .fails(&["exec", "a", "no-such"])
+            .contains("executable file not found")
+    );
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn terminal_goes_to_the_console_socket() {
+    let mut bundle = Bundle::new(&["sh", "-c", "tty; exec sleep 1000"]);
+    bundle.config["process"]["terminal"] = json!(true);
+    assert!(bundle.fails(&["create", "a"]).contains("--console-socket"));
+    let path = bundle.path().join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    bundle.leave(&["create", "--console-socket", path.to_str().unwrap(), "a"]);
+    let (socket, _) = listener.accept().unwrap();
+    let (_, mut fds) = berth_sys::socket::receive(&socket).unwrap().unwrap();
+    let console = fds.remove(0);
+    assert!(rustix::termios::isatty(&console));
+    bundle.ok(&["start", "a"]);
+    readable(&console);
+    let mut text = [0; 64];
+    let length = rustix::io::read(&console, &mut text).unwrap();
+    assert!(
+        text[..length].starts_with(b"/dev/"),
+        "{:?}",
+        &text[..length]
+    );
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn errors_are_also_logged() {
+    let bundle = Bundle::new(&["true"]);
+    let log = bundle.path().join("log.json");
+    let output = bundle.output(&[
+        "--log",
+        log.to_str().unwrap(),
+        "--log-format",
+        "json",
+        "start",
+        "nope",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stderr.is_empty() || output.stderr.starts_with(b"berth-runtime: "));
+    // `--root` stands before the others here, `--log` after it.
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(log).unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert_eq!(line["msg"], "container nope does not exist");
+}
+
+#[test]
+fn mistakes_are_told() {
+    let bundle = Bundle::new(&["true"]);
+    for (args, text) in [
+        (&["run"][..], "container id is missing"),
+        (&["run", "a/b"], "invalid container id"),
+        (&["run", "--nope", "a"], "unknown option `--nope`"),
+        (&["run", "--bundle", "/no/such", "a"], "/no/such"),
+        (&["kill", "a", "NOPE"], "unknown signal"),
+        (&["checkpoint", "a"], "not supported yet"),
+        (&["nope"], "no such command"),
+        (&[], "no command"),
+    ] {
+        assert!(
+            bundle.fails(args).contains(text),
+            "{args:?}: {}",
+            bundle.fails(args)
+        );
+    }
+    std::fs::write(bundle.path().join("config.json"), "{").unwrap();
+    let output = Command::new(BINARY)
+        .args(["run", "a"])
+        .current_dir(bundle.path())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("parse"));
+}
+
+#[test]
+fn spec_features_and_version() {
+    let bundle = Bundle::new(&["true"]);
+    let dir = tempfile::tempdir().unwrap();
+    bundle.ok(&["spec", "-b", dir.path().to_str().unwrap()]);
+    assert!(dir.path().join("config.json").exists());
+    assert!(
+        bundle
+            .fails(&["spec", "-b", dir.path().to_str().unwrap()])
+            .contains("config.json")
+    );
+    let features: Value = serde_json::from_str(&bundle.ok(&["features"])).unwrap();
+    assert_eq!(features["linux"]["seccomp"]["enabled"], true);
+    assert!(
+        bundle
+            .ok(&["--version"])
+            .starts_with("berth-runtime version ")
+    );
+}
