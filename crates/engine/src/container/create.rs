@@ -63,7 +63,11 @@ impl Engine {
         validate::check(&config, &host_config, &self.0.host)?;
         let (address, mac) = endpoint_wishes(&host_config, &config, networking_config)?;
         // By identifier, so that a rename changes nothing.
-        for mode in [&mut host_config.network_mode, &mut host_config.pid_mode] {
+        for mode in [
+            &mut host_config.network_mode,
+            &mut host_config.pid_mode,
+            &mut host_config.ipc_mode,
+        ] {
             if let Some(other) = mode.strip_prefix("container:") {
                 *mode = format!("container:{}", self.find(other)?.id);
             }
@@ -198,9 +202,6 @@ impl Engine {
         if host.runtime.is_empty() {
             host.runtime = "runc".into();
         }
-        if daemon.init && host.init.is_none() {
-            host.init = Some(true);
-        }
         if host.restart_policy.name.is_empty() {
             host.restart_policy.name = "no".into();
         }
@@ -283,8 +284,11 @@ fn endpoint_wishes(
     for (name, settings) in networking.endpoints_config.unwrap_or_default() {
         let own = name == host.network_mode || name == "default";
         if !own {
+            if !["bridge", "none", "host"].contains(&name.as_str()) {
+                return Err(Error::not_found(format!("network {name} not found")));
+            }
             return Err(Error::not_implemented(format!(
-                "network {name}: more than one network, and user-defined ones, are not supported yet"
+                "network {name}: more than one network is not supported yet"
             )));
         }
         if settings.aliases.is_some_and(|list| !list.is_empty()) {
