@@ -94,6 +94,9 @@ pub struct Create<'a> {
     pub seccomp: Option<&'a Program>,
     /// A network namespace to join instead of the one in the configuration.
     pub network: Option<BorrowedFd<'a>>,
+    /// Detached mounts that are the sources of the bind mounts to these
+    /// destinations, instead of the paths in the configuration.
+    pub sources: &'a [(&'a std::path::Path, BorrowedFd<'a>)],
     /// Wait for [`Created::start`] before the user's program is executed.
     pub gate: bool,
 }

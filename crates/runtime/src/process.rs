@@ -76,7 +76,15 @@ impl Identity {
         let (uid, gid, home) = match user.username() {
             Some(name) => {
                 let found = users::resolve_user(root, name)?;
-                for gid in found.additional_gids {
+                let asked_for = std::mem::take(&mut groups);
+                // The primary group always among them: else the program could
+                // leave it, and with it what the group is denied
+                // (CVE-2022-36109, CVE-2018-7169).
+                let all = [found.gid]
+                    .into_iter()
+                    .chain(found.additional_gids)
+                    .chain(asked_for);
+                for gid in all {
                     if !groups.contains(&gid) {
                         groups.push(gid);
                     }

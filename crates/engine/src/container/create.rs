@@ -64,7 +64,11 @@ impl Engine {
         let (address, mac) = endpoint_wishes(&host_config, &config, networking_config)?;
         // By identifier, so that a rename changes nothing. One that does not
         // exist is the start's error: a 404 here makes clients pull the image.
-        for mode in [&mut host_config.network_mode, &mut host_config.pid_mode] {
+        for mode in [
+            &mut host_config.network_mode,
+            &mut host_config.pid_mode,
+            &mut host_config.ipc_mode,
+        ] {
             if let Some(Ok(other)) = mode.strip_prefix("container:").map(|name| self.find(name)) {
                 *mode = format!("container:{}", other.id);
             }
@@ -199,9 +203,6 @@ impl Engine {
         if host.runtime.is_empty() {
             host.runtime = "runc".into();
         }
-        if daemon.init && host.init.is_none() {
-            host.init = Some(true);
-        }
         if host.restart_policy.name.is_empty() {
             host.restart_policy.name = "no".into();
         }
@@ -285,8 +286,11 @@ fn endpoint_wishes(
     for (name, settings) in networking.endpoints_config.unwrap_or_default() {
         let own = name == host.network_mode || name == "default";
         if !own {
+            if !["bridge", "none", "host"].contains(&name.as_str()) {
+                return Err(Error::not_found(format!("network {name} not found")));
+            }
             return Err(Error::not_implemented(format!(
-                "network {name}: more than one network, and user-defined ones, are not supported yet"
+                "network {name}: more than one network is not supported yet"
             )));
         }
         if settings.aliases.is_some_and(|list| !list.is_empty()) {

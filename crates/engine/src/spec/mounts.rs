@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use berth_api::Error;
 use berth_api::container::{self as api, MountPoint};
+use berth_monitor::protocol;
 use oci_spec::runtime::Mount;
 
 use super::security::SecurityOptions;
@@ -43,6 +44,14 @@ pub(crate) fn build(
             "bind",
             &source,
             &["rbind", "rprivate", files_mode],
+        ));
+    }
+    if super::has_init(engine, config) {
+        list.push(mount(
+            protocol::INIT,
+            "bind",
+            "docker-init",
+            &["bind", "ro"],
         ));
     }
     let covered = |destination: &Path| {
@@ -119,7 +128,14 @@ fn defaults(config: &api::HostConfig, options: &SecurityOptions) -> Vec<Mount> {
                 "mqueue",
                 &["nosuid", "noexec", "nodev"],
             ));
-            if mode != "none" {
+            if mode.starts_with("container:") {
+                list.push(mount(
+                    protocol::SHM,
+                    "bind",
+                    "shm",
+                    &["bind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
+                ));
+            } else if mode != "none" {
                 list.push(mount(
                     "/dev/shm",
                     "tmpfs",
