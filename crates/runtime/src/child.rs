@@ -111,6 +111,10 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     }
 
     if plan.request.gate {
+        // From here the socket alone decides: who made the container may end and
+        // leave the gate to another process (`create` and `start` of the OCI
+        // command line). When nobody holds it any more the wait fails.
+        namespaces::release()?;
         sync.wait_at_gate()?;
     }
     hooks::run(
