@@ -111,10 +111,9 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     }
 
     if plan.request.gate {
-        // From here the socket alone decides: who made the container may end and
-        // leave the gate to another process (`create` and `start` of the OCI
-        // command line). When nobody holds it any more the wait fails.
-        namespaces::release()?;
+        // `create` may end and leave the gate to another process; the end of
+        // the last one that can open it is noticed as the socket's end.
+        namespaces::untie()?;
         sync.wait_at_gate()?;
     }
     hooks::run(

@@ -314,8 +314,8 @@ pub(crate) fn protect() -> Result<()> {
         .step(|| "tie the process to its parent")
 }
 
-/// Unties the process from its parent.
-pub(crate) fn release() -> Result<()> {
+/// From here on the process does not die with its parent.
+pub(crate) fn untie() -> Result<()> {
     rustix::process::set_parent_process_death_signal(None)
         .step(|| "untie the process from its parent")
 }

@@ -177,7 +177,7 @@ pub(crate) fn become_program(
             Errno::PIPE,
         ));
     }
-    namespaces::release()?;
+    namespaces::untie()?;
     // As late as possible, so that a profile need not allow what only we need.
     // Without no_new_privs the filter takes CAP_SYS_ADMIN, which goes right after.
     match goal.seccomp {

@@ -316,6 +316,8 @@ pub(crate) async fn attach(call: Call) -> Result<Reply, Error> {
     // Whatever body there is comes before the stream.
     extract::collect(call.body, extract::MAX_JSON).await?;
     let attachment = call.engine.container_attach(&call.name, options).await?;
-    let hijack = Hijack::new(upgrade, call.version, attachment, stdin);
+    let tty = attachment.tty;
+    let start = async { Ok(attachment) };
+    let hijack = Hijack::new(upgrade, call.version, tty, stdin, start);
     Ok(call.hijack.take_over(hijack).await)
 }

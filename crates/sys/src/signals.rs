@@ -104,7 +104,8 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn signal_arrives_as_a_message() {
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn real_time_signal_kills_and_bad_number_is_refused() {
-        let child = std::process::Command::new("sleep")
+        let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
             .unwrap();
@@ -126,9 +127,6 @@ mod tests {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         assert!(send_signal(&pidfd, 65).is_err());
         send_signal(&pidfd, 40).unwrap();
-        let status = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
-            .unwrap()
-            .unwrap();
-        assert_eq!(status.terminating_signal(), Some(40));
+        assert_eq!(child.wait().unwrap().signal(), Some(40));
     }
 }
