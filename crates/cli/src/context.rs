@@ -41,7 +41,9 @@ impl Context {
         }
         let hosts = global.list("host");
         if hosts.len() > 1 {
-            return Err(Failure::new("specify only one -H"));
+            return Err(Failure::new(
+                "Failed to initialize: unable to resolve docker endpoint: Specify only one -H",
+            ));
         }
         if !hosts.is_empty() && global.changed("context") {
             return Err(Failure::new(
