@@ -24,6 +24,7 @@ mod exec;
 mod files;
 mod images;
 mod info;
+mod isolation;
 mod launcher;
 mod logs;
 mod monitor;
