@@ -22,6 +22,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod health;
 mod images;
 mod info;
 mod isolation;
