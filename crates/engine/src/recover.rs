@@ -13,7 +13,7 @@ use berth_monitor::sweep;
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, monitor, time};
+use crate::{files, health, monitor, time};
 
 /// How long a monitor that is alive may take to listen and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -177,7 +177,11 @@ pub(crate) async fn adopt(engine: &Engine, container: &Arc<Container>, deadline:
         state.paused = paused;
         state.pid = i64::from(pid);
         state.started_at = started_at;
+        if record.state.health.is_none() {
+            record.state.health = health::fresh(record);
+        }
     });
+    engine.update_health(container);
     true
 }
 

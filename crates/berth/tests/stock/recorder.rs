@@ -93,7 +93,9 @@ fn serve(connection: UnixStream, log: &Mutex<Vec<Recorded>>) {
             });
         }
         let detach = String::from_utf8_lossy(&body).contains(r#""Detach":true"#);
-        if path.ends_with("/attach") || (path.starts_with("/exec/") && path.ends_with("/start") && !detach) {
+        if path.ends_with("/attach")
+            || (path.starts_with("/exec/") && path.ends_with("/start") && !detach)
+        {
             let _ = out.write_all(
                 b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n\x01\0\0\0\0\0\0\x04out\n",
             );
