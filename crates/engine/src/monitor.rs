@@ -124,12 +124,13 @@ impl Task {
                 },
             }
         }
-        self.pending.clear();
-        if let Some(begun) = self.begun.take() {
-            // Died before it said anything.
-            let _ = begun.send(Err(None));
+        // Before it said anything: who waits for its word sees to the rest.
+        if let Some(begun) = self.begun.take()
+            && begun.send(Err(None)).is_ok()
+        {
             return;
         }
+        self.pending.clear();
         self.engine.monitor_gone(&self.container, self.exited).await;
     }
 

@@ -152,9 +152,16 @@ impl Engine {
                 };
                 let pid = self.pid_to_join(other, "network")?;
                 let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-                std::fs::File::open(&path)
-                    .map(|file| Some(file.into()))
-                    .map_err(|error| io("open", &path, &error))
+                let namespace =
+                    std::fs::File::open(&path).map_err(|error| io("open", &path, &error))?;
+                // Still the same process: not a stranger's who got its number.
+                if self.pid_to_join(other, "network")? == pid {
+                    Ok(Some(namespace.into()))
+                } else {
+                    Err(Error::conflict(format!(
+                        "failed to join network namespace: container {other} was restarted"
+                    )))
+                }
             }
         }
     }

@@ -28,6 +28,9 @@ impl Engine {
         force: bool,
         volumes: bool,
     ) -> Result<(), Error> {
+        if self.closing() {
+            return Err(Error::system("the engine is shutting down"));
+        }
         loop {
             {
                 let record = container.record();

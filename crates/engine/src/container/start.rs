@@ -12,7 +12,7 @@ use berth_sys::socket;
 use super::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, health, logs, monitor, spec};
+use crate::{files, health, logs, monitor, recover, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -27,19 +27,34 @@ impl Engine {
         self.start(&container).await
     }
 
-    /// Starts a container that does not run, also one that waits for its next
-    /// start by policy.
+    /// Starts a container that does not run.
     pub(crate) async fn start(&self, container: &Arc<Container>) -> Result<(), Error> {
+        self.start_if(container, check_startable).await
+    }
+
+    /// The next start by policy, unless the container was stopped while it
+    /// waited for that.
+    pub(crate) async fn start_again(&self, container: &Arc<Container>) -> Result<(), Error> {
+        let waits = |record: &Record| {
+            if record.state.restarting {
+                Ok(())
+            } else {
+                Err(Error::conflict("it was stopped before its next start"))
+            }
+        };
+        self.start_if(container, waits).await
+    }
+
+    async fn start_if(
+        &self,
+        container: &Arc<Container>,
+        startable: impl FnOnce(&Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let result = {
             let _gate = container.gate.lock().await;
             // The monitor of the last run may still be cleaning up.
             container.until(|c| c.live().channel.is_none()).await;
-            {
-                let record = container.record();
-                if !record.state.restarting {
-                    check_startable(&record)?;
-                }
-            }
+            startable(&container.record())?;
             self.begin(container).await
         };
         let Err(error) = result else { return Ok(()) };
@@ -67,7 +82,23 @@ impl Engine {
             blocking(move || engine.hand_over(&container, &theirs, &pending)).await
         };
         let begun = match sent {
-            Ok(()) => first.await.unwrap_or(Err(None)).map_err(start_failure),
+            Ok(()) => match first.await {
+                Ok(begun) => {
+                    if let Err(None) = begun {
+                        // It was killed, and cleaned nothing up.
+                        let (engine, same) = (self.clone(), container.clone());
+                        blocking(move || {
+                            recover::clean_up(&engine, &same);
+                            Ok(())
+                        })
+                        .await?;
+                    }
+                    begun.map_err(start_failure)
+                }
+                // Nobody listens to the monitor any more, which goes on: the
+                // next engine finds what became of the container.
+                Err(_) => return Err(Error::system("the engine is shutting down")),
+            },
             Err(error) => Err((error, 128)),
         };
         let Err((error, exit_code)) = begun else {
