@@ -1,5 +1,6 @@
 //! `POST /containers/create`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_api::Error;
@@ -136,6 +137,9 @@ impl Engine {
             .create_snapshot(&record.id, image, (0, 0))
             .api()?;
         self.0.volumes.provide(&mut record.mounts, &snapshot)?;
+        // Programs look for it to learn that they are in a container.
+        let mark = snapshot.upper.join(".dockerenv");
+        std::fs::File::create(&mark).map_err(|error| io("make", &mark, &error))?;
         let dir = self.containers_dir().join(&record.id);
         let making = self.containers_dir().join(format!(".new-{}", record.id));
         files::make_dir(&making, 0o710).map_err(|error| io("make", &making, &error))?;
@@ -212,6 +216,7 @@ impl Engine {
             warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
             host.memory_swappiness = None;
         }
+        host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
         if host.runtime.is_empty() {
             host.runtime = "runc".into();
         }
@@ -363,6 +368,9 @@ fn merge_image(config: &mut Config, image: &Config) {
             .get_or_insert_default()
             .insert(port.clone(), *empty);
     }
+    if config.volumes.as_ref().is_some_and(BTreeMap::is_empty) {
+        config.volumes = None;
+    }
     for (path, empty) in image.volumes.iter().flatten() {
         config
             .volumes
@@ -382,7 +390,7 @@ fn merge_image(config: &mut Config, image: &Config) {
             env.push(entry.clone());
         }
     }
-    config.env = Some(env);
+    config.env = Some(env).filter(|env| !env.is_empty());
     if config
         .entrypoint
         .as_ref()
