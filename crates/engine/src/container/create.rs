@@ -233,20 +233,12 @@ impl Engine {
                 options.entry(key.clone()).or_insert_with(|| value.clone());
             }
         }
-        let open = SecurityOpen::of(host);
-        if host.masked_paths.is_none() {
-            host.masked_paths = Some(if open.0 {
-                Vec::new()
-            } else {
-                security::default_masked()
-            });
-        }
-        if host.readonly_paths.is_none() {
-            host.readonly_paths = Some(if open.0 {
-                Vec::new()
-            } else {
-                security::default_read_only()
-            });
+        // Absent = none.
+        if !is_open(host) {
+            host.masked_paths
+                .get_or_insert_with(security::default_masked);
+            host.readonly_paths
+                .get_or_insert_with(security::default_read_only);
         }
     }
 
@@ -280,15 +272,11 @@ impl Engine {
 }
 
 /// Whether /proc and /sys are left open.
-struct SecurityOpen(bool);
-
-impl SecurityOpen {
-    fn of(host: &HostConfig) -> Self {
-        let options = host.security_opt.as_deref().unwrap_or_default();
-        let asked = security::SecurityOptions::parse(options)
-            .is_ok_and(|options| options.system_paths_unconfined);
-        Self(host.privileged || asked)
-    }
+fn is_open(host: &HostConfig) -> bool {
+    let options = host.security_opt.as_deref().unwrap_or_default();
+    let asked = security::SecurityOptions::parse(options)
+        .is_ok_and(|options| options.system_paths_unconfined);
+    host.privileged || asked
 }
 
 /// Address and MAC from the network settings; what needs user-defined networks
