@@ -293,8 +293,9 @@ fn health_follows_the_check_and_survives_the_daemon() {
         .berth(&["inspect", "-f", "{{json .State.Health.Log}}", "box"])
         .ok();
     assert!(log.contains("\"ExitCode\":3,\"Output\":\"3\\n\""), "{log}");
-    let events = engine
-        .berth(&[
+    // "until now" means the whole second.
+    eventually("the event is told", || {
+        let words = [
             "events",
             "--since",
             "0",
@@ -302,9 +303,10 @@ fn health_follows_the_check_and_survives_the_daemon() {
             "0s",
             "--filter",
             "event=health_status",
-        ])
-        .ok();
-    assert!(events.contains("health_status: unhealthy"), "{events}");
+        ];
+        let events = engine.berth(&words).ok();
+        events.contains("health_status: unhealthy").then_some(())
+    });
 
     engine.berth(&["pause", "box"]).ok();
     engine.berth(&["unpause", "box"]).ok();
