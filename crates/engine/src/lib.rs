@@ -25,6 +25,7 @@ mod files;
 mod health;
 mod images;
 mod info;
+mod isolation;
 mod launcher;
 mod logs;
 mod monitor;

@@ -110,7 +110,9 @@ pub struct Started {
     pub console: Option<OwnedFd>,
 }
 
-/// A made container, waiting at the gate when one was asked for.
+/// A made container, waiting at the gate when one was asked for. The process that
+/// made it may end and leave this to one it forked: the container waits for as long
+/// as anybody holds it, and ends when nobody does.
 #[derive(Debug)]
 pub struct Created {
     pub process: Started,

@@ -15,6 +15,7 @@ use crate::capabilities::Sets;
 use crate::error::{Context as _, Error, Result};
 use crate::limits;
 use crate::lookup::{self, c_string};
+use crate::namespaces;
 use crate::paths;
 use crate::procfs::Procfs;
 use crate::security;
@@ -184,7 +185,7 @@ pub(crate) fn become_program(
             Errno::PIPE,
         ));
     }
-    crate::namespaces::untie()?;
+    namespaces::untie()?;
     // As late as possible, so that a profile need not allow what only we need.
     // Without no_new_privs the filter takes CAP_SYS_ADMIN, which goes right after.
     match goal.seccomp {

@@ -56,14 +56,15 @@ impl Engine {
         self.fill_defaults(&config, &mut host_config, &mut warnings);
         validate::check(&config, &host_config, &self.0.host)?;
         let (address, mac) = endpoint_wishes(&host_config, &config, networking_config)?;
-        // By identifier, so that a rename changes nothing.
+        // By identifier, so that a rename changes nothing. One that does not
+        // exist is the start's error: a 404 here makes clients pull the image.
         for mode in [
             &mut host_config.network_mode,
             &mut host_config.pid_mode,
             &mut host_config.ipc_mode,
         ] {
-            if let Some(other) = mode.strip_prefix("container:") {
-                *mode = format!("container:{}", self.find(other)?.id);
+            if let Some(Ok(other)) = mode.strip_prefix("container:").map(|name| self.find(name)) {
+                *mode = format!("container:{}", other.id);
             }
         }
         let inherited = self.inherited_mounts(&host_config)?;
@@ -249,10 +250,11 @@ impl Engine {
                     "conflicting options: hostname and the network mode",
                 ));
             }
-            let other = self.find(other)?;
-            let record = other.record();
-            config.hostname.clone_from(&record.config.hostname);
-            config.domainname.clone_from(&record.config.domainname);
+            if let Ok(other) = self.find(other) {
+                let record = other.record();
+                config.hostname.clone_from(&record.config.hostname);
+                config.domainname.clone_from(&record.config.domainname);
+            }
         } else if host.uts_mode == "host" {
             if !config.hostname.is_empty() {
                 return Err(Error::invalid(

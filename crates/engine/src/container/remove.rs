@@ -46,7 +46,7 @@ impl Engine {
                         ),
                     };
                     return Err(Error::conflict(format!(
-                        "cannot remove container \"/{}\": {reason}",
+                        "cannot remove container \"{}\": {reason}",
                         record.name
                     )));
                 }
