@@ -597,3 +597,67 @@ fn automatic_removal_outlives_a_killed_restart() {
     engine.berth(&["kill", "box"]).ok();
     engine.assert_nothing_left();
 }
+
+#[test]
+fn volumes_are_managed() {
+    let engine = Engine::start();
+    for client in clients() {
+        let run = |args: &[&str]| engine.client(client, &[&["volume"], args].concat());
+        assert_eq!(run(&["create", "--label", "a=b", "data"]).ok(), "data");
+        assert_eq!(run(&["create", "data"]).ok(), "data", "it is there already");
+        let anonymous = run(&["create"]).ok();
+        assert_eq!(anonymous.len(), 64);
+        engine
+            .client(
+                client,
+                &[
+                    "create", "--name", "box", "-v", "data:/d", "busybox", "true",
+                ],
+            )
+            .ok();
+        let ls = |filter: &str| run(&["ls", "-q", "--filter", filter]).ok();
+        assert_eq!(ls("label=a"), "data");
+        assert_eq!(ls("dangling=true"), anonymous);
+        assert_eq!(ls("name=dat"), "data");
+        assert!(
+            run(&["ls"])
+                .ok()
+                .starts_with("DRIVER    VOLUME NAME\nlocal     ")
+        );
+        run(&["ls", "--filter", "x=y"]).fails(1, "invalid filter 'x'");
+        let shown = run(&[
+            "inspect",
+            "-f",
+            "{{.Driver}} {{.Scope}} {{.Labels}} {{.Mountpoint}}",
+            "data",
+        ])
+        .ok();
+        let path = engine.data_root().join("volumes/data/_data");
+        assert_eq!(shown, format!("local local map[a:b] {}", path.display()));
+        run(&["inspect", "none"]).fails(1, "get none: no such volume");
+        run(&["inspect", "../containers"]).fails(1, "");
+        run(&["rm", "data"]).fails(1, "remove data: volume is in use - [");
+        run(&["rm", "none"]).fails(1, "get none: no such volume");
+        run(&["create", "bad name"]).fails(1, "includes invalid characters");
+        run(&["create", "--driver", "nope", "z"]).fails(1, "plugin \"nope\" not found");
+        std::fs::write(path.join("file"), [0; 1000]).unwrap();
+        let pruned = run(&["prune", "-f"]).ok();
+        assert_eq!(
+            pruned,
+            format!("Deleted Volumes:\n{anonymous}\n\nTotal reclaimed space: 0B")
+        );
+        engine.client(client, &["rm", "-v", "box"]).ok();
+        assert_eq!(
+            run(&["prune", "-f"]).ok(),
+            "Total reclaimed space: 0B",
+            "it has a name"
+        );
+        assert!(
+            run(&["prune", "-af"])
+                .ok()
+                .ends_with("reclaimed space: 1kB")
+        );
+        assert_eq!(run(&["ls", "-q"]).ok(), "");
+        run(&["rm", "-f", "data"]).ok();
+    }
+}

@@ -67,6 +67,8 @@ impl Engine {
                 *mode = format!("container:{}", other.id);
             }
         }
+        // Nobody removes a volume between the look and the container's own claim.
+        let _volumes = has_mounts(&config, &host_config).then(|| self.0.volumes.gate());
         let inherited = self.inherited_mounts(&host_config)?;
         let mounts = mounts::parse(&config, &host_config, inherited)?;
         let id =
@@ -137,7 +139,9 @@ impl Engine {
             .store
             .create_snapshot(&record.id, image, (0, 0))
             .api()?;
-        self.0.volumes.provide(&mut record.mounts, &snapshot)?;
+        for name in self.0.volumes.provide(&mut record.mounts, &snapshot)? {
+            self.volume_event(&name, "create");
+        }
         // Programs look for it to learn that they are in a container.
         let mark = snapshot.upper.join(".dockerenv");
         std::fs::File::create(&mark).map_err(|error| io("make", &mark, &error))?;
@@ -271,6 +275,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+fn has_mounts(config: &Config, host: &HostConfig) -> bool {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    some(&host.binds)
+        || some(&host.volumes_from)
+        || host.mounts.as_ref().is_some_and(|list| !list.is_empty())
+        || config.volumes.as_ref().is_some_and(|set| !set.is_empty())
 }
 
 /// Whether /proc and /sys are left open.

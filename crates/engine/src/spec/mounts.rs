@@ -426,6 +426,7 @@ fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
                 check_volume_name(&given.source)?;
             }
             let mut record = volume(&given.source, destination, "z", !given.read_only);
+            record.labels = options.labels;
             record
                 .options
                 .extend(options.no_copy.then(|| "nocopy".to_owned()));
