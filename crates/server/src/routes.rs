@@ -9,7 +9,7 @@ use hyper::{Method, Uri};
 use crate::extract::{self, Query};
 use crate::reply::Reply;
 use crate::unsupported::{MISSING, Missing};
-use crate::{Call, containers, execs, images, networks, system};
+use crate::{Call, containers, execs, images, networks, system, volumes};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
 
@@ -80,6 +80,12 @@ static ROUTES: &[Route] = table! {
     GET    "/networks"                   24 => networks::list;
     GET    "/networks/"                  24 => networks::list;
     GET    "/networks/{}"                24 => networks::inspect;
+
+    GET    "/volumes"                    24 => volumes::list;
+    POST   "/volumes/create"             24 => volumes::create;
+    POST   "/volumes/prune"              25 => volumes::prune;
+    GET    "/volumes/{}"                 24 => volumes::inspect;
+    DELETE "/volumes/{}"                 24 => volumes::remove;
 };
 
 /// What a path means in one version.

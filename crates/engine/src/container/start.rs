@@ -256,6 +256,17 @@ fn start_failure(failure: Option<(Failure, String)>) -> (Error, i64) {
         Failure::Conflict => (Kind::Conflict, 128),
         Failure::System => (Kind::System, 128),
     };
+    // Docker looks users up by itself, before it asks a runtime for anything.
+    if [
+        "unable to find user ",
+        "unable to find group ",
+        "uids and gids must be ",
+    ]
+    .iter()
+    .any(|words| message.starts_with(words))
+    {
+        return (Error::new(kind, message), exit_code);
+    }
     let message = format!(
         "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: {message}"
     );
