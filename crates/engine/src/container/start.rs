@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use berth_api::{Error, Kind};
 use berth_monitor::protocol::{Attach, Failure, Layer, Log, RootFs, Start};
+use berth_monitor::steps::{Clock, Step};
 use berth_store::{LayerLocation, Snapshot};
 use berth_sys::socket;
 
@@ -62,10 +63,19 @@ impl Engine {
         };
         let sent = {
             let (engine, container) = (self.clone(), container.clone());
-            blocking(move || engine.hand_over(&container, &theirs, &pending)).await
+            let asked = Clock::start();
+            blocking(move || engine.hand_over(&container, &theirs, &pending, asked)).await
         };
         let begun = match sent {
-            Ok(()) => first.await.unwrap_or(Err(None)).map_err(start_failure),
+            Ok(mut clock) => match first.await.unwrap_or(Err(None)) {
+                Ok(steps) => {
+                    clock.extend(steps);
+                    clock.mark("engine: messages and record");
+                    log_steps(container, &clock.into_steps());
+                    Ok(())
+                }
+                Err(failure) => Err(start_failure(failure)),
+            },
             Err(error) => Err((error, 128)),
         };
         let Err((error, exit_code)) = begun else {
@@ -93,12 +103,16 @@ impl Engine {
         container: &Container,
         channel: &OwnedFd,
         pending: &[(OwnedFd, Attach)],
-    ) -> Result<(), Error> {
+        mut clock: Clock,
+    ) -> Result<Clock, Error> {
+        clock.mark("engine: wait for a thread");
         let record = container.record().clone();
         let network = self.connect_network(container, &record)?;
+        clock.mark("engine: network");
         // The connection may have added the endpoint.
         let record = container.record().clone();
         self.write_network_files(container, &record)?;
+        clock.mark("engine: hosts and resolv.conf");
         let snapshot = self.0.store.snapshot(&record.id).api()?;
         let built = spec::build(self, container, &record, &snapshot)?;
         let config = serde_json::to_vec(&built.spec)
@@ -112,6 +126,7 @@ impl Engine {
             Some(program) => Some(memory("seccomp", program)?),
             None => None,
         };
+        clock.mark("engine: specification");
         // What is there now is about an earlier run.
         let _ = std::fs::remove_file(container.file("exit.json"));
 
@@ -138,7 +153,9 @@ impl Engine {
             log: log_target(container, &record)?,
             attach: attached.iter().map(|(_, attach)| *attach).collect(),
         };
-        self.0.launcher.start(start, &fds)
+        self.0.launcher.start(start, &fds)?;
+        clock.mark("engine: send");
+        Ok(clock)
     }
 
     /// The monitor says that the program has been executed.
@@ -161,6 +178,18 @@ impl Engine {
         }
         self.container_event(&record, "start", &[]);
     }
+}
+
+/// Costs nothing unless someone reads it.
+fn log_steps(container: &Container, steps: &[Step]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let list: Vec<_> = steps
+        .iter()
+        .map(|(name, micros)| format!("{name}={micros}us"))
+        .collect();
+    tracing::debug!(container = container.id, "start steps: {}", list.join(", "));
 }
 
 fn check_startable(record: &Record) -> Result<(), Error> {
