@@ -265,7 +265,8 @@ impl Podman {
             .arg(self.dir.path().join("root"))
             .arg("--runroot")
             .arg(self.dir.path().join("run"))
-            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"])
+            .env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
         command
     }
 
