@@ -80,7 +80,12 @@ fn dispatch(program: &str, words: &[String]) -> Result<i32, Failure> {
         return Ok(0);
     }
     let Some(first) = global.words.first() else {
-        print(&help::root(program));
+        let text = help::root(program);
+        if global.help {
+            print(&text);
+        } else {
+            warn(text.trim_end());
+        }
         return Ok(0);
     };
     match first.as_str() {
@@ -97,6 +102,10 @@ fn dispatch(program: &str, words: &[String]) -> Result<i32, Failure> {
     let Some(command) = tree::find(&name) else {
         // A group alone, or with --help.
         if let Some(text) = help::group(program, &name) {
+            if rest.is_empty() {
+                warn(text.trim_end());
+                return Ok(0);
+            }
             if rest.iter().all(|word| word == "--help" || word == "-h") {
                 print(&text);
                 return Ok(0);

@@ -39,8 +39,7 @@ impl Relay {
             keys,
         } = self;
         let (reader, writer) = tokio::io::split(connection.stream);
-        let multiplexed = connection.multiplexed.unwrap_or(!tty);
-        let output = std::pin::pin!(output(reader, connection.early, multiplexed));
+        let output = std::pin::pin!(output(reader, connection.early, !tty));
         if !stdin {
             output.await?;
             // Dropped only now: the half we do not use must stay open.

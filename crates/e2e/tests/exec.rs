@@ -100,12 +100,18 @@ fn errors_are_dockers() {
         .berth(&["create", "--name", "stopped", "busybox"])
         .ok();
     for client in clients() {
-        engine
-            .client(client, &["exec", "cc", "no-such-program"])
-            .fails(127, "executable file not found in $PATH");
-        engine
-            .client(client, &["exec", "cc", "/etc/not-executable"])
-            .fails(126, "permission denied");
+        // Docker sends these words on the stream that was to carry the output.
+        for (program, code, words) in [
+            ("no-such-program", 127, "executable file not found in $PATH"),
+            ("/etc/not-executable", 126, "permission denied"),
+        ] {
+            let run = engine.client(client, &["exec", "cc", program]);
+            assert_eq!(run.code, code, "{run:?}");
+            assert!(
+                (run.stdout.clone() + &run.stderr).contains(words),
+                "{run:?}"
+            );
+        }
         engine
             .client(client, &["exec", "stopped", "true"])
             .fails(1, "is not running");

@@ -289,7 +289,7 @@ fn top_and_stats() {
             "busybox",
             "sh",
             "-c",
-            "sleep 601 & sleep 602",
+            "sleep 601 & sleep 602; true",
         ])
         .ok();
     for client in clients() {
@@ -337,12 +337,7 @@ fn wait_conditions() {
     let removed = wait("removed");
     // Both have been accepted when the daemon has two more connections than now.
     eventually("both wait", || {
-        engine
-            .log()
-            .matches("condition=")
-            .count()
-            .ge(&2)
-            .then_some(())
+        (engine.log().matches("/containers/cc/wait").count() >= 2).then_some(())
     });
     engine.berth(&["start", "-a", "cc"]).fails(6, "");
     let text = |child: std::process::Child| {

@@ -99,7 +99,7 @@ fn the_file_is_dockers_json() {
             "-d",
             "busybox",
             "printf",
-            "a <b> & \\\"c\\\"\\nno newline",
+            "a <b> & \"c\"\\nno newline",
         ])
         .ok();
     engine.berth(&["wait", &id]).ok();

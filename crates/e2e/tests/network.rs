@@ -181,7 +181,7 @@ fn addresses_come_back() {
             "172.17.0.99",
             "busybox",
         ])
-        .fails(125, "");
+        .fails(1, "supported on user defined networks only");
     engine.assert_nothing_left();
 }
 

@@ -322,3 +322,187 @@ fn sigterm_leaves_the_containers() {
         "true 1"
     );
 }
+
+#[test]
+fn the_daemon_killed_at_any_moment_of_a_stop_and_a_removal() {
+    let mut engine = Engine::start();
+    for round in 0..14u64 {
+        let name = format!("round{round}");
+        engine
+            .berth(&["run", "-d", "--name", &name, "busybox", "sleep", "600"])
+            .ok();
+        let command: &[&str] = if round % 2 == 0 {
+            &["rm", "-f"]
+        } else {
+            &["stop", "-t", "0"]
+        };
+        let child = engine
+            .command("berth")
+            .args(command)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 600));
+        engine.kill();
+        let _ = child.wait_with_output();
+        engine.launch();
+        let state = engine
+            .berth(&[
+                "ps",
+                "-a",
+                "--filter",
+                &format!("name=^{name}$"),
+                "--format",
+                "{{.State}}",
+            ])
+            .ok();
+        match state.as_str() {
+            // Removed.
+            "" => continue,
+            "running" => assert_eq!(engine.berth(&["exec", &name, "echo", "in"]).ok(), "in"),
+            "exited" => {
+                engine.berth(&["start", &name]).ok();
+            }
+            // Begun and not ended: a second removal ends it.
+            "removing" | "dead" => {}
+            other => panic!("round {round}: {other}"),
+        }
+        engine.berth(&["rm", "-f", &name]).ok();
+    }
+    assert_eq!(engine.berth(&["ps", "-aq"]).ok(), "");
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn a_monitor_killed_at_any_moment_of_a_run() {
+    let engine = Engine::start();
+    for round in 0..12u64 {
+        let name = format!("round{round}");
+        let child = engine
+            .command("berth")
+            .args(["run", "--name", &name, "busybox", "sleep", "600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 1000));
+        eventually("there was a monitor to kill", || {
+            let monitors = pids(&engine, "berth-monitor");
+            for &pid in &monitors {
+                let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            }
+            (!monitors.is_empty()).then_some(())
+        });
+        assert_ne!(
+            child.wait_with_output().unwrap().status.code(),
+            Some(0),
+            "round {round}"
+        );
+        engine.until_state(&name, "Running", "false");
+        // It can be started again, and ended.
+        engine.berth(&["start", &name]).ok();
+        assert_eq!(engine.berth(&["exec", &name, "echo", "in"]).ok(), "in");
+        engine.berth(&["rm", "-f", &name]).ok();
+    }
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_not_a_wreck() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut mount = std::process::Command::new("unshare");
+    mount
+        .args([
+            "--mount",
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up; mount -t tmpfs -o size=6m tmpfs \"$1\"; shift; exec \"$@\"",
+            "sh",
+        ])
+        .arg(dir.path())
+        .arg(berth_e2e::engine::bin_dir().join("berth"))
+        .args([
+            "daemon",
+            "--ready-fd",
+            "0",
+            "--cgroup-parent",
+            &format!("/berth-e2e-full-{}", std::process::id()),
+        ])
+        .arg("--host")
+        .arg(format!("unix://{}/berth.sock", dir.path().display()))
+        .arg("--data-root")
+        .arg(dir.path().join("data"))
+        .arg("--exec-root")
+        .arg(dir.path().join("run"))
+        .arg("--pidfile")
+        .arg(dir.path().join("pid"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let (ready, theirs) = std::io::pipe().unwrap();
+    let mut daemon = mount.stdin(Stdio::from(theirs)).spawn().unwrap();
+    drop(mount);
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut { ready }, &mut byte).unwrap();
+    // The socket is on the mount that only the daemon's namespace has.
+    let client = |args: &[&str], input: &[u8]| {
+        let mut command = std::process::Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", daemon.id()))
+            .arg(berth_e2e::engine::bin_dir().join("berth"))
+            .args(args)
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}/berth.sock", dir.path().display()),
+            );
+        berth_e2e::Run::new(&mut command, input)
+    };
+    let mut big = berth_e2e::image::busybox_rootfs();
+    big.truncate(big.len() - 1024);
+    let mut filler = tar::Header::new_gnu();
+    filler.set_path("filler").unwrap();
+    filler.set_mode(0o644);
+    filler.set_size(8 << 20);
+    filler.set_cksum();
+    big.extend_from_slice(filler.as_bytes());
+    big.extend(vec![7; 8 << 20]);
+    big.extend([0; 1024]);
+    client(&["import", "-", "big"], &big).fails(1, "No space left on device");
+    assert_eq!(client(&["images", "-q"], b"").ok(), "");
+    // What fits still works.
+    client(
+        &["import", "-", "small"],
+        &berth_e2e::image::busybox_rootfs(),
+    )
+    .ok();
+    assert_eq!(
+        client(
+            &["run", "--rm", "--network", "none", "small", "echo", "works"],
+            b""
+        )
+        .ok(),
+        "works"
+    );
+    let launcher = leaks::processes(&dir.path().display().to_string());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    for (pid, _) in launcher {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    let group = format!("berth-e2e-full-{}", std::process::id());
+    eventually("its groups can be removed", || {
+        let mut left = leaks::cgroups(&group);
+        left.extend(
+            leaks::hierarchies()
+                .iter()
+                .map(|dir| dir.join(&group))
+                .filter(|dir| dir.exists()),
+        );
+        left.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+        left.is_empty().then_some(())
+    });
+}

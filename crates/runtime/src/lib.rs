@@ -95,6 +95,9 @@ pub struct Create<'a> {
     pub seccomp: Option<&'a Program>,
     /// A network namespace to join instead of the one in the configuration.
     pub network: Option<BorrowedFd<'a>>,
+    /// Detached mounts that are the sources of the bind mounts to these
+    /// destinations, instead of the paths in the configuration.
+    pub sources: &'a [(&'a std::path::Path, BorrowedFd<'a>)],
     /// Wait for [`Created::start`] before the user's program is executed.
     pub gate: bool,
 }
@@ -108,7 +111,9 @@ pub struct Started {
     pub console: Option<OwnedFd>,
 }
 
-/// A made container, waiting at the gate when one was asked for.
+/// A made container, waiting at the gate when one was asked for. The process that
+/// made it may end and leave this to one it forked: the container waits for as long
+/// as anybody holds it, and ends when nobody does.
 #[derive(Debug)]
 pub struct Created {
     pub process: Started,

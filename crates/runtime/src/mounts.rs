@@ -74,6 +74,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) cgroup: Option<&'a str>,
     pub(crate) own_cgroup_namespace: bool,
     pub(crate) own_user_namespace: bool,
+    /// See [`crate::Create::sources`].
+    pub(crate) sources: &'a [(&'a Path, BorrowedFd<'a>)],
 }
 
 /// Parses all mounts and opens the sources of bind mounts.
@@ -117,12 +119,17 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
                 "{key:?} is not an option of a bind mount"
             ))));
         }
+        let given = setting.sources.iter().find(|(at, _)| *at == destination);
         let source = match setting.bundle {
             Some(bundle) => bundle.join(&source),
-            None if source.is_absolute() => source.clone(),
+            None if source.is_absolute() || given.is_some() => source.clone(),
             None => return Err(named(Error::invalid("the source is not an absolute path"))),
         };
-        let (tree, kind) = clone_tree(&source, recursive)
+        let tree = match given {
+            Some((_, tree)) => given_tree(*tree),
+            None => clone_tree(&source, recursive),
+        };
+        let (tree, kind) = tree
             .and_then(|tree| {
                 decorate(&tree.0, &options, mount)?;
                 Ok(tree)
@@ -157,6 +164,13 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
     })
 }
 
+/// The caller's mount, of which nobody else has another use.
+fn given_tree(tree: BorrowedFd<'_>) -> Result<(OwnedFd, Kind)> {
+    let tree = tree.try_clone_to_owned().step(|| "keep a mount")?;
+    let kind = kind_of(&tree)?;
+    Ok((tree, kind))
+}
+
 /// A detached copy of the mount at `source`.
 fn clone_tree(source: &Path, recursive: bool) -> Result<(OwnedFd, Kind)> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -165,15 +179,17 @@ fn clone_tree(source: &Path, recursive: bool) -> Result<(OwnedFd, Kind)> {
     }
     let tree = rustix::mount::open_tree(CWD, source, flags)
         .step(|| format!("stat {}", source.display()))?;
+    let kind = kind_of(&tree)?;
+    Ok((tree, kind))
+}
+
+fn kind_of(tree: &OwnedFd) -> Result<Kind> {
     let directory = paths::is_directory(tree.as_fd()).step(|| "stat the source")?;
-    Ok((
-        tree,
-        if directory {
-            Kind::Directory
-        } else {
-            Kind::File
-        },
-    ))
+    Ok(if directory {
+        Kind::Directory
+    } else {
+        Kind::File
+    })
 }
 
 /// Flags, identifier mapping and propagation of a bind mount, while detached.

@@ -44,6 +44,35 @@ impl SignalFd {
             // SAFETY: `set` is a valid set; a bad number only gives an error.
             unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
         }
+        Self::of(set)
+    }
+
+    /// The same for all signals, real-time ones too, but those that report an
+    /// error of the program itself, which cannot wait.
+    pub fn all() -> io::Result<Self> {
+        const OWN: [Signal; 7] = [
+            Signal::FPE,
+            Signal::ILL,
+            Signal::SEGV,
+            Signal::BUS,
+            Signal::ABORT,
+            Signal::TRAP,
+            Signal::SYS,
+        ];
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset fills the whole set it is given.
+        let mut set = unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            set.assume_init()
+        };
+        for signal in OWN {
+            // SAFETY: `set` is a valid set; a bad number only gives an error.
+            unsafe { libc::sigdelset(&raw mut set, signal.as_raw()) };
+        }
+        Self::of(set)
+    }
+
+    fn of(set: libc::sigset_t) -> io::Result<Self> {
         // SAFETY: `set` outlives both calls; neither keeps the pointer.
         let fd = unsafe {
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) == -1 {

@@ -54,7 +54,7 @@ pub(crate) async fn port(context: &Context, args: &Parsed) -> Outcome {
             Ok(0)
         }
         _ => Err(Failure::new(format!(
-            "no public port '{wanted}' published for {name}"
+            "Error: No public port '{wanted}' published for {name}"
         ))),
     }
 }

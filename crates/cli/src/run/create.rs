@@ -13,14 +13,12 @@ use crate::output::warn;
 use crate::reference::Reference;
 use crate::transport::Request;
 
-/// A failure of `create` or `run` itself: status 125 for both (Docker's `create`
-/// has 1), and a hint.
+/// What `create` or `run` itself refuses: status 125, and a hint.
 pub(super) fn refused(context: &Context, verb: &str, why: &str) -> Failure {
     let program = &context.program;
-    let status = if verb == "run" { 125 } else { 1 };
     Failure::with_status(
         format!("{program}: {why}\n\nRun '{program} {verb} --help' for more information"),
-        status,
+        125,
     )
 }
 
@@ -83,6 +81,13 @@ pub(super) async fn create(
     };
     for warning in &created.warnings {
         warn(&format!("WARNING: {warning}"));
+    }
+    for server in request.host_config.dns.iter().flatten() {
+        if server.starts_with("127.") || server == "::1" {
+            warn(&format!(
+                "WARNING: Localhost DNS ({server}) may fail in containers."
+            ));
+        }
     }
     if let Some(file) = id_file {
         file.write(&created.id)?;

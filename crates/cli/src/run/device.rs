@@ -91,7 +91,7 @@ pub(super) fn parse_gpus(text: &str) -> Result<DeviceRequest, String> {
             "count" if value == "all" => request.count = -1,
             "count" => {
                 request.count = value.parse().map_err(|_| {
-                    format!("invalid count ({value}): value must be either \"all\" or an integer")
+                    format!("invalid count ({value}): value must be either \"all\" or an integer: invalid syntax")
                 })?;
             }
             "device" => {

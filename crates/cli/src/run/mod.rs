@@ -27,17 +27,17 @@ use crate::tree::Outcome;
 
 /// `create`: prints the new container's ID.
 pub(crate) async fn create(context: &Context, args: &Parsed) -> Outcome {
+    options::refuse_windows(args).map_err(Failure::new)?;
     let request = options::request(args, proxy(context))
         .map_err(|why| create::refused(context, "create", &why))?;
-    let id = create::create(context, args, &request)
-        .await
-        .map_err(|failure| create::refused(context, "create", &failure.message))?;
+    let id = create::create(context, args, &request).await?;
     print_line(&id);
     Ok(0)
 }
 
 /// `run`: create, attach, wait, start, in the order of Docker's client.
 pub(crate) async fn run(context: &Context, args: &Parsed) -> Outcome {
+    options::refuse_windows(args).map_err(Failure::new)?;
     let refused = |why: &str| create::refused(context, "run", why);
     let mut request = options::request(args, proxy(context)).map_err(|why| refused(&why))?;
     let detach = args.on("detach");

@@ -53,9 +53,9 @@ impl Attachment {
                         .insert(name.to_lowercase(), option.to_owned());
                 }
                 "gw-priority" => {
-                    attachment.gw_priority = value.parse().map_err(|_| {
-                        format!("invalid gw-priority ({value}): value must be an integer")
-                    })?;
+                    attachment.gw_priority = value
+                        .parse()
+                        .map_err(|_| format!("invalid gw-priority ({value}): invalid syntax"))?;
                 }
                 other => return Err(format!("invalid field key {other}")),
             }

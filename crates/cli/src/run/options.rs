@@ -1,6 +1,6 @@
 //! From the flags of `create` and `run` to the request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_api::StringOrList;
 use berth_api::container::{
@@ -193,8 +193,8 @@ fn host_config(args: &Parsed, network_mode: String) -> Result<HostConfig, String
         volume_driver: args.text("volume-driver"),
         volumes_from: some(args.list("volumes-from")),
         annotations: (!annotations.is_empty()).then_some(annotations),
-        cap_add: some(args.list("cap-add")).map(StringOrList),
-        cap_drop: some(args.list("cap-drop")).map(StringOrList),
+        cap_add: capabilities(&args.list("cap-add")),
+        cap_drop: capabilities(&args.list("cap-drop")),
         cgroupns_mode: mode(args, "cgroupns", "CGROUP", &["private", "host"], &[])?,
         dns: Some(args.list("dns")),
         dns_options: Some(args.lists(&["dns-option", "dns-opt"])),
@@ -231,6 +231,32 @@ fn host_config(args: &Parsed, network_mode: String) -> Result<HostConfig, String
     };
     resources(args, &mut host)?;
     Ok(host)
+}
+
+/// "net_admin" as "CAP_NET_ADMIN"; sorted, each once.
+fn capabilities(texts: &[String]) -> Option<StringOrList> {
+    let names: BTreeSet<_> = texts
+        .iter()
+        .map(|text| match text.to_uppercase() {
+            name if name == "ALL" || name.starts_with("CAP_") => name,
+            name => format!("CAP_{name}"),
+        })
+        .collect();
+    some(names.into_iter().collect()).map(StringOrList)
+}
+
+/// Flags that mean something to an engine on Windows only, in Docker's words.
+pub(super) fn refuse_windows(args: &Parsed) -> Result<(), String> {
+    let lines: Vec<_> = ["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"]
+        .into_iter()
+        .filter(|flag| args.changed(flag))
+        .map(|flag| format!("\"--{flag}\" is only supported on a Docker daemon running on windows, but the Docker daemon is running on linux"))
+        .collect();
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(lines.join("\n"))
+    }
 }
 
 /// A namespace mode: "", one of `words`, or one of `prefixes` with a name.
@@ -291,10 +317,6 @@ fn resources(args: &Parsed, host: &mut HostConfig) -> Result<(), String> {
     host.oom_kill_disable = Some(args.on("oom-kill-disable"));
     host.pids_limit = Some(args.int("pids-limit"));
     host.ulimits = Some(ulimits(&args.list("ulimit"))?);
-    host.cpu_count = args.int("cpu-count");
-    host.cpu_percent = args.int("cpu-percent");
-    host.io_maximum_iops = args.uint("io-maxiops");
-    host.io_maximum_bandwidth = u64::try_from(args.bytes("io-maxbandwidth")).unwrap_or_default();
     devices(args, host)
 }
 

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
@@ -15,9 +14,6 @@ pub(crate) struct Hijacked {
     pub(crate) stream: Connection,
     /// What arrived together with the reply's head.
     pub(crate) early: Bytes,
-    /// Frames of stdout and stderr, or (with a terminal) bytes as they are;
-    /// unknown below API 1.42.
-    pub(crate) multiplexed: Option<bool>,
 }
 
 pub(super) async fn take(response: Response<Incoming>) -> Result<Hijacked, Failure> {
@@ -27,15 +23,6 @@ pub(super) async fn take(response: Response<Incoming>) -> Result<Hijacked, Failu
             response.status().as_u16()
         )));
     }
-    let multiplexed =
-        response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| match value.as_bytes() {
-                b"application/vnd.docker.multiplexed-stream" => Some(true),
-                b"application/vnd.docker.raw-stream" => Some(false),
-                _ => None,
-            });
     let broken = |why: String| Failure::new(format!("cannot take over the connection: {why}"));
     let upgraded = hyper::upgrade::on(response)
         .await
@@ -46,6 +33,5 @@ pub(super) async fn take(response: Response<Incoming>) -> Result<Hijacked, Failu
     Ok(Hijacked {
         stream: parts.io.into_inner(),
         early: parts.read_buf,
-        multiplexed,
     })
 }

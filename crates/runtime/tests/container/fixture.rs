@@ -178,6 +178,7 @@ impl Bundle {
             cgroup: self.cgroup.as_ref(),
             seccomp: self.seccomp.as_ref(),
             network,
+            sources: &[],
             gate: self.gate,
         })
     }
