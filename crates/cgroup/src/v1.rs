@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 use rustix::io::Errno;
 
 use crate::host::Hierarchy;
@@ -81,14 +81,28 @@ pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Er
         ));
     }
     if let Some(rules) = resources.devices() {
-        let dir = group.controller("devices")?;
-        for rule in rules {
-            let file = if rule.allow() {
-                "devices.allow"
-            } else {
-                "devices.deny"
+        apply_devices(&group.controller("devices")?, rules)?;
+    }
+    Ok(())
+}
+
+/// One line per write. A configuration and the defaults of the runtime name the
+/// same nodes; what is allowed already is not said again.
+fn apply_devices(dir: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
+    let mut allow = None;
+    let mut allowed = Vec::new();
+    for rule in rules {
+        let line = devices::v1_rule(rule)?;
+        if !rule.allow() {
+            allowed.clear();
+            files::write(dir, "devices.deny", &line)?;
+        } else if !allowed.contains(&line) {
+            let file = match &allow {
+                Some(file) => file,
+                None => &*allow.insert(files::open(dir, "devices.allow")?),
             };
-            files::write(&dir, file, &devices::v1_rule(rule)?)?;
+            file.write(&line)?;
+            allowed.push(line);
         }
     }
     Ok(())

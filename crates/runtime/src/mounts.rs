@@ -251,11 +251,14 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
             hierarchy.group(setting.cgroup)
         };
         let directory = hierarchy.mount_point.join(paths::relative(&path));
-        match clone_tree(&directory, false) {
-            Ok((tree, _)) => {
-                mount_setattr(tree.as_fd(), &options.attr.to_attr(), false)
-                    .step(|| "set mount flags")?;
-                set_private(tree.as_fd())?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        match rustix::mount::open_tree(CWD, &directory, clone) {
+            Ok(tree) => {
+                let attr = MountAttr {
+                    propagation: crate::options::MS_PRIVATE,
+                    ..options.attr.to_attr()
+                };
+                mount_setattr(tree.as_fd(), &attr, false).step(|| "set mount flags")?;
                 if unified {
                     return Ok(What::Bind(tree, Kind::Directory));
                 }
@@ -263,8 +266,8 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
                 opened.push(hierarchy);
             }
             // A hierarchy that the container has no group in.
-            Err(Error::Step { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).step(|| format!("stat {}", directory.display())),
         }
     }
     Ok(What::Cgroups(opened))

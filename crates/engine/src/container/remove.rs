@@ -58,16 +58,18 @@ impl Engine {
                 self.kill_and_wait(container).await?;
             }
             let _gate = container.gate.lock().await;
-            // A start may have come first.
-            let claimed = container.change(|record| {
-                let state = &mut record.state;
+            // A start may have come first. Not written: for an engine that opens
+            // after a kill, the rename in `erase` is the removal.
+            let claimed = {
+                let state = &mut container.record().state;
                 let free = !state.running && !state.removing;
                 state.removing |= free;
                 free
-            })?;
+            };
             if !claimed {
                 continue;
             }
+            container.notify();
             container.until(|c| c.live().channel.is_none()).await;
             let result = self.erase(container, volumes).await;
             if result.is_err() {

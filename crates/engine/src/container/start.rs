@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use berth_api::{Error, Kind};
 use berth_monitor::protocol::{Attach, Failure, Layer, Log, RootFs, Start};
+use berth_monitor::steps::{Clock, Step};
 use berth_store::{LayerLocation, Snapshot};
 use berth_sys::socket;
 
@@ -79,12 +80,19 @@ impl Engine {
         };
         let sent = {
             let (engine, container) = (self.clone(), container.clone());
-            blocking(move || engine.hand_over(&container, &theirs, &pending)).await
+            let asked = Clock::start();
+            blocking(move || engine.hand_over(&container, &theirs, &pending, asked)).await
         };
         let begun = match sent {
-            Ok(()) => match first.await {
-                Ok(begun) => {
-                    if let Err(None) = begun {
+            Ok(mut clock) => match first.await {
+                Ok(Ok(steps)) => {
+                    clock.extend(steps);
+                    clock.mark("engine: messages and record");
+                    log_steps(container, &clock.into_steps());
+                    Ok(())
+                }
+                Ok(Err(failure)) => {
+                    if failure.is_none() {
                         // It was killed, and cleaned nothing up.
                         let (engine, same) = (self.clone(), container.clone());
                         blocking(move || {
@@ -93,7 +101,7 @@ impl Engine {
                         })
                         .await?;
                     }
-                    begun.map_err(start_failure)
+                    Err(start_failure(failure))
                 }
                 // Nobody listens to the monitor any more, which goes on: the
                 // next engine finds what became of the container.
@@ -126,12 +134,16 @@ impl Engine {
         container: &Container,
         channel: &OwnedFd,
         pending: &[(OwnedFd, Attach)],
-    ) -> Result<(), Error> {
+        mut clock: Clock,
+    ) -> Result<Clock, Error> {
+        clock.mark("engine: wait for a thread");
         let record = container.record().clone();
         let network = self.connect_network(container, &record)?;
+        clock.mark("engine: network");
         // The connection may have added the endpoint.
         let record = container.record().clone();
         self.write_network_files(container, &record)?;
+        clock.mark("engine: hosts and resolv.conf");
         let snapshot = self.0.store.snapshot(&record.id).api()?;
         let built = spec::build(self, container, &record, &snapshot)?;
         let config = serde_json::to_vec(&built.spec)
@@ -146,6 +158,7 @@ impl Engine {
             None => None,
         };
         let shm = self.shared_memory(&record)?;
+        clock.mark("engine: specification");
         // What is there now is about an earlier run.
         let _ = std::fs::remove_file(container.file("exit.json"));
 
@@ -175,7 +188,9 @@ impl Engine {
             log: log_target(container, &record)?,
             attach: attached.iter().map(|(_, attach)| *attach).collect(),
         };
-        self.0.launcher.start(start, &fds)
+        self.0.launcher.start(start, &fds)?;
+        clock.mark("engine: send");
+        Ok(clock)
     }
 
     /// The mount namespace of the container whose /dev/shm is shared.
@@ -218,6 +233,18 @@ impl Engine {
         self.container_event(&record, "start", &[]);
         self.update_health(container);
     }
+}
+
+/// Costs nothing unless someone reads it.
+fn log_steps(container: &Container, steps: &[Step]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let list: Vec<_> = steps
+        .iter()
+        .map(|(name, micros)| format!("{name}={micros}us"))
+        .collect();
+    tracing::debug!(container = container.id, "start steps: {}", list.join(", "));
 }
 
 fn check_startable(record: &Record) -> Result<(), Error> {
