@@ -23,7 +23,7 @@ make_root() {
         $1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^http/) print $i }' | awk '/\/(debian|ubuntu)\/?$/ && !n++')
     rm -rf "$root" "$root.new"
     mkdir -p "$root.new"
-    echo "Making a Debian root filesystem with debootstrap (once, about a minute) ..."
+    echo "Making a Debian root filesystem with debootstrap (once, a minute or two) ..."
     if [ -n "$mirror" ] && timeout 180 unshare --mount --propagation private \
         debootstrap --variant=minbase "$codename" "$root.new" "$mirror" >"$here/.cache/debootstrap.log" 2>&1; then
         rm -rf "$root.new"/var/cache/apt/archives/*.deb "$root.new"/var/lib/apt/lists/*
@@ -45,7 +45,7 @@ make_root() {
 if [ -z "${BERTH_DEMO_NETWORK:-}" ]; then
     mkdir -p "$here/.cache"
     [ -e "$root/etc/os-release" ] || make_root
-    BERTH_DEMO_NETWORK=own exec unshare --net "$0" "$bin"
+    BERTH_DEMO_NETWORK=$(readlink /proc/self/ns/net) exec unshare --net "$here/scripts/demo.sh" "$bin"
 fi
 ip link set lo up
 
@@ -53,6 +53,7 @@ ip link set lo up
 
 demo=$(mktemp -d "${TMPDIR:-/tmp}/berth-demo.XXXXXX")
 export BERTH_HOST=unix://$demo/berth.sock BERTH_DATA_ROOT=$demo/data BERTH_EXEC_ROOT=$demo/run
+export BERTH_BRIDGE=default
 export PATH=$bin:$PATH
 unset DOCKER_HOST DOCKER_CONTEXT BERTH_NO_AUTOSTART DOCKER_API_VERSION
 
@@ -90,9 +91,14 @@ bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'
 [ -t 1 ] || bold='' dim='' plain=''
 title() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
-# Shows a command, runs it, and indents what it says.
+# Shows a command as one would type it, runs it, and indents what it says.
 run() {
-    printf '  $ %s\n' "$(printf '%q ' "$@" | sed "s/\\\\\([ ,:;=]\)/\1/g")"
+    local word line=
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'$(tr -s ' \n' ' ' <<<"$word" | sed 's/^ //; s/ $//')'"
+        line+=" $word"
+    done
+    printf '  $%s\n' "$line"
     "$@" 2>&1 | sed 's/^/    /'
 }
 # The same for a command whose failure is the point.
@@ -122,8 +128,9 @@ note "64 MB of memory without swap, half a processor, 20 processes."
 run berth run -d --name box --hostname box --memory 64m --memory-swap 64m --cpus 0.5 --pids-limit 20 \
     demo sh -c 'echo "I am process $$ on $(hostname)"; while :; do date +%T; sleep 1; done'
 run berth ps --format 'table {{.Names}}\t{{.Image}}\t{{.Status}}'
-run berth logs box
 run berth stats --no-stream box
+until [ -n "$(berth logs box)" ]; do sleep 0.1; done
+run berth logs box
 note "The limits, read back from the kernel in the container's control group:"
 run berth exec box sh -c '
     cd /sys/fs/cgroup
@@ -136,19 +143,20 @@ fails 'berth run --rm --pids-limit 5 demo sh -c "for i in 1 2 3 4 5 6; do sleep 
 
 title "4. How it is isolated"
 pid=$(berth inspect --format '{{.State.Pid}}' box)
-note "Namespaces of the host's init and of the container (process $pid on the host):"
+note "Namespaces of the host and of the container (process $pid on the host):"
 for kind in mnt pid net ipc uts cgroup user time; do
     [ -e "/proc/$pid/ns/$kind" ] || continue
     theirs=$(readlink "/proc/$pid/ns/$kind")
-    host=$(readlink "/proc/1/ns/$kind")
+    host=$(readlink "/proc/self/ns/$kind")
+    [ "$kind" != net ] || host=$BERTH_DEMO_NETWORK
     printf '    %-7s %-24s %-24s %s\n' "$kind" "$host" "$theirs" "$([ "$host" = "$theirs" ] && echo shared || echo own)"
 done
 note "Capabilities, seccomp filter (2 = filter) and what of /proc is out of reach:"
 run berth exec box sh -c 'grep -E "^(CapEff|CapBnd|Seccomp|NoNewPrivs):" /proc/self/status
-    echo "/proc/kcore: $(head -c 1 /proc/kcore | wc -c) bytes readable"
+    echo "/proc/keys: $(head -c 1 /proc/keys 2>/dev/null | wc -c) bytes readable"
     echo 1 2>/dev/null >/proc/sys/kernel/panic && echo "sysctl written" || echo "/proc/sys is read-only"'
 fails 'berth exec box mount -t tmpfs none /mnt'
-note "Mounts of this engine in the host's mount table: $(grep -c "$demo" /proc/1/mountinfo || true)"
+note "Mounts of this engine in the host's mount table: $(grep -c "$demo" /proc/self/mountinfo || true)"
 
 title "5. The daemon dies, the container does not"
 run berth exec box sh -c 'date +%T'
