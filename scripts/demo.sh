@@ -132,11 +132,7 @@ run berth stats --no-stream box
 until [ -n "$(berth logs box)" ]; do sleep 0.1; done
 run berth logs box
 note "The limits, read back from the kernel in the container's control group:"
-run berth exec box sh -c '
-    cd /sys/fs/cgroup
-    for file in memory/memory.limit_in_bytes memory.max cpu/cpu.cfs_quota_us cpu.max pids/pids.max pids.max; do
-        for path in $file; do [ ! -e $path ] || echo "$file = $(cat $path)"; done
-    done'
+run berth exec box sh -c 'cd /sys/fs/cgroup && grep -s . memory/memory.limit_in_bytes memory.max cpu/cpu.cfs_quota_us cpu.max pids/pids.max pids.max; true'
 note "And what comes of passing them:"
 fails 'berth run --rm --memory 32m --memory-swap 32m demo sh -c "x=a; while :; do x=\$x\$x; done"'
 fails 'berth run --rm --pids-limit 5 demo sh -c "for i in 1 2 3 4 5 6; do sleep 1 & done; wait"'
@@ -152,9 +148,9 @@ for kind in mnt pid net ipc uts cgroup user time; do
     printf '    %-7s %-24s %-24s %s\n' "$kind" "$host" "$theirs" "$([ "$host" = "$theirs" ] && echo shared || echo own)"
 done
 note "Capabilities, seccomp filter (2 = filter) and what of /proc is out of reach:"
-run berth exec box sh -c 'grep -E "^(CapEff|CapBnd|Seccomp|NoNewPrivs):" /proc/self/status
-    echo "/proc/keys: $(head -c 1 /proc/keys 2>/dev/null | wc -c) bytes readable"
-    echo 1 2>/dev/null >/proc/sys/kernel/panic && echo "sysctl written" || echo "/proc/sys is read-only"'
+run berth exec box grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status
+run berth exec box sh -c 'head -c 1 /proc/keys | wc -c'
+fails 'berth exec box sh -c "echo 1 >/proc/sys/kernel/panic"'
 fails 'berth exec box mount -t tmpfs none /mnt'
 note "Mounts of this engine in the host's mount table: $(grep -c "$demo" /proc/self/mountinfo || true)"
 
