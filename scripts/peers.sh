@@ -16,20 +16,13 @@ packages=("$@")
     libnfnetlink0 libnftables1 libnftnl11 libseccomp2 libsqlite3-0 libsubid5 libsubid6 libsystemd0
     libtinfo6 libxtables12 libyajl2)
 
-mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null || true; } | awk '
-    $1 == "URIs:" { print $2 }
-    $1 == "deb" { for (i = 2; i <= NF; i++) if ($i ~ /^http/) print $i }' | awk '/\/debian\/?$/ && !n++')
-[ -n "$mirror" ] || { echo 'No Debian mirror among the package sources of this machine.' >&2; exit 1; }
-mkdir -p "$dir/apt"/{lists/partial,cache/archives/partial,etc/preferences.d} "$dir/deb"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir/apt/sources.list"
-: >"$dir/apt/status"
-apt=(-o "Dir::State=$dir/apt" -o "Dir::State::status=$dir/apt/status" -o "Dir::Cache=$dir/apt/cache"
-    -o "Dir::Etc::SourceList=$dir/apt/sources.list" -o "Dir::Etc::SourceParts=/dev/null"
-    -o "Dir::State::Lists=$dir/apt/lists" -o Acquire::Languages=none)
-apt-get "${apt[@]}" -qq update
+# shellcheck source=scripts/debian.sh
+. "$(dirname "$0")/debian.sh"
+debian_apt "$dir/apt" "$suite"
+mkdir -p "$dir/deb"
 mapfile -t packages < <(apt-cache "${apt[@]}" --names-only search . | awk '{ print $1 }' | sort |
     comm -12 - <(printf '%s\n' "${packages[@]}" | sort))
-(cd "$dir/deb" && apt-get "${apt[@]}" -qq -o APT::Sandbox::User=root download "${packages[@]}")
+(cd "$dir/deb" && apt-get "${apt[@]}" -qq download "${packages[@]}")
 for deb in "$dir"/deb/*.deb; do dpkg-deb -x "$deb" "$dir/root"; done
 # What the alternatives system would do after an installation.
 for name in iptables ip6tables iptables-save ip6tables-save iptables-restore ip6tables-restore; do

@@ -47,13 +47,13 @@ pub(crate) fn measure(rounds: usize) {
     }
 
     berth
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "3600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "3600"])
         .ok();
     let mut subjects = vec![Subject {
         name: "berth".into(),
         command: Box::new(|_| {
             let mut command = berth.command("berth");
-            command.args(["exec", "c", "true"]);
+            command.args(["exec", "cc", "true"]);
             command
         }),
     }];
@@ -61,9 +61,9 @@ pub(crate) fn measure(rounds: usize) {
         crate::sample::time(
             docker
                 .command()
-                .args(["run", "-d", "--name", "c", "busybox", "sleep", "3600"]),
+                .args(["run", "-d", "--name", "cc", "busybox", "sleep", "3600"]),
         );
-        subjects.push(docker.subject("docker", &["exec", "c", "true"]));
+        subjects.push(docker.subject("docker", &["exec", "cc", "true"]));
     }
     table(
         "exec c true, back to back",
@@ -218,7 +218,7 @@ impl Drop for Docker {
     fn drop(&mut self) {
         let _ = self
             .command()
-            .args(["rm", "-f", "c"])
+            .args(["rm", "-f", "cc"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();

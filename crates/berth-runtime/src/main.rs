@@ -2,20 +2,22 @@
 //! host and a container.
 //!
 //! Roles: an OCI runtime with runc's verbs and flags, and the launcher
-//! (`berth-runtime launcher`), of which each container's monitor is a fork.
+//! (`berth-runtime launcher`), of which each container's monitor is a fork, and
+//! the init of containers that want one (`berth-runtime init`).
 //! Single-threaded throughout.
 
 mod args;
 mod commands;
 mod console;
 mod error;
+mod init;
 mod signal;
 mod state;
 mod wait;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Opt};
@@ -38,6 +40,7 @@ Commands of an OCI runtime:
 
 Roles in the engine:
   launcher  serve start requests: launcher --exec-root DIR [--cgroup PATH]
+  init      first process of a container with --init: init -- PROGRAM [ARGUMENT...]
 
 Global options:
   --root DIR           where state is kept (default /run/berth-runtime)
@@ -60,7 +63,17 @@ const GLOBAL: &[Opt] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    // Under the name that a container knows it by, it is nothing else.
+    if arguments
+        .first()
+        .is_some_and(|name| Path::new(name) == Path::new(berth_monitor::protocol::INIT))
+    {
+        return ExitCode::from(init::run(arguments.split_off(1)));
+    }
+    if !arguments.is_empty() {
+        arguments.remove(0);
+    }
     let global = match Args::parse(&mut arguments, GLOBAL, args::Order::OptionsFirst) {
         Ok(global) => global,
         Err(error) => return report(&error, None),
@@ -104,6 +117,7 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("list") => commands::manage::list(&root, arguments),
         Some("spec") => commands::info::spec(arguments),
         Some("features") => commands::info::features(&arguments),
+        Some("init") => Ok(init::run(arguments)),
         Some("launcher") => commands::launcher::launcher(arguments),
         Some("help") => print(USAGE),
         Some(

@@ -76,7 +76,7 @@ impl Waiter {
 }
 
 /// Reaps every child that has ended; returns the exit code of `pid`.
-fn reap(pid: u32) -> io::Result<Option<u8>> {
+pub(crate) fn reap(pid: u32) -> io::Result<Option<u8>> {
     let mut code = None;
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {

@@ -1,5 +1,8 @@
 //! Execs in a running container.
 
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::net::Shutdown;

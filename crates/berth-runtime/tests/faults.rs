@@ -1,6 +1,9 @@
 //! Processes killed with -9 at various points: what goes on, goes on; what
 //! ends leaves nothing.
 
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use berth_cgroup::Host;
@@ -80,7 +83,7 @@ fn killed_launcher_leaves_containers_alone() {
     read_until(&stream, "after\n");
     assert_eq!(container.exit_code(), 8);
     // And one started by its successor.
-    launcher.replace();
+    launcher.restart();
     let mut next = launcher.shell("exit 2");
     next.run(&launcher);
     assert_eq!(next.exit_code(), 2);
@@ -135,7 +138,9 @@ fn killed_monitor_is_swept() {
     assert!(client::connect(&container.start.run_dir, MONITOR_SOCKET).is_err());
     eventually("the lock is free", || sweep_it(&container).ok());
     container.assert_gone();
-    assert!(!is_alive(container.pid));
+    eventually("the container ends", || {
+        (!is_alive(container.pid)).then_some(())
+    });
     sweep_it(&container).unwrap();
 }
 
@@ -150,7 +155,9 @@ fn start_after_a_killed_monitor_sweeps_by_itself() {
     let mut second = launcher.shell("exit 5");
     second.start = first.start.clone();
     second.run(&launcher);
-    assert!(!is_alive(first_pid));
+    eventually("the container ends", || {
+        (!is_alive(first_pid)).then_some(())
+    });
     assert_eq!(second.exit_code(), 5);
 }
 

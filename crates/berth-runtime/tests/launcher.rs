@@ -110,7 +110,7 @@ fn nonsense_does_not_stop_it() {
 #[test]
 fn stops_when_told() {
     let mut launcher = Launcher::new();
-    client::send_to_launcher(&launcher.connect(), &ToLauncher::Stop, &[]).unwrap();
+    client::send_to_launcher(launcher.connect(), &ToLauncher::Stop, &[]).unwrap();
     let pid = launcher.pid();
     eventually("the launcher ends", || (!is_alive(pid)).then_some(()));
     launcher.kill_ended();
@@ -160,7 +160,7 @@ fn new_launcher_after_a_killed_one() {
     let mut launcher = Launcher::new();
     launcher.kill();
     assert!(client::connect(&launcher.exec_root(), LAUNCHER_SOCKET).is_err());
-    launcher.replace();
+    launcher.restart();
     assert!(matches!(
         launcher.hello(&launcher.connect()),
         FromLauncher::Hello { .. }

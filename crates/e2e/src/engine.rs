@@ -281,7 +281,7 @@ impl Engine {
         eventually("all control groups are gone", || {
             leaks::cgroups(&self.cgroup)
                 .iter()
-                .all(|path| path.ends_with("engine"))
+                .all(|path| path.ends_with("launcher"))
                 .then_some(())
         });
         for dir in [

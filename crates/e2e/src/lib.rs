@@ -5,6 +5,8 @@
 // The rig speaks to whoever reads the test output.
 #![allow(clippy::print_stderr)]
 
+use std::time::Duration;
+
 pub mod engine;
 pub mod image;
 pub mod leaks;
@@ -13,10 +15,20 @@ pub mod run;
 pub use engine::{Engine, clients};
 pub use run::Run;
 
+/// `seconds`, times BERTH_TEST_PATIENCE where it is set: emulated machines are
+/// slow.
+pub fn patience(seconds: u32) -> Duration {
+    let factor = std::env::var("BERTH_TEST_PATIENCE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
+    Duration::from_secs(u64::from(seconds) * factor)
+}
+
 /// Waits until `ready` gives something, asking every few milliseconds; fails
 /// the test with `what` after ten seconds.
 pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + patience(10);
     loop {
         if let Some(value) = ready() {
             return value;
@@ -25,7 +37,7 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
             std::time::Instant::now() < deadline,
             "never happened: {what}"
         );
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

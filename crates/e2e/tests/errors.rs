@@ -26,7 +26,7 @@ fn exit_codes_of_run() {
             "invalid reference format: repository name (library/UPPER) must be lowercase",
         );
         run(&["--cap-add", "NONSENSE", "busybox", "true"]).fails(125, "NONSENSE");
-        run(&["--cpus", "1000", "busybox", "true"]).fails(125, "Range of CPUs is from 0.01 to");
+        run(&["--cpus", "1000", "busybox", "true"]).fails(125, "range of CPUs is from 0.01 to");
         run(&["--pid", "container:nobody", "busybox", "true"]).fails(125, "o such container");
         run(&["--network", "container:nobody", "busybox", "true"]).fails(125, "o such container");
     }
@@ -80,7 +80,7 @@ fn images() {
 fn http(engine: &Engine, method: &str, path: &str, body: &str) -> (u16, String) {
     let run = Run::new(
         std::process::Command::new("curl")
-            .args(["-s", "-w", "\n%{http_code}", "--unix-socket"])
+            .args(["-s", "-g", "-w", "\n%{http_code}", "--unix-socket"])
             .arg(engine.socket())
             .args([
                 "-X",

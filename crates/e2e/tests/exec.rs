@@ -9,13 +9,13 @@ fn output_exit_code_and_stdin() {
     let engine = Engine::start();
     engine
         .berth(&[
-            "run", "-d", "--name", "c", "-e", "A=image", "busybox", "sleep", "600",
+            "run", "-d", "--name", "cc", "-e", "A=image", "busybox", "sleep", "600",
         ])
         .ok();
     for client in clients() {
         let run = engine.client(
             client,
-            &["exec", "c", "sh", "-c", "echo out; echo err >&2; exit 4"],
+            &["exec", "cc", "sh", "-c", "echo out; echo err >&2; exit 4"],
         );
         assert_eq!(
             (run.code, run.stdout.as_str(), run.stderr.as_str()),
@@ -23,7 +23,7 @@ fn output_exit_code_and_stdin() {
         );
         let run = engine.client_with(
             client,
-            &["exec", "-i", "c", "cat"],
+            &["exec", "-i", "cc", "cat"],
             b"through and through\n",
         );
         assert_eq!(run.ok(), "through and through");
@@ -39,7 +39,7 @@ fn output_exit_code_and_stdin() {
                         "/tmp",
                         "-u",
                         "app",
-                        "c",
+                        "cc",
                         "sh",
                         "-c",
                         "echo $A $B $(pwd) $(id -u)"
@@ -59,7 +59,7 @@ fn shares_the_container_and_its_limits() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "--pids-limit",
             "50",
             "busybox",
@@ -74,17 +74,17 @@ fn shares_the_container_and_its_limits() {
                 "test \"$(readlink /proc/1/ns/{namespace})\" = \"$(readlink /proc/self/ns/{namespace})\""
             );
             engine
-                .client(client, &["exec", "c", "sh", "-c", &script])
+                .client(client, &["exec", "cc", "sh", "-c", &script])
                 .ok();
         }
-        engine.client(client, &["exec", "c", "sh", "-c", "cat /proc/1/cgroup > /a; cat /proc/self/cgroup > /b; test \"$(cat /a)\" = \"$(cat /b)\""]).ok();
+        engine.client(client, &["exec", "cc", "sh", "-c", "cat /proc/1/cgroup > /a; cat /proc/self/cgroup > /b; test \"$(cat /a)\" = \"$(cat /b)\""]).ok();
         // And the same confinement.
         for field in ["CapBnd", "CapEff", "CapInh", "Seccomp", "NoNewPrivs"] {
             let script = format!(
                 "test \"$(grep {field}: /proc/1/status)\" = \"$(grep {field}: /proc/self/status)\""
             );
             engine
-                .client(client, &["exec", "c", "sh", "-c", &script])
+                .client(client, &["exec", "cc", "sh", "-c", &script])
                 .ok();
         }
     }
@@ -94,18 +94,24 @@ fn shares_the_container_and_its_limits() {
 fn errors_are_dockers() {
     let engine = Engine::start();
     engine
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "600"])
         .ok();
     engine
         .berth(&["create", "--name", "stopped", "busybox"])
         .ok();
     for client in clients() {
-        engine
-            .client(client, &["exec", "c", "no-such-program"])
-            .fails(127, "executable file not found in $PATH");
-        engine
-            .client(client, &["exec", "c", "/etc/not-executable"])
-            .fails(126, "permission denied");
+        // Docker sends these words on the stream that was to carry the output.
+        for (program, code, words) in [
+            ("no-such-program", 127, "executable file not found in $PATH"),
+            ("/etc/not-executable", 126, "permission denied"),
+        ] {
+            let run = engine.client(client, &["exec", "cc", program]);
+            assert_eq!(run.code, code, "{run:?}");
+            assert!(
+                (run.stdout.clone() + &run.stderr).contains(words),
+                "{run:?}"
+            );
+        }
         engine
             .client(client, &["exec", "stopped", "true"])
             .fails(1, "is not running");
@@ -119,20 +125,20 @@ fn errors_are_dockers() {
 fn detached_and_inspected() {
     let engine = Engine::start();
     engine
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "600"])
         .ok();
     for client in clients() {
         engine
-            .client(client, &["exec", "-d", "c", "touch", "/made"])
+            .client(client, &["exec", "-d", "cc", "touch", "/made"])
             .ok();
         eventually("the file is there", || {
             (engine
-                .client(client, &["exec", "c", "test", "-e", "/made"])
+                .client(client, &["exec", "cc", "test", "-e", "/made"])
                 .code
                 == 0)
                 .then_some(())
         });
-        engine.client(client, &["exec", "c", "rm", "/made"]).ok();
+        engine.client(client, &["exec", "cc", "rm", "/made"]).ok();
     }
 }
 
@@ -140,17 +146,17 @@ fn detached_and_inspected() {
 fn an_exec_ends_with_its_container() {
     let engine = Engine::start();
     engine
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "600"])
         .ok();
     let child = engine
         .command("berth")
-        .args(["exec", "c", "sleep", "600"])
+        .args(["exec", "cc", "sleep", "600"])
         .spawn()
         .unwrap();
     eventually("two processes", || {
-        (engine.berth(&["top", "c"]).ok().lines().count() == 3).then_some(())
+        (engine.berth(&["top", "cc"]).ok().lines().count() == 3).then_some(())
     });
-    engine.berth(&["rm", "-f", "c"]).ok();
+    engine.berth(&["rm", "-f", "cc"]).ok();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(137));
     engine.assert_nothing_left();
 }

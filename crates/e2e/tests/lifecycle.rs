@@ -67,7 +67,7 @@ fn kill_with_a_chosen_signal() {
                     "run",
                     "-d",
                     "--name",
-                    "c",
+                    "cc",
                     "busybox",
                     "sh",
                     "-c",
@@ -77,17 +77,17 @@ fn kill_with_a_chosen_signal() {
             .ok();
         eventually("it is ready", || {
             engine
-                .client(client, &["logs", "c"])
+                .client(client, &["logs", "cc"])
                 .ok()
                 .contains("ready")
                 .then_some(())
         });
-        engine.client(client, &["kill", "-s", "USR1", "c"]).ok();
-        assert_eq!(engine.client(client, &["wait", "c"]).ok(), "9");
+        engine.client(client, &["kill", "-s", "USR1", "cc"]).ok();
+        assert_eq!(engine.client(client, &["wait", "cc"]).ok(), "9");
         engine
-            .client(client, &["kill", "c"])
+            .client(client, &["kill", "cc"])
             .fails(1, "is not running");
-        engine.client(client, &["rm", "c"]).ok();
+        engine.client(client, &["rm", "cc"]).ok();
     }
 }
 
@@ -102,7 +102,7 @@ fn pause_stops_time_for_the_processes() {
                     "run",
                     "-d",
                     "--name",
-                    "c",
+                    "cc",
                     "busybox",
                     "sh",
                     "-c",
@@ -110,33 +110,33 @@ fn pause_stops_time_for_the_processes() {
                 ],
             )
             .ok();
-        engine.client(client, &["pause", "c"]).ok();
-        assert_eq!(engine.state("c", "Status"), "paused");
+        engine.client(client, &["pause", "cc"]).ok();
+        assert_eq!(engine.state("cc", "Status"), "paused");
         assert!(engine.client(client, &["ps"]).ok().contains("(Paused)"));
         engine
-            .client(client, &["pause", "c"])
+            .client(client, &["pause", "cc"])
             .fails(1, "is already paused");
         engine
-            .client(client, &["exec", "c", "true"])
+            .client(client, &["exec", "cc", "true"])
             .fails(1, "is paused, unpause the container before exec");
-        engine.client(client, &["unpause", "c"]).ok();
+        engine.client(client, &["unpause", "cc"]).ok();
         let first: u64 = engine
-            .client(client, &["exec", "c", "cat", "/count"])
+            .client(client, &["exec", "cc", "cat", "/count"])
             .ok()
             .parse()
             .unwrap_or_default();
         eventually("it counts on", || {
             let count: u64 = engine
-                .client(client, &["exec", "c", "cat", "/count"])
+                .client(client, &["exec", "cc", "cat", "/count"])
                 .ok()
                 .parse()
                 .unwrap_or_default();
             (count > first).then_some(())
         });
         engine
-            .client(client, &["unpause", "c"])
+            .client(client, &["unpause", "cc"])
             .fails(1, "is not paused");
-        engine.client(client, &["rm", "-f", "c"]).ok();
+        engine.client(client, &["rm", "-f", "cc"]).ok();
     }
     engine.assert_nothing_left();
 }
@@ -152,7 +152,7 @@ fn restart_keeps_the_files_and_changes_the_process() {
                     "run",
                     "-d",
                     "--name",
-                    "c",
+                    "cc",
                     "busybox",
                     "sh",
                     "-c",
@@ -160,18 +160,18 @@ fn restart_keeps_the_files_and_changes_the_process() {
                 ],
             )
             .ok();
-        let pid = engine.state("c", "Pid");
-        engine.client(client, &["restart", "-t", "0", "c"]).ok();
-        assert_ne!(engine.state("c", "Pid"), pid);
+        let pid = engine.state("cc", "Pid");
+        engine.client(client, &["restart", "-t", "0", "cc"]).ok();
+        assert_ne!(engine.state("cc", "Pid"), pid);
         eventually("the second run is noted", || {
             (engine
-                .client(client, &["exec", "c", "grep", "-c", "x", "/runs"])
+                .client(client, &["exec", "cc", "grep", "-c", "x", "/runs"])
                 .stdout
                 .trim()
                 == "2")
                 .then_some(())
         });
-        engine.client(client, &["rm", "-f", "c"]).ok();
+        engine.client(client, &["rm", "-f", "cc"]).ok();
     }
     engine.assert_nothing_left();
 }
@@ -184,7 +184,7 @@ fn restart_policy() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "--restart",
             "on-failure:2",
             "busybox",
@@ -194,12 +194,12 @@ fn restart_policy() {
         ])
         .ok();
     eventually("it gave up", || {
-        (engine.state("c", "Status") == "exited").then_some(())
+        (engine.state("cc", "Status") == "exited").then_some(())
     });
-    assert_eq!(engine.berth(&["logs", "c"]).ok(), "x\nx\nx");
+    assert_eq!(engine.berth(&["logs", "cc"]).ok(), "x\nx\nx");
     assert_eq!(
         engine
-            .berth(&["inspect", "-f", "{{.RestartCount}}", "c"])
+            .berth(&["inspect", "-f", "{{.RestartCount}}", "cc"])
             .ok(),
         "2"
     );
@@ -212,19 +212,19 @@ fn rename_and_remove() {
         engine
             .client(
                 client,
-                &["run", "-d", "--name", "a", "busybox", "sleep", "600"],
+                &["run", "-d", "--name", "aa", "busybox", "sleep", "600"],
             )
             .ok();
-        engine.client(client, &["rename", "a", "b"]).ok();
-        engine.client(client, &["inspect", "a"]).fails(1, "o such");
+        engine.client(client, &["rename", "aa", "bb"]).ok();
+        engine.client(client, &["inspect", "aa"]).fails(1, "o such");
         assert_eq!(
             engine
-                .client(client, &["inspect", "-f", "{{.Name}}", "b"])
+                .client(client, &["inspect", "-f", "{{.Name}}", "bb"])
                 .ok(),
-            "/b"
+            "/bb"
         );
-        engine.client(client, &["rm", "b"]).fails(1, "cannot remove container \"b\": container is running: stop the container before removing or force remove");
-        engine.client(client, &["rm", "-f", "b"]).ok();
+        engine.client(client, &["rm", "bb"]).fails(1, "cannot remove container \"bb\": container is running: stop the container before removing or force remove");
+        engine.client(client, &["rm", "-f", "bb"]).ok();
         assert_eq!(engine.client(client, &["ps", "-aq"]).ok(), "");
     }
     engine.assert_nothing_left();
@@ -285,15 +285,15 @@ fn top_and_stats() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
-            "sleep 601 & sleep 602",
+            "sleep 601 & sleep 602; true",
         ])
         .ok();
     for client in clients() {
-        let top = engine.client(client, &["top", "c"]).ok();
+        let top = engine.client(client, &["top", "cc"]).ok();
         assert!(
             top.contains("CMD") && top.contains("sleep 601") && top.contains("sleep 602"),
             "{top}"
@@ -306,12 +306,12 @@ fn top_and_stats() {
                     "--no-stream",
                     "--format",
                     "{{.Name}} {{.PIDs}} {{.MemUsage}}",
-                    "c",
+                    "cc",
                 ],
             )
             .ok();
         assert!(
-            stats.starts_with("c 3 ") && stats.contains("iB / "),
+            stats.starts_with("cc 3 ") && stats.contains("iB / "),
             "{stats}"
         );
     }
@@ -321,10 +321,10 @@ fn top_and_stats() {
 fn wait_conditions() {
     let engine = Engine::start();
     engine
-        .berth(&["create", "--name", "c", "busybox", "sh", "-c", "exit 6"])
+        .berth(&["create", "--name", "cc", "busybox", "sh", "-c", "exit 6"])
         .ok();
     let wait = |condition: &str| {
-        let path = format!("http://d/v1.44/containers/c/wait?condition={condition}");
+        let path = format!("http://d/v1.44/containers/cc/wait?condition={condition}");
         std::process::Command::new("curl")
             .args(["-s", "--unix-socket"])
             .arg(engine.socket())
@@ -337,19 +337,14 @@ fn wait_conditions() {
     let removed = wait("removed");
     // Both have been accepted when the daemon has two more connections than now.
     eventually("both wait", || {
-        engine
-            .log()
-            .matches("condition=")
-            .count()
-            .ge(&2)
-            .then_some(())
+        (engine.log().matches("/containers/cc/wait").count() >= 2).then_some(())
     });
-    engine.berth(&["start", "-a", "c"]).fails(6, "");
+    engine.berth(&["start", "-a", "cc"]).fails(6, "");
     let text = |child: std::process::Child| {
         String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
     };
     assert!(text(next).contains("\"StatusCode\":6"));
-    engine.berth(&["rm", "c"]).ok();
+    engine.berth(&["rm", "cc"]).ok();
     assert!(text(removed).contains("\"StatusCode\":6"));
 }
 
@@ -357,7 +352,7 @@ fn wait_conditions() {
 fn events_tell_the_story() {
     let engine = Engine::start();
     engine.berth(&[
-        "run", "--rm", "--name", "c", "--label", "k=v", "busybox", "sh", "-c", "exit 2",
+        "run", "--rm", "--name", "cc", "--label", "k=v", "busybox", "sh", "-c", "exit 2",
     ]);
     for client in clients() {
         let text = engine
@@ -370,7 +365,7 @@ fn events_tell_the_story() {
                     "--until",
                     &now(),
                     "--filter",
-                    "container=c",
+                    "container=cc",
                     "--format",
                     "{{.Action}}",
                 ],

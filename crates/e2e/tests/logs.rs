@@ -11,16 +11,16 @@ use berth_e2e::{Engine, clients, eventually};
 fn follow_while_it_runs() {
     let engine = Engine::start();
     for client in clients() {
-        engine.client(client, &["run", "-d", "-i", "--name", "c", "busybox", "sh", "-c", "echo first; while [ ! -e /go ]; do usleep 1000; done; for i in $(seq 500); do echo line $i; done; exit 1"]).ok();
+        engine.client(client, &["run", "-d", "-i", "--name", "cc", "busybox", "sh", "-c", "echo first; while [ ! -e /go ]; do usleep 1000; done; for i in $(seq 500); do echo line $i; done; exit 1"]).ok();
         let mut follower = engine
             .command(client)
-            .args(["logs", "-f", "c"])
+            .args(["logs", "-f", "cc"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "first");
-        engine.client(client, &["exec", "c", "touch", "/go"]).ok();
+        engine.client(client, &["exec", "cc", "touch", "/go"]).ok();
         for n in 1..=500 {
             assert_eq!(
                 lines.next().unwrap().unwrap(),
@@ -30,7 +30,7 @@ fn follow_while_it_runs() {
         }
         assert!(lines.next().is_none(), "the log ends with the container");
         assert!(follower.wait().unwrap().success());
-        engine.client(client, &["rm", "c"]).ok();
+        engine.client(client, &["rm", "cc"]).ok();
     }
 }
 
@@ -41,7 +41,7 @@ fn tail_since_until_and_timestamps() {
         .berth(&[
             "run",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
@@ -50,19 +50,19 @@ fn tail_since_until_and_timestamps() {
         .ok();
     for client in clients() {
         assert_eq!(
-            engine.client(client, &["logs", "--tail", "2", "c"]).ok(),
+            engine.client(client, &["logs", "--tail", "2", "cc"]).ok(),
             "two\nthree"
         );
         assert_eq!(
-            engine.client(client, &["logs", "--tail", "0", "c"]).ok(),
+            engine.client(client, &["logs", "--tail", "0", "cc"]).ok(),
             ""
         );
-        let run = engine.client(client, &["logs", "c"]);
+        let run = engine.client(client, &["logs", "cc"]);
         assert_eq!(
             (run.stdout.as_str(), run.stderr.as_str()),
             ("one\ntwo\nthree\n", "err\n")
         );
-        let stamped = engine.client(client, &["logs", "-t", "c"]).ok();
+        let stamped = engine.client(client, &["logs", "-t", "cc"]).ok();
         let times: Vec<_> = stamped
             .lines()
             .map(|line| line.split_once(' ').unwrap())
@@ -74,14 +74,14 @@ fn tail_since_until_and_timestamps() {
         let second = times[1].0;
         assert_eq!(
             engine
-                .client(client, &["logs", "--since", second, "c"])
+                .client(client, &["logs", "--since", second, "cc"])
                 .ok(),
             "two\nthree",
             "{second}"
         );
         assert_eq!(
             engine
-                .client(client, &["logs", "--until", times[0].0, "c"])
+                .client(client, &["logs", "--until", times[0].0, "cc"])
                 .ok()
                 .lines()
                 .next(),
@@ -99,7 +99,7 @@ fn the_file_is_dockers_json() {
             "-d",
             "busybox",
             "printf",
-            "a <b> & \\\"c\\\"\\nno newline",
+            "a <b> & \"c\"\\nno newline",
         ])
         .ok();
     engine.berth(&["wait", &id]).ok();
@@ -123,7 +123,7 @@ fn rotation_keeps_the_newest() {
         .berth(&[
             "run",
             "--name",
-            "c",
+            "cc",
             "--log-opt",
             "max-size=10k",
             "--log-opt",
@@ -134,7 +134,7 @@ fn rotation_keeps_the_newest() {
             "2000",
         ])
         .ok();
-    let path = engine.berth(&["inspect", "-f", "{{.LogPath}}", "c"]).ok();
+    let path = engine.berth(&["inspect", "-f", "{{.LogPath}}", "cc"]).ok();
     let dir = std::path::Path::new(&path).parent().unwrap();
     let files = std::fs::read_dir(dir)
         .unwrap()
@@ -142,7 +142,7 @@ fn rotation_keeps_the_newest() {
         .filter(|entry| entry.file_name().to_string_lossy().contains("-json.log"))
         .count();
     assert_eq!(files, 3);
-    let text = engine.berth(&["logs", "c"]).ok();
+    let text = engine.berth(&["logs", "cc"]).ok();
     let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(*numbers.last().unwrap(), 2000);
     assert!(
@@ -163,7 +163,7 @@ fn a_terminal_has_one_stream() {
                     "-d",
                     "-t",
                     "--name",
-                    "c",
+                    "cc",
                     "busybox",
                     "sh",
                     "-c",
@@ -171,10 +171,10 @@ fn a_terminal_has_one_stream() {
                 ],
             )
             .ok();
-        engine.client(client, &["wait", "c"]).ok();
-        let run = engine.client(client, &["logs", "c"]);
+        engine.client(client, &["wait", "cc"]).ok();
+        let run = engine.client(client, &["logs", "cc"]);
         assert_eq!(run.stdout, "out\r\nerr\r\n");
-        engine.client(client, &["rm", "c"]).ok();
+        engine.client(client, &["rm", "cc"]).ok();
     }
 }
 
@@ -186,7 +186,7 @@ fn following_ends_when_the_container_is_removed() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
@@ -195,18 +195,18 @@ fn following_ends_when_the_container_is_removed() {
         .ok();
     let follower = engine
         .command("berth")
-        .args(["logs", "-f", "c"])
+        .args(["logs", "-f", "cc"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     eventually("it is logged", || {
         engine
-            .berth(&["logs", "c"])
+            .berth(&["logs", "cc"])
             .ok()
             .contains("up")
             .then_some(())
     });
-    engine.berth(&["rm", "-f", "c"]).ok();
+    engine.berth(&["rm", "-f", "cc"]).ok();
     assert_eq!(
         String::from_utf8(follower.wait_with_output().unwrap().stdout).unwrap(),
         "up\n"

@@ -30,39 +30,39 @@ fn containers_survive_the_daemon_and_no_line_is_lost() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
             "i=0; while [ ! -e /stop ]; do i=$((i+1)); echo $i; usleep 2000; done; exit 12",
         ])
         .ok();
-    let pid = engine.state("c", "Pid");
-    let started = engine.state("c", "StartedAt");
+    let pid = engine.state("cc", "Pid");
+    let started = engine.state("cc", "StartedAt");
     for _ in 0..3 {
         engine.kill();
         engine.launch();
-        assert_eq!(engine.state("c", "Pid"), pid);
-        assert_eq!(engine.state("c", "Status"), "running");
+        assert_eq!(engine.state("cc", "Pid"), pid);
+        assert_eq!(engine.state("cc", "Status"), "running");
     }
-    assert_eq!(engine.state("c", "StartedAt"), started);
+    assert_eq!(engine.state("cc", "StartedAt"), started);
     // All that one does with a running container works with the new daemon.
-    assert_eq!(engine.berth(&["exec", "c", "echo", "in"]).ok(), "in");
-    engine.berth(&["pause", "c"]).ok();
-    engine.berth(&["unpause", "c"]).ok();
+    assert_eq!(engine.berth(&["exec", "cc", "echo", "in"]).ok(), "in");
+    engine.berth(&["pause", "cc"]).ok();
+    engine.berth(&["unpause", "cc"]).ok();
     let waiter = engine
         .command("berth")
-        .args(["wait", "c"])
+        .args(["wait", "cc"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    engine.berth(&["exec", "c", "touch", "/stop"]).ok();
+    engine.berth(&["exec", "cc", "touch", "/stop"]).ok();
     assert_eq!(
         String::from_utf8(waiter.wait_with_output().unwrap().stdout).unwrap(),
         "12\n"
     );
     let numbers: Vec<u64> = engine
-        .berth(&["logs", "c"])
+        .berth(&["logs", "cc"])
         .ok()
         .lines()
         .map(|line| line.parse().unwrap())
@@ -71,7 +71,7 @@ fn containers_survive_the_daemon_and_no_line_is_lost() {
         numbers.iter().copied().eq(1..=numbers.len() as u64),
         "lines are missing: {numbers:?}"
     );
-    engine.berth(&["rm", "c"]).ok();
+    engine.berth(&["rm", "cc"]).ok();
     engine.assert_nothing_left();
 }
 
@@ -85,7 +85,7 @@ fn an_exit_while_the_daemon_is_away_is_known_afterwards() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "-v",
             &bind,
             "busybox",
@@ -115,14 +115,14 @@ fn an_exit_while_the_daemon_is_away_is_known_afterwards() {
         pids_of_monitors(&engine).is_empty().then_some(())
     });
     engine.launch();
-    assert_eq!(engine.state("c", "ExitCode"), "42");
-    assert_eq!(engine.berth(&["logs", "c"]).ok(), "last words");
+    assert_eq!(engine.state("cc", "ExitCode"), "42");
+    assert_eq!(engine.berth(&["logs", "cc"]).ok(), "last words");
     eventually("--rm is honoured", || {
         (engine.berth(&["ps", "-aq"]).ok().lines().count() == 1).then_some(())
     });
-    engine.berth(&["start", "c"]).ok();
-    engine.berth(&["wait", "c"]).ok();
-    engine.berth(&["rm", "c"]).ok();
+    engine.berth(&["start", "cc"]).ok();
+    engine.berth(&["wait", "cc"]).ok();
+    engine.berth(&["rm", "cc"]).ok();
     engine.assert_nothing_left();
 }
 
@@ -147,7 +147,7 @@ fn containers_survive_the_launcher() {
             "run",
             "-d",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
@@ -157,12 +157,12 @@ fn containers_survive_the_launcher() {
     for pid in pids(&engine, "berth-launcher") {
         kill9(pid);
     }
-    assert_eq!(engine.berth(&["exec", "c", "echo", "in"]).ok(), "in");
+    assert_eq!(engine.berth(&["exec", "cc", "echo", "in"]).ok(), "in");
     // And new ones start, with a new launcher.
     eventually("a new launcher serves", || {
         (engine.berth(&["run", "--rm", "busybox", "true"]).code == 0).then_some(())
     });
-    engine.berth(&["rm", "-f", "c"]).ok();
+    engine.berth(&["rm", "-f", "cc"]).ok();
     engine.assert_nothing_left();
 }
 
@@ -170,12 +170,12 @@ fn containers_survive_the_launcher() {
 fn a_killed_monitor_ends_its_container_and_nothing_leaks() {
     let engine = Engine::start();
     engine
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "600"])
         .ok();
     engine
         .berth(&["run", "-d", "--name", "other", "busybox", "sleep", "600"])
         .ok();
-    let pid: i32 = engine.state("c", "Pid").parse().unwrap();
+    let pid: i32 = engine.state("cc", "Pid").parse().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let monitor: i32 = status
         .lines()
@@ -185,15 +185,15 @@ fn a_killed_monitor_ends_its_container_and_nothing_leaks() {
         .parse()
         .unwrap();
     kill9(monitor);
-    engine.until_state("c", "Running", "false");
+    engine.until_state("cc", "Running", "false");
     eventually("its process is gone", || {
         (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     });
-    assert_ne!(engine.state("c", "ExitCode"), "0");
+    assert_ne!(engine.state("cc", "ExitCode"), "0");
     assert_eq!(engine.state("other", "Running"), "true");
-    engine.berth(&["start", "c"]).ok();
-    assert_eq!(engine.berth(&["exec", "c", "echo", "again"]).ok(), "again");
-    engine.berth(&["rm", "-f", "c", "other"]).ok();
+    engine.berth(&["start", "cc"]).ok();
+    assert_eq!(engine.berth(&["exec", "cc", "echo", "again"]).ok(), "again");
+    engine.berth(&["rm", "-f", "cc", "other"]).ok();
     engine.assert_nothing_left();
 }
 
@@ -202,7 +202,7 @@ fn the_daemon_killed_at_any_moment_of_a_run() {
     let mut engine = Engine::start();
     // Each round kills a little later; the whole run takes about ten milliseconds.
     for round in 0..25 {
-        let name = format!("c{round}");
+        let name = format!("round{round}");
         let child = engine
             .command("berth")
             .args(["run", "--name", &name, "busybox", "sh", "-c", "exit 3"])
@@ -273,14 +273,14 @@ fn attached_clients_end_and_attach_again_when_the_daemon_dies() {
         engine
             .client(
                 client,
-                &["run", "-d", "-i", "--name", "c", "busybox", "cat"],
+                &["run", "-d", "-i", "--name", "cc", "busybox", "cat"],
             )
             .ok();
         engine.kill();
         engine.launch();
         let mut attached = engine
             .command(client)
-            .args(["attach", "c"])
+            .args(["attach", "cc"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -296,7 +296,7 @@ fn attached_clients_end_and_attach_again_when_the_daemon_dies() {
             .read_line(&mut line)
             .unwrap();
         assert_eq!(line, "hello\n");
-        engine.client(client, &["rm", "-f", "c"]).ok();
+        engine.client(client, &["rm", "-f", "cc"]).ok();
         attached.wait().unwrap();
     }
     engine.assert_nothing_left();
@@ -306,11 +306,11 @@ fn attached_clients_end_and_attach_again_when_the_daemon_dies() {
 fn sigterm_leaves_the_containers() {
     let mut engine = Engine::start();
     engine
-        .berth(&["run", "-d", "--name", "c", "busybox", "sleep", "600"])
+        .berth(&["run", "-d", "--name", "cc", "busybox", "sleep", "600"])
         .ok();
     engine.stop();
     engine.launch();
-    assert_eq!(engine.state("c", "Running"), "true");
+    assert_eq!(engine.state("cc", "Running"), "true");
     assert_eq!(
         engine
             .berth(&[
@@ -321,4 +321,188 @@ fn sigterm_leaves_the_containers() {
             .ok(),
         "true 1"
     );
+}
+
+#[test]
+fn the_daemon_killed_at_any_moment_of_a_stop_and_a_removal() {
+    let mut engine = Engine::start();
+    for round in 0..14u64 {
+        let name = format!("round{round}");
+        engine
+            .berth(&["run", "-d", "--name", &name, "busybox", "sleep", "600"])
+            .ok();
+        let command: &[&str] = if round % 2 == 0 {
+            &["rm", "-f"]
+        } else {
+            &["stop", "-t", "0"]
+        };
+        let child = engine
+            .command("berth")
+            .args(command)
+            .arg(&name)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 600));
+        engine.kill();
+        let _ = child.wait_with_output();
+        engine.launch();
+        let state = engine
+            .berth(&[
+                "ps",
+                "-a",
+                "--filter",
+                &format!("name=^{name}$"),
+                "--format",
+                "{{.State}}",
+            ])
+            .ok();
+        match state.as_str() {
+            // Removed.
+            "" => continue,
+            "running" => assert_eq!(engine.berth(&["exec", &name, "echo", "in"]).ok(), "in"),
+            "exited" => {
+                engine.berth(&["start", &name]).ok();
+            }
+            // Begun and not ended: a second removal ends it.
+            "removing" | "dead" => {}
+            other => panic!("round {round}: {other}"),
+        }
+        engine.berth(&["rm", "-f", &name]).ok();
+    }
+    assert_eq!(engine.berth(&["ps", "-aq"]).ok(), "");
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn a_monitor_killed_at_any_moment_of_a_run() {
+    let engine = Engine::start();
+    for round in 0..12u64 {
+        let name = format!("round{round}");
+        let child = engine
+            .command("berth")
+            .args(["run", "--name", &name, "busybox", "sleep", "600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 1000));
+        eventually("there was a monitor to kill", || {
+            let monitors = pids(&engine, "berth-monitor");
+            for &pid in &monitors {
+                let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            }
+            (!monitors.is_empty()).then_some(())
+        });
+        assert_ne!(
+            child.wait_with_output().unwrap().status.code(),
+            Some(0),
+            "round {round}"
+        );
+        engine.until_state(&name, "Running", "false");
+        // It can be started again, and ended.
+        engine.berth(&["start", &name]).ok();
+        assert_eq!(engine.berth(&["exec", &name, "echo", "in"]).ok(), "in");
+        engine.berth(&["rm", "-f", &name]).ok();
+    }
+    engine.assert_nothing_left();
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_not_a_wreck() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut mount = std::process::Command::new("unshare");
+    mount
+        .args([
+            "--mount",
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up; mount -t tmpfs -o size=6m tmpfs \"$1\"; shift; exec \"$@\"",
+            "sh",
+        ])
+        .arg(dir.path())
+        .arg(berth_e2e::engine::bin_dir().join("berth"))
+        .args([
+            "daemon",
+            "--ready-fd",
+            "0",
+            "--cgroup-parent",
+            &format!("/berth-e2e-full-{}", std::process::id()),
+        ])
+        .arg("--host")
+        .arg(format!("unix://{}/berth.sock", dir.path().display()))
+        .arg("--data-root")
+        .arg(dir.path().join("data"))
+        .arg("--exec-root")
+        .arg(dir.path().join("run"))
+        .arg("--pidfile")
+        .arg(dir.path().join("pid"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let (ready, theirs) = std::io::pipe().unwrap();
+    let mut daemon = mount.stdin(Stdio::from(theirs)).spawn().unwrap();
+    drop(mount);
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut { ready }, &mut byte).unwrap();
+    // The socket is on the mount that only the daemon's namespace has.
+    let client = |args: &[&str], input: &[u8]| {
+        let mut command = std::process::Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", daemon.id()))
+            .arg(berth_e2e::engine::bin_dir().join("berth"))
+            .args(args)
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}/berth.sock", dir.path().display()),
+            );
+        berth_e2e::Run::new(&mut command, input)
+    };
+    let mut big = berth_e2e::image::busybox_rootfs();
+    big.truncate(big.len() - 1024);
+    let mut filler = tar::Header::new_gnu();
+    filler.set_path("filler").unwrap();
+    filler.set_mode(0o644);
+    filler.set_size(8 << 20);
+    filler.set_cksum();
+    big.extend_from_slice(filler.as_bytes());
+    big.extend(vec![7; 8 << 20]);
+    big.extend([0; 1024]);
+    client(&["import", "-", "big"], &big).fails(1, "No space left on device");
+    assert_eq!(client(&["images", "-q"], b"").ok(), "");
+    // What fits still works.
+    client(
+        &["import", "-", "small"],
+        &berth_e2e::image::busybox_rootfs(),
+    )
+    .ok();
+    assert_eq!(
+        client(
+            &["run", "--rm", "--network", "none", "small", "echo", "works"],
+            b""
+        )
+        .ok(),
+        "works"
+    );
+    let launcher = leaks::processes(&dir.path().display().to_string());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    for (pid, _) in launcher {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    let group = format!("berth-e2e-full-{}", std::process::id());
+    eventually("its groups can be removed", || {
+        let mut left = leaks::cgroups(&group);
+        left.extend(
+            leaks::hierarchies()
+                .iter()
+                .map(|dir| dir.join(&group))
+                .filter(|dir| dir.exists()),
+        );
+        left.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
+        left.is_empty().then_some(())
+    });
 }

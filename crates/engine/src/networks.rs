@@ -145,7 +145,11 @@ impl Engine {
                 Ok(Some(namespace.fd))
             }
             mode => {
-                let other = mode.strip_prefix("container:").unwrap_or(mode);
+                let Some(other) = mode.strip_prefix("container:") else {
+                    return Err(failed(Error::not_found(format!(
+                        "network {mode} not found"
+                    ))));
+                };
                 let pid = self.pid_to_join(other, "network")?;
                 let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
                 std::fs::File::open(&path)
@@ -157,13 +161,37 @@ impl Engine {
 
     /// First process of a container whose namespace another one joins.
     pub(crate) fn pid_to_join(&self, name: &str, what: &str) -> Result<i64, Error> {
+        let failed =
+            |text: String| Error::conflict(format!("failed to join {what} namespace: {text}"));
         let other = self.find(name)?;
         let record = other.record();
-        if record.state.running && !record.state.restarting {
+        if record.state.restarting {
+            Err(failed(format!(
+                "Container {} is restarting, wait until the container is running",
+                other.id
+            )))
+        } else if record.state.running {
             Ok(record.state.pid)
-        } else {
+        } else if what == "network" {
             Err(Error::conflict(format!(
-                "cannot join {what} of a non running container: {}",
+                "cannot join network namespace of a non running container: container {} is {}",
+                record.name,
+                record.state.status()
+            )))
+        } else {
+            Err(failed(format!("container {} is not running", other.id)))
+        }
+    }
+
+    /// The same for one that lets others share its IPC namespace.
+    pub(crate) fn pid_to_share_ipc(&self, name: &str) -> Result<i64, Error> {
+        let pid = self.pid_to_join(name, "IPC")?;
+        let other = self.find(name)?;
+        if other.record().host_config.ipc_mode == "shareable" {
+            Ok(pid)
+        } else {
+            Err(Error::invalid(format!(
+                "failed to join IPC namespace: container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
                 other.id
             )))
         }

@@ -27,6 +27,11 @@ pub const MONITOR_SOCKET: &str = "monitor.sock";
 /// The [`ExitRecord`], in [`Start::state_dir`].
 pub const EXIT_FILE: &str = "exit.json";
 
+/// Where a container finds the init that `--init` asks for.
+pub const INIT: &str = "/sbin/docker-init";
+/// Memory that processes share.
+pub const SHM: &str = "/dev/shm";
+
 /// Engine → launcher.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -40,8 +45,9 @@ pub enum ToLauncher {
     ///
     /// Descriptors, in this order: channel (SEQPACKET), OCI configuration
     /// (memory file, JSON, without `linux.seccomp`), then, when the flags in
-    /// [`Start`] say so: compiled seccomp program, network namespace, and one
-    /// stream socket per entry of [`Start::attach`].
+    /// [`Start`] say so: compiled seccomp program, network namespace, mount
+    /// namespace of the container whose /dev/shm is shared, and one stream
+    /// socket per entry of [`Start::attach`].
     Start(Box<Start>),
     /// End, after the messages that have already arrived. Monitors go on, and
     /// with them the mount namespace they share with the launcher.
@@ -75,6 +81,13 @@ pub struct Start {
     pub cgroup: String,
     pub has_seccomp: bool,
     pub has_network: bool,
+    /// The bind mount to [`SHM`] in the configuration is another container's.
+    #[serde(default)]
+    pub has_shm: bool,
+    /// The bind mount to [`INIT`] in the configuration is a copy of this
+    /// program, which is then the container's first process.
+    #[serde(default)]
+    pub init: bool,
     /// A terminal instead of three pipes.
     pub tty: bool,
     /// Initial terminal size: columns, rows; 0 = unset.

@@ -74,7 +74,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
 
     let root = plan.root.as_fd();
     rootfs::attach(root)?;
-    let made = mounts::attach_all(root, &plan.mounts)?;
+    let mut made = mounts::attach_all(root, &plan.mounts)?;
     let linux = plan.linux();
     if !mounts::has_foreign_dev(&plan.mounts) {
         devices::make_all(root, linux, plan.namespaces.is_separate(CLONE_NEWUSER))?;
@@ -82,7 +82,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     let terminal = open_terminal(plan, root, &made, sync)?;
     make_cwd(root, plan.process)?;
     set_names(plan)?;
-    let procfs = set_sysctls(plan, made.proc)?;
+    let procfs = set_sysctls(plan, made.proc.take())?;
     let identity = Identity::resolve(root, plan.process)?;
 
     if plan.has_runtime_hooks() {
@@ -104,12 +104,16 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     // Still with the host's null device in reach.
     masks::mask(root, linux.masked_paths().as_deref().unwrap_or_default())?;
     masks::make_read_only(root, linux.readonly_paths().as_deref().unwrap_or_default())?;
+    made.finish()?;
     rootfs::pivot(root, plan.propagation)?;
     if plan.is_root_read_only() {
         rootfs::make_read_only(root)?;
     }
 
     if plan.request.gate {
+        // `create` may end and leave the gate to another process; the end of
+        // the last one that can open it is noticed as the socket's end.
+        namespaces::untie()?;
         sync.wait_at_gate()?;
     }
     hooks::run(

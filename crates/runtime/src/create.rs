@@ -75,6 +75,7 @@ impl<'a> Plan<'a> {
             cgroup: request.cgroup.map(berth_cgroup::Cgroup::path),
             own_cgroup_namespace: namespaces.is_separate(CLONE_NEWCGROUP),
             own_user_namespace: namespaces.is_separate(CLONE_NEWUSER),
+            sources: request.sources,
         };
         let entry = request.cgroup.map(berth_cgroup::Cgroup::entry).transpose();
         Ok(Self {

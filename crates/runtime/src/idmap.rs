@@ -64,7 +64,12 @@ pub(crate) fn apply(
         userns_fd: namespace.as_raw_fd() as u64,
         ..MountAttr::default()
     };
-    mount_setattr(mount, &attr, recursive).step(|| "idmap the mount")
+    match mount_setattr(mount, &attr, recursive) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(Error::invalid(
+            "this kernel cannot idmap a mount of that filesystem (tmpfs: Linux 6.3, overlay: 5.19)",
+        )),
+        result => result.step(|| "idmap the mount"),
+    }
 }
 
 /// A user namespace with these maps and nobody in it.

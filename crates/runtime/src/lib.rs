@@ -4,6 +4,26 @@
 //! Must not know about HTTP, async runtimes or images. Everything here runs in
 //! a single-threaded process (the OCI command line or a monitor), so the
 //! cloned child may allocate.
+//!
+//! # How a container is made
+//!
+//! The parent checks the whole configuration and opens everything of the host
+//! that is needed (`create`, `mounts`): what can be refused is refused before a
+//! process exists. Then one `clone3` (`namespaces`). The child (`child`) attaches
+//! the root (`rootfs`), mounts, devices and masks below it by descriptor, pivots,
+//! and becomes the program (`process`). It reports over one socket (`sync`), whose
+//! end of file is the program's start. A further process (`exec`) joins the
+//! container's namespaces and ends in the same `process`.
+//!
+//! # What defends the host
+//!
+//! - No path of the container is used as a path: `paths` resolves inside the root
+//!   to descriptors, which are then mounted on.
+//! - /proc is written through a procfs of our own (`procfs`).
+//! - Until its program runs, the child is undumpable, all its descriptors are
+//!   close-on-exec, and it dies with its parent.
+//! - Each known way out has its CVE number beside the defence and a test in
+//!   `tests/container/defences.rs`.
 
 mod capabilities;
 mod cgroups;
@@ -74,6 +94,9 @@ pub struct Create<'a> {
     pub seccomp: Option<&'a Program>,
     /// A network namespace to join instead of the one in the configuration.
     pub network: Option<BorrowedFd<'a>>,
+    /// Detached mounts that are the sources of the bind mounts to these
+    /// destinations, instead of the paths in the configuration.
+    pub sources: &'a [(&'a std::path::Path, BorrowedFd<'a>)],
     /// Wait for [`Created::start`] before the user's program is executed.
     pub gate: bool,
 }
@@ -87,7 +110,9 @@ pub struct Started {
     pub console: Option<OwnedFd>,
 }
 
-/// A made container, waiting at the gate when one was asked for.
+/// A made container, waiting at the gate when one was asked for. The process that
+/// made it may end and leave this to one it forked: the container waits for as long
+/// as anybody holds it, and ends when nobody does.
 #[derive(Debug)]
 pub struct Created {
     pub process: Started,

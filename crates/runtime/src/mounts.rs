@@ -20,7 +20,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 use crate::cgroups::{self, Hierarchy};
 use crate::copyup;
 use crate::error::{Context as _, Error, Result};
-use crate::options::Options;
+use crate::options::{Attributes, Options};
 use crate::paths::{self, Kind};
 use crate::procfs::Procfs;
 
@@ -49,6 +49,22 @@ pub(crate) struct Made {
     pub(crate) proc: Option<Procfs>,
     /// Root of the devpts instance at /dev/pts.
     pub(crate) devpts: Option<OwnedFd>,
+    /// What becomes read-only when all is in place.
+    late: Vec<OwnedFd>,
+}
+
+impl Made {
+    /// The last step: a tmpfs stays writable while nodes, links and destinations
+    /// of other mounts are made in it.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let attr = MountAttr {
+            set: MOUNT_ATTR_RDONLY,
+            ..MountAttr::default()
+        };
+        self.late.iter().try_for_each(|mount| {
+            mount_setattr(mount.as_fd(), &attr, false).step(|| "make a tmpfs read-only")
+        })
+    }
 }
 
 /// What the parent knows that matters to mounts.
@@ -58,6 +74,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) cgroup: Option<&'a str>,
     pub(crate) own_cgroup_namespace: bool,
     pub(crate) own_user_namespace: bool,
+    /// See [`crate::Create::sources`].
+    pub(crate) sources: &'a [(&'a Path, BorrowedFd<'a>)],
 }
 
 /// Parses all mounts and opens the sources of bind mounts.
@@ -101,12 +119,17 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
                 "{key:?} is not an option of a bind mount"
             ))));
         }
+        let given = setting.sources.iter().find(|(at, _)| *at == destination);
         let source = match setting.bundle {
             Some(bundle) => bundle.join(&source),
-            None if source.is_absolute() => source.clone(),
+            None if source.is_absolute() || given.is_some() => source.clone(),
             None => return Err(named(Error::invalid("the source is not an absolute path"))),
         };
-        let (tree, kind) = clone_tree(&source, recursive)
+        let tree = match given {
+            Some((_, tree)) => given_tree(*tree),
+            None => clone_tree(&source, recursive),
+        };
+        let (tree, kind) = tree
             .and_then(|tree| {
                 decorate(&tree.0, &options, mount)?;
                 Ok(tree)
@@ -141,6 +164,13 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
     })
 }
 
+/// The caller's mount, of which nobody else has another use.
+fn given_tree(tree: BorrowedFd<'_>) -> Result<(OwnedFd, Kind)> {
+    let tree = tree.try_clone_to_owned().step(|| "keep a mount")?;
+    let kind = kind_of(&tree)?;
+    Ok((tree, kind))
+}
+
 /// A detached copy of the mount at `source`.
 fn clone_tree(source: &Path, recursive: bool) -> Result<(OwnedFd, Kind)> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -149,25 +179,26 @@ fn clone_tree(source: &Path, recursive: bool) -> Result<(OwnedFd, Kind)> {
     }
     let tree = rustix::mount::open_tree(CWD, source, flags)
         .step(|| format!("stat {}", source.display()))?;
+    let kind = kind_of(&tree)?;
+    Ok((tree, kind))
+}
+
+fn kind_of(tree: &OwnedFd) -> Result<Kind> {
     let directory = paths::is_directory(tree.as_fd()).step(|| "stat the source")?;
-    Ok((
-        tree,
-        if directory {
-            Kind::Directory
-        } else {
-            Kind::File
-        },
-    ))
+    Ok(if directory {
+        Kind::Directory
+    } else {
+        Kind::File
+    })
 }
 
 /// Flags, identifier mapping and propagation of a bind mount, while detached.
 fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount) -> Result<()> {
     if !options.recursive.is_empty() {
-        mount_setattr(tree.as_fd(), &options.recursive.to_attr(), true)
-            .step(|| "set recursive mount flags")?;
+        set_flags(tree.as_fd(), options.recursive, true)?;
     }
     if !options.attr.is_empty() {
-        mount_setattr(tree.as_fd(), &options.attr.to_attr(), false).step(|| "set mount flags")?;
+        set_flags(tree.as_fd(), options.attr, false)?;
     }
     if let Some(recursive) = options
         .idmap
@@ -181,6 +212,19 @@ fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount) -> Result<()> {
         )?;
     }
     set_propagation(tree.as_fd(), options)
+}
+
+/// What a more privileged mount namespace has locked stays: asking to loosen it is
+/// no reason to fail, as in runc.
+fn set_flags(mount: BorrowedFd<'_>, flags: Attributes, recursive: bool) -> Result<()> {
+    match mount_setattr(mount, &flags.to_attr(), recursive) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && flags.clear != 0 => {
+            let only_set = Attributes { clear: 0, ..flags };
+            mount_setattr(mount, &only_set.to_attr(), recursive)
+        }
+        other => other,
+    }
+    .step(|| "set mount flags")
 }
 
 fn set_propagation(mount: BorrowedFd<'_>, options: &Options) -> Result<()> {
@@ -274,9 +318,6 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
             let new = new_filesystem(kind, mount, target.as_fd())?;
             if mount.options.copy_up {
                 copyup::copy(target.as_fd(), new.as_fd())?;
-                // Only now may it become read-only.
-                mount_setattr(new.as_fd(), &mount.options.attr.to_attr(), false)
-                    .step(|| "set mount flags")?;
             }
             move_onto(new.as_fd(), target.as_fd())?;
             set_propagation(new.as_fd(), &mount.options)?;
@@ -285,6 +326,8 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
                 made.proc = Some(Procfs::from_mount(new.as_fd())?);
             } else if kind == "devpts" && at == Path::new("dev/pts") {
                 made.devpts = Some(new);
+            } else if kind == "tmpfs" && mount.options.attr.set & MOUNT_ATTR_RDONLY != 0 {
+                made.late.push(new);
             }
             Ok(())
         }
@@ -344,11 +387,13 @@ fn new_filesystem(kind: &str, mount: &Prepared, target: BorrowedFd<'_>) -> Resul
         set("ro", None)?;
     }
     rustix::mount::fsconfig_create(&context).step(|| format!("create a {kind}"))?;
-    let attr = if mount.options.copy_up {
-        0
+    // See `Made::finish`.
+    let later = if kind == "tmpfs" {
+        MOUNT_ATTR_RDONLY
     } else {
-        mount.options.attr.set
+        0
     };
+    let attr = mount.options.attr.set & !later;
     rustix::mount::fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,

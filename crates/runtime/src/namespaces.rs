@@ -314,6 +314,12 @@ pub(crate) fn protect() -> Result<()> {
         .step(|| "tie the process to its parent")
 }
 
+/// From here on the process does not die with its parent.
+pub(crate) fn untie() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(None)
+        .step(|| "untie the process from its parent")
+}
+
 fn open(path: &Path) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .step(|| format!("open namespace {}", path.display()))

@@ -15,6 +15,7 @@ use crate::capabilities::Sets;
 use crate::error::{Context as _, Error, Result};
 use crate::limits;
 use crate::lookup::{self, c_string};
+use crate::namespaces;
 use crate::paths;
 use crate::procfs::Procfs;
 use crate::security;
@@ -76,7 +77,15 @@ impl Identity {
         let (uid, gid, home) = match user.username() {
             Some(name) => {
                 let found = users::resolve_user(root, name)?;
-                for gid in found.additional_gids {
+                let asked_for = std::mem::take(&mut groups);
+                // The primary group always among them: else the program could
+                // leave it, and with it what the group is denied
+                // (CVE-2022-36109, CVE-2018-7169).
+                let all = [found.gid]
+                    .into_iter()
+                    .chain(found.additional_gids)
+                    .chain(asked_for);
+                for gid in all {
                     if !groups.contains(&gid) {
                         groups.push(gid);
                     }
@@ -85,11 +94,7 @@ impl Identity {
             }
             None => {
                 let uid = user.uid();
-                let home = if has_home {
-                    None
-                } else {
-                    Some(users::home_of(root, uid)?)
-                };
+                let home = (!has_home).then(|| users::home_of(root, uid));
                 (uid, user.gid(), home)
             }
         };
@@ -180,8 +185,7 @@ pub(crate) fn become_program(
             Errno::PIPE,
         ));
     }
-    rustix::process::set_parent_process_death_signal(None)
-        .step(|| "untie the process from its parent")?;
+    namespaces::untie()?;
     // As late as possible, so that a profile need not allow what only we need.
     // Without no_new_privs the filter takes CAP_SYS_ADMIN, which goes right after.
     match goal.seccomp {

@@ -72,7 +72,7 @@ fn rule(
 mod tests {
     use super::*;
 
-    fn rules(devices: serde_json::Value) -> Vec<LinuxDeviceCgroup> {
+    fn rules(devices: &serde_json::Value) -> Vec<LinuxDeviceCgroup> {
         let spec: Spec = serde_json::from_value(serde_json::json!({
             "ociVersion": "1.2.1",
             "linux": { "resources": { "devices": devices } },
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn default_devices_follow_the_rules_given() {
         let all = serde_json::json!([{ "allow": true, "access": "rwm" }]);
-        let rules_of_all = rules(all);
+        let rules_of_all = rules(&all);
         assert_eq!(rules_of_all.len(), 1 + DEFAULT.len());
         assert!(rules_of_all[0].allow());
         assert_eq!(rules_of_all[9].minor(), Some(2));
@@ -96,7 +96,7 @@ mod tests {
             { "allow": true, "type": "c", "major": 10, "minor": 200, "access": "rw" }
         ]);
         for devices in [serde_json::Value::Null, serde_json::json!([]), one] {
-            let rules = rules(devices);
+            let rules = rules(&devices);
             assert!(!rules[0].allow() && is_for_all(&rules[0]), "{rules:?}");
         }
     }

@@ -70,14 +70,13 @@ pub(crate) fn pivot(root: BorrowedFd<'_>, propagation: (u64, bool)) -> Result<()
     rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
     // The old root is put on top of the new one at the same place, so no directory
     // is needed for it (pivot_root(2), NOTES).
-    rustix::process::pivot_root(".", ".").map_err(|errno| match errno {
-        Errno::INVAL => Error::step(
-            "make the container's root (pivot_root; not possible when the host's root is its initramfs)",
-            errno,
-        ),
-        errno => Error::step("make the container's root (pivot_root)", errno),
-    })?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).step(|| "detach the host's root")?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => {
+            rustix::mount::unmount(".", UnmountFlags::DETACH).step(|| "detach the host's root")?;
+        }
+        Err(Errno::INVAL) => leave_initramfs(root)?,
+        Err(errno) => return Err(errno).step(|| "make the container's root (pivot_root)"),
+    }
     rustix::process::chdir("/").step(|| "enter the container's root")?;
     let (propagation, recursive) = propagation;
     if propagation != options::MS_PRIVATE {
@@ -90,6 +89,44 @@ pub(crate) fn pivot(root: BorrowedFd<'_>, propagation: (u64, bool)) -> Result<()
     Ok(())
 }
 
+/// A host that runs from its initramfs cannot pivot: that root is nobody's child.
+/// As the container's root lies over it, chroot does: every way up, `..` from the
+/// top included, ends on what is mounted last. The host's other mounts are
+/// detached first. Anywhere else (an engine inside a chroot) there would be a way
+/// up, so that is refused.
+fn leave_initramfs(root: BorrowedFd<'_>) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").step(|| "read mountinfo")?;
+    let points = below_initramfs(&mounts).ok_or_else(|| {
+        Error::step(
+            "make the container's root (pivot_root; the engine's own root is not a mount)",
+            Errno::INVAL,
+        )
+    })?;
+    for point in points.iter().rev() {
+        // Also lists the container's mounts, by the paths they will have: those do
+        // not resolve here.
+        let _ = rustix::mount::unmount(*point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+    rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
+    rustix::process::chroot(".").step(|| "make the container's root (chroot)")
+}
+
+/// Where something is mounted, when the root is the initramfs.
+fn below_initramfs(mountinfo: &str) -> Option<Vec<&str>> {
+    let mut found = false;
+    let mut points = Vec::new();
+    for line in mountinfo.lines() {
+        let (left, right) = line.split_once(" - ")?;
+        let point = left.split(' ').nth(4)?;
+        if point == "/" {
+            found |= right.starts_with("rootfs ");
+        } else {
+            points.push(point);
+        }
+    }
+    found.then_some(points)
+}
+
 /// `root.readonly`: only the root itself, not what is mounted below it.
 pub(crate) fn make_read_only(root: BorrowedFd<'_>) -> Result<()> {
     let attr = MountAttr {
@@ -97,4 +134,19 @@ pub(crate) fn make_read_only(root: BorrowedFd<'_>) -> Result<()> {
         ..MountAttr::default()
     };
     mount_setattr(root, &attr, false).step(|| "make the root filesystem read-only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_initramfs_is_told_from_a_chroot() {
+        let rest = "5 1 0:5 / /proc rw - proc proc rw\n6 1 0:6 / /dev/pts rw - devpts devpts rw\n";
+        let initramfs = format!("1 1 0:2 / / rw - rootfs rootfs rw,size=1k\n{rest}");
+        assert_eq!(below_initramfs(&initramfs).unwrap(), ["/proc", "/dev/pts"]);
+        let disk = format!("1 1 8:1 / / rw - ext4 /dev/sda rw\n{rest}");
+        assert!(below_initramfs(&disk).is_none());
+        assert!(below_initramfs(rest).is_none());
+    }
 }

@@ -57,14 +57,24 @@ pub(crate) fn label_next_exec(process: &Process, procfs: &Procfs) -> Result<()> 
     let own = rustix::process::getpid().as_raw_nonzero();
     if let Some(profile) = apparmor(process) {
         let value = format!("exec {profile}");
-        let result = procfs.write(&format!("{own}/attr/apparmor/exec"), value.as_bytes());
-        match result {
-            // Before Linux 5.8 there is only the shared file.
-            Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
-                procfs.write(&format!("{own}/attr/exec"), value.as_bytes())?;
-            }
-            other => other?,
-        }
+        let is_absent = |error: &Error| matches!(error, Error::Step { source, .. } if source.raw_os_error() == Some(libc::ENOENT));
+        procfs
+            .write(&format!("{own}/attr/apparmor/exec"), value.as_bytes())
+            .or_else(|error| {
+                // Before Linux 5.8 there is only the shared file.
+                if is_absent(&error) {
+                    procfs.write(&format!("{own}/attr/exec"), value.as_bytes())
+                } else {
+                    Err(error)
+                }
+            })
+            .map_err(|error| {
+                if is_absent(&error) {
+                    Error::invalid(format!("AppArmor profile {profile:?} is not loaded"))
+                } else {
+                    error
+                }
+            })?;
     }
     if let Some(label) = selinux(process) {
         procfs.write(&format!("{own}/attr/exec"), label.as_bytes())?;

@@ -51,11 +51,12 @@ pub fn resolve_group(root: BorrowedFd<'_>, group: &str) -> Result<u32> {
     }
 }
 
-/// The home directory of `uid`, `/` without an entry.
-pub(crate) fn home_of(root: BorrowedFd<'_>, uid: u32) -> Result<String> {
-    let passwd = read(root, "etc/passwd")?;
+/// The home directory of `uid`; `/` without an entry, or when passwd is of no use:
+/// a user given by number needs none.
+pub(crate) fn home_of(root: BorrowedFd<'_>, uid: u32) -> String {
+    let passwd = read(root, "etc/passwd").unwrap_or_default();
     let entry = passwd_entries(&passwd).find(|entry| entry.uid == uid);
-    Ok(entry.map_or("/", |entry| entry.home()).to_owned())
+    entry.map_or("/", |entry| entry.home()).to_owned()
 }
 
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {

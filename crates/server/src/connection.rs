@@ -32,7 +32,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const BUFFER: usize = 64 * 1024;
 
 /// Lets a handler take its connection over.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Hijacker(mpsc::Sender<Hijack>);
 
 impl Hijacker {
@@ -154,7 +154,8 @@ mod tests {
                     detach_keys: Vec::new(),
                 };
                 let upgrade = wants_upgrade(&head.headers);
-                let hijack = Hijack::new(upgrade, target.version, attachment, true);
+                let start = async { Ok(attachment) };
+                let hijack = Hijack::new(upgrade, target.version, false, true, start);
                 hijacker.take_over(hijack).await
             }
             Ok(target) if target.name == "ever" => std::future::pending().await,

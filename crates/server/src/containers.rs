@@ -74,6 +74,11 @@ pub(crate) async fn top(call: Call) -> Result<Reply, Error> {
     reply::ok(&call.engine.container_top(&call.name, ps_args).await?)
 }
 
+/// An operation of berth's own.
+pub(crate) async fn isolation(call: Call) -> Result<Reply, Error> {
+    reply::ok(&call.engine.container_isolation(&call.name).await?)
+}
+
 /// One operation on one container that answers with nothing.
 macro_rules! simple {
     ($call:ident, |$engine:ident, $name:ident| $work:expr) => {{
@@ -316,6 +321,8 @@ pub(crate) async fn attach(call: Call) -> Result<Reply, Error> {
     // Whatever body there is comes before the stream.
     extract::collect(call.body, extract::MAX_JSON).await?;
     let attachment = call.engine.container_attach(&call.name, options).await?;
-    let hijack = Hijack::new(upgrade, call.version, attachment, stdin);
+    let tty = attachment.tty;
+    let start = async { Ok(attachment) };
+    let hijack = Hijack::new(upgrade, call.version, tty, stdin, start);
     Ok(call.hijack.take_over(hijack).await)
 }

@@ -1,8 +1,8 @@
 //! Further processes in running containers.
 
+use berth_api::Error;
 use berth_api::exec::{ExecConfig, ExecStart};
 use berth_api::version::ApiVersion;
-use berth_api::{Error, Kind};
 use hyper::StatusCode;
 
 use crate::containers::size;
@@ -37,31 +37,34 @@ pub(crate) async fn start(call: Call) -> Result<Reply, Error> {
     let [rows, columns] = options.console_size.unwrap_or_default().map(narrow);
     let (detach, tty) = (options.detach, options.tty);
 
-    let (engine, id) = (call.engine.clone(), call.name.clone());
-    let started = Call::finish(call.guard, async move {
+    let (engine, id) = (call.engine, call.name);
+    let exec = engine.exec_inspect(&id).await?;
+    if exec.running || exec.exit_code.is_some() {
+        let state = if exec.running {
+            "is already running"
+        } else {
+            "has already exited"
+        };
+        return Err(Error::conflict(format!("Error: Exec command {id} {state}")));
+    }
+    let stdin = exec.open_stdin;
+    let start = Call::finish(call.guard, async move {
         engine.exec_start(&id, detach, tty, (columns, rows)).await
-    })
-    .await;
-    let upgrade = connection::wants_upgrade(&call.head.headers);
-    let hijack = match started {
-        Ok(None) => return Ok(reply::status(StatusCode::OK)),
-        Ok(Some(attachment)) => {
-            // Whether it takes input was said when the exec was created; a
-            // stream without input ignores the client's bytes.
-            Hijack::new(upgrade, call.version, attachment, true)
-        }
-        Err(error) if detach || error.kind == Kind::Conflict => return Err(error),
-        Err(error) => {
-            // Docker has taken the connection over before it knows: clients
-            // show the text and then ask for the exit status (126, 127), which
-            // an HTTP error would hide. Only an unknown exec is one.
-            if call.engine.exec_inspect(&call.name).await.is_err() {
-                return Err(error);
-            }
-            tracing::error!("Error running exec {}: {error}", call.name);
-            Hijack::failure(upgrade, call.version, tty, &error.message)
-        }
+    });
+    if detach {
+        start.await?;
+        return Ok(reply::status(StatusCode::OK));
+    }
+    // The connection is taken over before the outcome is known, as Docker does:
+    // clients show what the stream says and then ask for the exit status (126,
+    // 127), which an HTTP error would hide.
+    let start = async {
+        start
+            .await?
+            .ok_or_else(|| Error::system("the exec was started without a stream"))
     };
+    let upgrade = connection::wants_upgrade(&call.head.headers);
+    let hijack = Hijack::new(upgrade, call.version, tty, stdin, start);
     Ok(call.hijack.take_over(hijack).await)
 }
 

@@ -1,9 +1,12 @@
 //! Raw streams between a client and a container.
 
+use std::pin::Pin;
+use std::time::Duration;
+
+use berth_api::Error;
 use berth_api::frame::{self, Stream};
 use berth_api::version::ApiVersion;
 use berth_engine::Attachment;
-use std::time::Duration;
 
 use crate::escape::Escape;
 use crate::socket::Socket;
@@ -25,43 +28,33 @@ pub(crate) fn content_type(version: ApiVersion, tty: bool) -> &'static str {
 }
 
 /// A connection about to become a stream.
-#[derive(Debug)]
 pub(crate) struct Hijack {
-    /// The status line and headers, then anything to be sent first.
+    /// The status line and headers.
     head: Vec<u8>,
-    attachment: Option<Attachment>,
+    tty: bool,
     /// Whether the client's bytes are the container's input.
     stdin: bool,
+    start: Start,
 }
 
+/// What brings the container's side, once the client has its headers.
+type Start = Pin<Box<dyn Future<Output = Result<Attachment, Error>> + Send>>;
+
 impl Hijack {
+    /// `start` runs after the headers are sent. If it fails, the stream says
+    /// why: clients that wait for an exec then ask for its exit status.
     pub(crate) fn new(
         upgrade: bool,
         version: ApiVersion,
-        attachment: Attachment,
+        tty: bool,
         stdin: bool,
+        start: impl Future<Output = Result<Attachment, Error>> + Send + 'static,
     ) -> Self {
         Self {
-            head: head(upgrade, version, attachment.tty),
-            attachment: Some(attachment),
+            head: head(upgrade, version, tty),
+            tty,
             stdin,
-        }
-    }
-
-    /// A stream that says only why there is none: what clients expect when an
-    /// exec fails to start, after which they ask for its exit status.
-    pub(crate) fn failure(upgrade: bool, version: ApiVersion, tty: bool, message: &str) -> Self {
-        let mut head = head(upgrade, version, tty);
-        let text = format!("{message}\r\n");
-        if !tty {
-            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            head.extend(frame::header(Stream::Stdout, length));
-        }
-        head.extend(text.bytes());
-        Self {
-            head,
-            attachment: None,
-            stdin: false,
+            start: Box::pin(start),
         }
     }
 
@@ -72,9 +65,14 @@ impl Hijack {
         if client.write_all(&self.head).await.is_err() {
             return;
         }
-        drop(self.head);
-        let Some(attachment) = self.attachment else {
-            return linger(&client).await;
+        let (started, ()) = tokio::join!(self.start, client.delivered());
+        let attachment = match started {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                tracing::error!("cannot start a stream: {error}");
+                let _ = client.write_all(&failure(self.tty, &error)).await;
+                return linger(&client).await;
+            }
         };
         if let Some(mut logs) = attachment.logs {
             while let Some(chunk) = logs.recv().await {
@@ -117,6 +115,18 @@ fn head(upgrade: bool, version: ApiVersion, tty: bool) -> Vec<u8> {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {RAW}\r\n\r\n")
     }
     .into_bytes()
+}
+
+/// An error as output, where Docker's clients look for it.
+fn failure(tty: bool, error: &Error) -> Vec<u8> {
+    let text = format!("{error}\r\n");
+    let mut bytes = Vec::new();
+    if !tty {
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        bytes.extend(frame::header(Stream::Stdout, length));
+    }
+    bytes.extend(text.bytes());
+    bytes
 }
 
 /// How the client's side of the stream ended.
@@ -258,7 +268,7 @@ mod tests {
         let ours = Socket::Unix(tokio(ours));
         let task = tokio::spawn(async move {
             let hung_up = ours.hung_up();
-            Hijack::new(true, V, attachment, stdin)
+            Hijack::new(true, V, tty, stdin, async { Ok(attachment) })
                 .run(ours, b"early ", hung_up)
                 .await;
         });
@@ -372,6 +382,45 @@ mod tests {
             let mut text = String::new();
             client.read_to_string(&mut text).unwrap();
             assert_eq!(text, "bye");
+        })
+        .await
+        .unwrap();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn output_never_comes_with_the_headers() {
+        let (task, mut client, mut container) = start(false, false, b"");
+        container.write_all(b"quick").unwrap();
+        blocking(move || {
+            // One read, as large as a buffered reader's.
+            let mut bytes = [0; 8192];
+            let count = client.read(&mut bytes).unwrap();
+            assert!(bytes[..count].ends_with(b"\r\n\r\n"));
+            let count = client.read(&mut bytes).unwrap();
+            assert_eq!(&bytes[..count], b"quick");
+        })
+        .await
+        .unwrap();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_failed_start_is_told_as_output() {
+        let (mut client, ours) = Std::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = Socket::Unix(UnixStream::from_std(ours).unwrap());
+        let task = tokio::spawn(async move {
+            let hung_up = ours.hung_up();
+            Hijack::new(false, V, false, true, async { Err(Error::system("why")) })
+                .run(ours, b"", hung_up)
+                .await;
+        });
+        blocking(move || {
+            read_head(&mut client);
+            let mut text = Vec::new();
+            client.read_to_end(&mut text).unwrap();
+            assert_eq!(text, b"\x01\0\0\0\0\0\0\x05why\r\n");
         })
         .await
         .unwrap();

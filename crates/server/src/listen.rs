@@ -70,7 +70,7 @@ impl Address {
         let rest = match text.split_once("://") {
             Some(("tcp", rest)) => rest,
             Some((other, _)) => {
-                return Err(invalid(&format!("unknown protocol \"{other}\"")));
+                return Err(invalid(&format!("unsupported proto '{other}'")));
             }
             None => return Err(invalid("must be unix://PATH, tcp://HOST:PORT or fd://")),
         };

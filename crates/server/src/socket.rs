@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::net::Shutdown;
 use tokio::io::unix::AsyncFd;
@@ -13,6 +14,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// Bytes moved at once; the size of a full pipe.
 const CHUNK: usize = 64 * 1024;
+
+/// How often, and how far apart, [`Socket::delivered`] looks.
+const DELIVERY_CHECKS: u32 = 50;
+const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -61,6 +66,18 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// Waits, for a moment at most, until the other side has read what was
+    /// written: some clients (docker-py) lose what they read together with the
+    /// headers of a reply that becomes a stream.
+    pub(crate) async fn delivered(&self) {
+        for _ in 0..DELIVERY_CHECKS {
+            match berth_sys::socket::unread_by_peer(self) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => tokio::time::sleep(DELIVERY_PAUSE).await,
+            }
+        }
     }
 
     /// Tells the other side that no more bytes come; reading goes on.

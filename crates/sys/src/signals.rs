@@ -44,6 +44,35 @@ impl SignalFd {
             // SAFETY: `set` is a valid set; a bad number only gives an error.
             unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
         }
+        Self::of(set)
+    }
+
+    /// The same for all signals, real-time ones too, but those that report an
+    /// error of the program itself, which cannot wait.
+    pub fn all() -> io::Result<Self> {
+        const OWN: [Signal; 7] = [
+            Signal::FPE,
+            Signal::ILL,
+            Signal::SEGV,
+            Signal::BUS,
+            Signal::ABORT,
+            Signal::TRAP,
+            Signal::SYS,
+        ];
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset fills the whole set it is given.
+        let mut set = unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            set.assume_init()
+        };
+        for signal in OWN {
+            // SAFETY: `set` is a valid set; a bad number only gives an error.
+            unsafe { libc::sigdelset(&raw mut set, signal.as_raw()) };
+        }
+        Self::of(set)
+    }
+
+    fn of(set: libc::sigset_t) -> io::Result<Self> {
         // SAFETY: `set` outlives both calls; neither keeps the pointer.
         let fd = unsafe {
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) == -1 {
@@ -104,7 +133,8 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    use std::os::unix::process::ExitStatusExt;
 
     #[test]
     fn signal_arrives_as_a_message() {
@@ -118,7 +148,7 @@ mod tests {
 
     #[test]
     fn real_time_signal_kills_and_bad_number_is_refused() {
-        let child = std::process::Command::new("sleep")
+        let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
             .unwrap();
@@ -126,9 +156,6 @@ mod tests {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
         assert!(send_signal(&pidfd, 65).is_err());
         send_signal(&pidfd, 40).unwrap();
-        let status = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
-            .unwrap()
-            .unwrap();
-        assert_eq!(status.terminating_signal(), Some(40));
+        assert_eq!(child.wait().unwrap().signal(), Some(40));
     }
 }

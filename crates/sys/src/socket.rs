@@ -94,6 +94,16 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Message>, Errno> {
     Ok(Some((bytes, fds)))
 }
 
+/// Bytes written to a stream socket that have not left it yet: for a unix
+/// socket, that the peer has not read.
+pub fn unread_by_peer(socket: impl AsFd) -> Result<usize, Errno> {
+    // SAFETY: SIOCOUTQ (which is TIOCOUTQ) writes one int through its argument.
+    let get = unsafe { rustix::ioctl::Getter::<{ libc::TIOCOUTQ as _ }, libc::c_int>::new() };
+    // SAFETY: the operation matches its type, as above.
+    let bytes = unsafe { rustix::ioctl::ioctl(socket, get) }?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +134,15 @@ mod tests {
         );
         drop(a);
         assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_the_peer_has_not_read_is_seen() {
+        let (mut a, mut b) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(unread_by_peer(&a).unwrap(), 0);
+        a.write_all(b"hello").unwrap();
+        assert!(unread_by_peer(&a).unwrap() > 0);
+        b.read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(unread_by_peer(&a).unwrap(), 0);
     }
 }

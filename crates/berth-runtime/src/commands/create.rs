@@ -138,6 +138,7 @@ impl Container {
             cgroup: Some(group),
             seccomp: None,
             network: None,
+            sources: &[],
             gate,
         })?;
 

@@ -93,6 +93,11 @@ impl Launcher {
         assert!(self.child.wait().unwrap().success());
     }
 
+    /// A new one after [`Launcher::kill`].
+    pub(crate) fn restart(&mut self) {
+        self.child = Self::spawn(&self.exec_root());
+    }
+
     /// A second launcher in place of this one.
     pub(crate) fn replace(&mut self) -> Child {
         let new = Self::spawn(&self.exec_root());
@@ -393,20 +398,27 @@ impl Container {
         process: &Value,
         options: ExecOptions,
     ) -> FromMonitor {
+        let ExecOptions {
+            tty,
+            size,
+            open_stdin,
+            stream,
+        } = options;
         let process = client::memory_file("process", process.to_string().as_bytes()).unwrap();
         let mut fds: Vec<&dyn AsFd> = vec![&process];
-        if let Some((stream, _)) = &options.stream {
+        if let Some((stream, _)) = &stream {
             fds.push(stream);
         }
-        let attach = options.stream.as_ref().map(|(_, attach)| *attach);
+        let exec = exec.to_owned();
+        let attach = stream.as_ref().map(|(_, attach)| *attach);
         self.ask(
             |request| ToMonitor::Exec {
                 request,
-                exec: exec.to_owned(),
-                tty: options.tty,
-                console_size: options.size,
+                exec,
+                tty,
+                console_size: size,
                 has_seccomp: false,
-                open_stdin: options.open_stdin,
+                open_stdin,
                 attach,
             },
             &fds,

@@ -13,7 +13,7 @@ pub(crate) fn parse(text: &str) -> Result<Values, String> {
         return Ok(Values::new());
     }
     let json: BTreeMap<String, Json> =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+        serde_json::from_str(text).map_err(|error| format!("invalid JSON: {error}"))?;
     let unknown: Vec<&str> = json
         .keys()
         .map(String::as_str)
@@ -30,8 +30,12 @@ pub(crate) fn parse(text: &str) -> Result<Values, String> {
         let Some(opt) = options::by_key(key) else {
             continue;
         };
-        let value = convert(opt, json)
-            .ok_or_else(|| format!("the directive \"{key}\" must be {}", expected(opt.kind)))?;
+        let value = convert(opt, json).ok_or_else(|| {
+            format!(
+                "invalid JSON: the directive \"{key}\" must be {}",
+                expected(opt.kind)
+            )
+        })?;
         values.insert(opt.name(), value);
     }
     Ok(values)
@@ -147,7 +151,7 @@ mod tests {
         );
         assert_eq!(
             parse(r#"{"debug": "yes"}"#).unwrap_err(),
-            "the directive \"debug\" must be true or false"
+            "invalid JSON: the directive \"debug\" must be true or false"
         );
         assert!(parse("{").is_err() && parse("[]").is_err());
         // Only flags.

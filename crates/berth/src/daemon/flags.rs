@@ -40,7 +40,13 @@ pub(crate) fn parse(words: &[OsString]) -> Result<Values, String> {
             None if opt.kind == Kind::Bool => "true",
             None => match words.next() {
                 Some(next) => text(next)?,
-                None => return Err(format!("flag needs an argument: {shown}")),
+                None if word.starts_with("--") => {
+                    return Err(format!("flag needs an argument: {shown}"));
+                }
+                None => {
+                    let short = opt.short.unwrap_or_default();
+                    return Err(format!("flag needs an argument: '{short}' in {word}"));
+                }
             },
         };
         add(&mut values, opt, value)
@@ -128,7 +134,8 @@ mod tests {
             ("--nope", "unknown flag: --nope"),
             ("--nope=1", "unknown flag: --nope"),
             ("-x1", "unknown shorthand flag: 'x' in -x1"),
-            ("-H", "flag needs an argument: -H, --host"),
+            ("-H", "flag needs an argument: 'H' in -H"),
+            ("--host", "flag needs an argument: --host"),
             (
                 "--mtu x",
                 "invalid argument \"x\" for \"--mtu\" flag: it must be a number",

@@ -170,7 +170,7 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
         Ok(mtu @ 68..=65535) => mtu,
         _ => {
             return Err(format!(
-                "invalid MTU {mtu}: it must be between 68 and 65535"
+                "invalid default MTU: {mtu}: it must be between 68 and 65535"
             ));
         }
     };
@@ -342,7 +342,13 @@ impl<'a> Given<'a> {
             .iter()
             .copied()
             .find(|word| *word == text)
-            .ok_or_else(|| format!("invalid {name}: {text}: it must be {}", words.join(" or ")))
+            .ok_or_else(|| {
+                format!(
+                    "invalid {}: {text}: it must be {}",
+                    name.replace('-', " "),
+                    words.join(" or ")
+                )
+            })
     }
 
     fn list(self, name: &str) -> &'a [String] {

@@ -6,11 +6,11 @@ use berth_api::Error;
 use berth_api::container::{Config, CreateRequest, CreateResponse, HostConfig};
 use berth_store::Image;
 
-use super::{Container, Record, names, validate};
+use super::{Container, MountRecord, Record, names, validate};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
 use crate::spec::{mounts, process, security};
-use crate::{files, images, time};
+use crate::{files, health, images, time};
 
 /// Names tried before giving up.
 const ATTEMPTS: usize = 6;
@@ -43,14 +43,7 @@ impl Engine {
         }
         let image = self.find_image(&config.image)?;
         check_platform(platform, &image)?;
-        if config
-            .healthcheck
-            .as_ref()
-            .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
-        {
-            return Err(Error::not_implemented("healthchecks: not supported yet"));
-        }
-        merge_image(&mut config, &images::config_of(&image)?, &mut warnings);
+        merge_image(&mut config, &images::config_of(&image)?);
         if config
             .entrypoint
             .as_ref()
@@ -62,13 +55,19 @@ impl Engine {
         self.fill_defaults(&config, &mut host_config, &mut warnings);
         validate::check(&config, &host_config, &self.0.host)?;
         let (address, mac) = endpoint_wishes(&host_config, &config, networking_config)?;
-        // By identifier, so that a rename changes nothing.
-        for mode in [&mut host_config.network_mode, &mut host_config.pid_mode] {
-            if let Some(other) = mode.strip_prefix("container:") {
-                *mode = format!("container:{}", self.find(other)?.id);
+        // By identifier, so that a rename changes nothing. One that does not
+        // exist is the start's error: a 404 here makes clients pull the image.
+        for mode in [
+            &mut host_config.network_mode,
+            &mut host_config.pid_mode,
+            &mut host_config.ipc_mode,
+        ] {
+            if let Some(Ok(other)) = mode.strip_prefix("container:").map(|name| self.find(name)) {
+                *mode = format!("container:{}", other.id);
             }
         }
-        let mounts = mounts::parse(&config, &host_config)?;
+        let inherited = self.inherited_mounts(&host_config)?;
+        let mounts = mounts::parse(&config, &host_config, inherited)?;
         let id =
             files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
         self.fill_hostname(&mut config, &host_config, &id)?;
@@ -109,6 +108,25 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// `--volumes-from`: what other containers have mounted, the later ones
+    /// first.
+    fn inherited_mounts(&self, host: &HostConfig) -> Result<Vec<MountRecord>, Error> {
+        let mut list: Vec<MountRecord> = Vec::new();
+        for text in host.volumes_from.iter().flatten() {
+            let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+            let read_only = mounts::inherit_mode(mode)?;
+            let other = self.find(name)?;
+            let theirs = other.record().mounts.clone();
+            for mount in theirs {
+                if mount.point.r#type != "tmpfs" {
+                    list.retain(|have| have.point.destination != mount.point.destination);
+                    list.push(mounts::inherit(mount, read_only));
+                }
+            }
+        }
+        Ok(list)
     }
 
     /// Writes everything; visible by the last step, a rename.
@@ -198,9 +216,6 @@ impl Engine {
         if host.runtime.is_empty() {
             host.runtime = "runc".into();
         }
-        if daemon.init && host.init.is_none() {
-            host.init = Some(true);
-        }
         if host.restart_policy.name.is_empty() {
             host.restart_policy.name = "no".into();
         }
@@ -238,10 +253,11 @@ impl Engine {
                     "conflicting options: hostname and the network mode",
                 ));
             }
-            let other = self.find(other)?;
-            let record = other.record();
-            config.hostname.clone_from(&record.config.hostname);
-            config.domainname.clone_from(&record.config.domainname);
+            if let Ok(other) = self.find(other) {
+                let record = other.record();
+                config.hostname.clone_from(&record.config.hostname);
+                config.domainname.clone_from(&record.config.domainname);
+            }
         } else if host.uts_mode == "host" {
             if !config.hostname.is_empty() {
                 return Err(Error::invalid(
@@ -283,8 +299,11 @@ fn endpoint_wishes(
     for (name, settings) in networking.endpoints_config.unwrap_or_default() {
         let own = name == host.network_mode || name == "default";
         if !own {
+            if !["bridge", "none", "host"].contains(&name.as_str()) {
+                return Err(Error::not_found(format!("network {name} not found")));
+            }
             return Err(Error::not_implemented(format!(
-                "network {name}: more than one network, and user-defined ones, are not supported yet"
+                "network {name}: more than one network is not supported yet"
             )));
         }
         if settings.aliases.is_some_and(|list| !list.is_empty()) {
@@ -331,7 +350,7 @@ fn endpoint_wishes(
 }
 
 /// Docker's order: what the user gave goes before what the image says.
-fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) {
+fn merge_image(config: &mut Config, image: &Config) {
     let text = |own: &mut String, other: &String| {
         if own.is_empty() {
             own.clone_from(other);
@@ -388,17 +407,7 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
     if config.stop_timeout.is_none() {
         config.stop_timeout = image.stop_timeout;
     }
-    if image
-        .healthcheck
-        .as_ref()
-        .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
-        && config.healthcheck.is_none()
-    {
-        warnings.push(
-            "The image declares a HEALTHCHECK; it is not run: healthchecks are not supported yet."
-                .into(),
-        );
-    }
+    health::merge(&mut config.healthcheck, image.healthcheck.as_ref());
 }
 
 fn check_platform(platform: &str, image: &Image) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! From a record to a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_api::{Error, Kind};
@@ -10,8 +11,8 @@ use berth_sys::socket;
 
 use super::{Container, Record};
 use crate::engine::Engine;
-use crate::error::{IntoApi as _, blocking};
-use crate::{files, logs, monitor, spec};
+use crate::error::{IntoApi as _, blocking, io};
+use crate::{files, health, logs, monitor, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -42,7 +43,8 @@ impl Engine {
             self.begin(container).await
         };
         let Err(error) = result else { return Ok(()) };
-        if container.record().host_config.auto_remove {
+        let kept = container.live().keep;
+        if container.record().host_config.auto_remove && !kept {
             container.notify_exit(&[]);
             if let Err(error) = self.remove(container, true, true).await {
                 tracing::warn!(container = container.id, "{error}");
@@ -112,12 +114,14 @@ impl Engine {
             Some(program) => Some(memory("seccomp", program)?),
             None => None,
         };
+        let shm = self.shared_memory(&record)?;
         // What is there now is about an earlier run.
         let _ = std::fs::remove_file(container.file("exit.json"));
 
         let mut fds: Vec<BorrowedFd<'_>> = vec![channel.as_fd(), config.as_fd()];
         fds.extend(seccomp.iter().map(AsFd::as_fd));
         fds.extend(network.iter().map(AsFd::as_fd));
+        fds.extend(shm.iter().map(AsFd::as_fd));
         // More than a message carries: the last ones are let go.
         let room = socket::MAX_FDS - fds.len();
         let attached = &pending[..pending.len().min(room)];
@@ -131,6 +135,8 @@ impl Engine {
             cgroup: self.cgroup_path(&record.host_config.cgroup_parent, &record.id),
             has_seccomp: seccomp.is_some(),
             has_network: network.is_some(),
+            has_shm: shm.is_some(),
+            init: spec::has_init(self, &record.host_config),
             tty: record.config.tty,
             console_size: (clamp(columns), clamp(rows)),
             open_stdin: record.config.open_stdin,
@@ -141,9 +147,28 @@ impl Engine {
         self.0.launcher.start(start, &fds)
     }
 
+    /// The mount namespace of the container whose /dev/shm is shared.
+    fn shared_memory(&self, record: &Record) -> Result<Option<OwnedFd>, Error> {
+        let Some(other) = record.host_config.ipc_mode.strip_prefix("container:") else {
+            return Ok(None);
+        };
+        let pid = self.pid_to_share_ipc(other)?;
+        let path = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
+        let namespace = std::fs::File::open(&path).map_err(|error| io("open", &path, &error))?;
+        // Still the same process: not a stranger's who got its number.
+        if self.pid_to_share_ipc(other)? == pid {
+            Ok(Some(namespace.into()))
+        } else {
+            Err(Error::conflict(format!(
+                "failed to join IPC namespace: container {other} is not running"
+            )))
+        }
+    }
+
     /// The monitor says that the program has been executed.
-    pub(crate) fn started(&self, container: &Container, pid: u32, started_at: &str) {
+    pub(crate) fn started(&self, container: &Arc<Container>, pid: u32, started_at: &str) {
         let record = container.change_logged(|record| {
+            record.state.health = health::fresh(record);
             let state = &mut record.state;
             state.running = true;
             state.restarting = false;
@@ -160,6 +185,7 @@ impl Engine {
             self.network_event(network, &record.id, "connect");
         }
         self.container_event(&record, "start", &[]);
+        self.update_health(container);
     }
 }
 

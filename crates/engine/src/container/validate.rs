@@ -8,7 +8,7 @@ use super::restart;
 use crate::info::Host;
 use crate::spec::security::SecurityOptions;
 use crate::spec::{check_sysctl, devices, process, security};
-use crate::{logs, networks, signals};
+use crate::{health, logs, networks, signals};
 
 /// Smallest memory limit, bytes.
 const MIN_MEMORY: i64 = 6 << 20;
@@ -58,6 +58,7 @@ pub(super) fn check(config: &Config, host: &HostConfig, facts: &Host) -> Result<
     }
     modes(host)?;
     limits(host, facts)?;
+    health::check(config)?;
     devices::check(host)?;
     security::capabilities(host, facts.last_capability)?;
     SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
@@ -95,7 +96,6 @@ fn unsupported(host: &HostConfig) -> Result<(), Error> {
             "publishing ports (-p, -P)",
         ),
         (some(&host.links), "links (--link)"),
-        (some(&host.volumes_from), "--volumes-from"),
         (
             host.device_requests
                 .as_ref()
@@ -110,8 +110,6 @@ fn unsupported(host: &HostConfig) -> Result<(), Error> {
             !matches!(host.userns_mode.as_str(), "" | "host"),
             "user namespaces (--userns)",
         ),
-        (host.ipc_mode.starts_with("container:"), "--ipc container:"),
-        (host.init == Some(true), "--init"),
         (
             !matches!(host.volume_driver.as_str(), "" | "local"),
             "volume drivers (--volume-driver)",
@@ -157,10 +155,8 @@ fn modes(host: &HostConfig) -> Result<(), Error> {
     if !(matches!(pid, "" | "host") || named(pid)) {
         return Err(Error::invalid(format!("invalid PID mode: {pid}")));
     }
-    if !matches!(
-        host.ipc_mode.as_str(),
-        "" | "none" | "private" | "shareable" | "host"
-    ) {
+    let ipc = host.ipc_mode.as_str();
+    if !(matches!(ipc, "" | "none" | "private" | "shareable" | "host") || named(ipc)) {
         return Err(Error::invalid(format!(
             "invalid IPC mode: {}",
             host.ipc_mode
@@ -179,10 +175,10 @@ fn modes(host: &HostConfig) -> Result<(), Error> {
         )));
     }
     let network = host.network_mode.as_str();
-    if !(matches!(network, "" | "default" | "bridge" | "none" | "host") || named(network)) {
-        return Err(Error::not_implemented(format!(
-            "network {network}: user-defined networks are not supported yet"
-        )));
+    if network == "container" || network == "container:" {
+        return Err(Error::invalid(
+            "invalid container format container:<name|id>",
+        ));
     }
     if network.starts_with("container:") && host.dns.as_ref().is_some_and(|dns| !dns.is_empty()) {
         return Err(Error::invalid(
@@ -401,8 +397,7 @@ mod tests {
             (|c| c.nano_cpus = 3_000_000_000, "only 2 CPUs"),
             (|c| c.cpuset_cpus = "a".into(), "cpuset cpus"),
             (|c| c.publish_all_ports = true, "publishing ports"),
-            (|c| c.init = Some(true), "--init"),
-            (|c| c.network_mode = "mine".into(), "user-defined"),
+            (|c| c.ipc_mode = "container:".into(), "invalid IPC mode"),
             (|c| c.runtime = "kata".into(), "unknown or invalid runtime"),
             (|c| c.pid_mode = "x".into(), "invalid PID mode"),
             (|c| c.oom_score_adj = 2000, "oom score adj"),

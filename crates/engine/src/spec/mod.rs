@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_api::Error;
+use berth_api::container::HostConfig;
 use berth_store::Snapshot;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
@@ -22,6 +23,12 @@ use security::SecurityOptions;
 
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether the container's first process is the engine's init: asked for, or
+/// the daemon's default; not where the first process is another's.
+pub(crate) fn has_init(engine: &Engine, config: &HostConfig) -> bool {
+    config.init.unwrap_or(engine.0.config.init) && config.pid_mode.is_empty()
+}
 
 /// What the launcher gets.
 #[derive(Debug)]
@@ -105,14 +112,20 @@ fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>, E
     if config.uts_mode != "host" {
         list.push(new(LinuxNamespaceType::Uts));
     }
-    if config.ipc_mode != "host" {
+    let join = |kind, pid: i64, name: &str| {
+        let mut namespace = new(kind);
+        namespace.set_path(Some(PathBuf::from(format!("/proc/{pid}/ns/{name}"))));
+        namespace
+    };
+    if let Some(other) = config.ipc_mode.strip_prefix("container:") {
+        let pid = engine.pid_to_share_ipc(other)?;
+        list.push(join(LinuxNamespaceType::Ipc, pid, "ipc"));
+    } else if config.ipc_mode != "host" {
         list.push(new(LinuxNamespaceType::Ipc));
     }
     if let Some(other) = config.pid_mode.strip_prefix("container:") {
         let pid = engine.pid_to_join(other, "PID")?;
-        let mut namespace = new(LinuxNamespaceType::Pid);
-        namespace.set_path(Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))));
-        list.push(namespace);
+        list.push(join(LinuxNamespaceType::Pid, pid, "pid"));
     } else if config.pid_mode != "host" {
         list.push(new(LinuxNamespaceType::Pid));
     }
@@ -149,11 +162,7 @@ fn sysctls(record: &Record) -> Result<HashMap<String, String>, Error> {
 
 /// Only what a namespace of the container's own holds may be set, and nothing
 /// may hide in a value (CVE-2022-0811).
-pub(crate) fn check_sysctl(
-    config: &berth_api::container::HostConfig,
-    key: &str,
-    value: &str,
-) -> Result<(), Error> {
+pub(crate) fn check_sysctl(config: &HostConfig, key: &str, value: &str) -> Result<(), Error> {
     let dotted = key.replace('/', ".");
     let plain = !dotted.is_empty()
         && !dotted.contains("..")
@@ -176,6 +185,7 @@ pub(crate) fn check_sysctl(
         config.uts_mode != "host"
     } else {
         config.ipc_mode != "host"
+            && !config.ipc_mode.starts_with("container:")
             && (dotted.starts_with("fs.mqueue.")
                 || dotted.starts_with("kernel.shm")
                 || dotted.starts_with("kernel.msg")
@@ -193,7 +203,6 @@ pub(crate) fn check_sysctl(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use berth_api::container::HostConfig;
 
     #[test]
     fn sysctls_stay_in_their_namespaces() {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use berth_api::Error;
 use berth_api::container::Ulimit;
 use berth_api::exec::ExecConfig;
+use berth_monitor::protocol;
 use berth_store::{LayerLocation, Snapshot};
 use oci_spec::runtime::{
     Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
@@ -31,7 +32,11 @@ pub(crate) fn first(
 ) -> Result<Process, Error> {
     let config = &record.host_config;
     let groups = config.group_add.as_deref().unwrap_or_default();
-    let mut args = vec![record.path.clone()];
+    let mut args = Vec::new();
+    if super::has_init(engine, config) {
+        args.extend([protocol::INIT.to_owned(), "--".to_owned()]);
+    }
+    args.push(record.path.clone());
     args.extend(record.args.iter().cloned());
     let mut process = Process::default();
     process
@@ -84,8 +89,8 @@ pub(crate) fn further(
         .set_args(Some(exec.cmd.clone()))
         .set_env(Some(env));
     if !exec.user.is_empty() {
-        // The container's further groups belong to the container's user.
-        process.set_user(user(&exec.user, &[]));
+        let groups = record.host_config.group_add.as_deref().unwrap_or_default();
+        process.set_user(user(&exec.user, &supplementary(groups, snapshot)?));
     }
     if !exec.working_dir.is_empty() {
         process.set_cwd(PathBuf::from(&exec.working_dir));

@@ -5,6 +5,7 @@
 //! new launcher takes over from an old one without a moment in which no one
 //! listens, and enters its mount namespace to find the layer mounts.
 
+mod init;
 pub(crate) mod namespace;
 pub mod seal;
 
@@ -21,6 +22,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat, renameat};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, setsid};
 
+use self::init::Init;
 use crate::endpoint;
 use crate::monitor;
 use crate::protocol::{
@@ -59,6 +61,7 @@ struct Launcher {
     listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
     stopping: bool,
+    init: Init,
 }
 
 impl Launcher {
@@ -123,6 +126,7 @@ impl Launcher {
             listener: Some(listener),
             connections: Vec::new(),
             stopping: false,
+            init: Init::new(&options.exec_root),
         })
     }
 
@@ -216,6 +220,15 @@ impl Launcher {
     fn start(&mut self, start: Start, fds: Vec<OwnedFd>) {
         // A copy, for the case that there is no child to answer.
         let mut channel = fds.first().and_then(|channel| channel.try_clone().ok());
+        let init = match start.init.then(|| self.init.open()).transpose() {
+            Ok(init) => init,
+            Err(error) => {
+                if let Some(channel) = &channel {
+                    refuse(channel, Failure::System, error.to_string());
+                }
+                return;
+            }
+        };
         let copy = &mut channel;
         let launcher = &mut *self;
         let result = fork::fork(move || {
@@ -224,7 +237,12 @@ impl Launcher {
             *copy = None;
             launcher.listener = None;
             launcher.connections = Vec::new();
-            monitor::run(start, fds, &launcher.cgroups, &launcher.host_namespace)
+            let host = monitor::Surroundings {
+                cgroups: &launcher.cgroups,
+                namespace: &launcher.host_namespace,
+                init,
+            };
+            monitor::run(start, fds, &host)
         });
         if let Err(error) = result
             && let Some(channel) = &channel

@@ -12,6 +12,7 @@ mod process;
 mod requests;
 mod run_dir;
 mod serve;
+mod shm;
 mod start;
 mod streams;
 
@@ -24,9 +25,19 @@ use berth_sys::{fork, socket};
 use crate::launcher::warn;
 use crate::protocol::{Failure, FromMonitor, Start};
 
+/// What a monitor has from its launcher.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) cgroups: &'a Host,
+    /// The host's mount namespace.
+    pub(crate) namespace: &'a File,
+    /// A mount of the init program, when the container is to have one.
+    pub(crate) init: Option<OwnedFd>,
+}
+
 /// The whole life of a monitor, in a process just forked; returns its exit
 /// status. `fds` came with the start message.
-pub(crate) fn run(start: Start, fds: Vec<OwnedFd>, host: &Host, namespace: &File) -> u8 {
+pub(crate) fn run(start: Start, fds: Vec<OwnedFd>, host: &Surroundings<'_>) -> u8 {
     let mut fds = fds.into_iter();
     let Some(channel) = fds.next() else {
         warn("a start message came without a channel");
@@ -34,7 +45,7 @@ pub(crate) fn run(start: Start, fds: Vec<OwnedFd>, host: &Host, namespace: &File
     };
     let result = rustix::io::ioctl_fionbio(&channel, true)
         .map_err(|error| Failed::system("prepare the channel", error))
-        .and_then(|()| start::start(start, fds, host, namespace));
+        .and_then(|()| start::start(start, fds, host));
     match result {
         Ok(mut container) => {
             fork::trim_heap();

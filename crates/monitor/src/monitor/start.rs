@@ -2,25 +2,27 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use berth_cgroup::{Cgroup, Host};
+use berth_cgroup::Cgroup;
 use berth_runtime_core::{Create, Root, Stdio};
 use berth_seccomp::Program;
 use berth_sys::signals::{self, SignalFd};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::process::Signal;
 
-use super::Failed;
 use super::exit::{CgroupGuard, RunningState};
 use super::process::Process;
 use super::run_dir::RunDir;
 use super::serve::Container;
+use super::shm;
 use super::streams::Streams;
+use super::{Failed, Surroundings};
 use crate::launcher::namespace;
 use crate::log::Log;
 use crate::overlay;
-use crate::protocol::Start;
+use crate::protocol::{INIT, SHM, Start};
 use crate::timestamp::Timestamp;
 
 /// Makes and starts the container. On an error everything made so far is
@@ -28,8 +30,7 @@ use crate::timestamp::Timestamp;
 pub(super) fn start(
     start: Start,
     fds: std::vec::IntoIter<OwnedFd>,
-    host: &Host,
-    host_namespace: &File,
+    host: &Surroundings<'_>,
 ) -> Result<Container, Failed> {
     let signals = become_monitor().map_err(|error| Failed::system("set up the monitor", error))?;
     let fds = Descriptors::take(&start, fds)?;
@@ -39,18 +40,24 @@ pub(super) fn start(
     let run_dir = RunDir::create(&start.run_dir)?;
     let root = overlay::mount_detached(&start.root, run_dir.path())
         .map_err(|error| Failed::system("mount the root filesystem", error))?;
+    let shm = match &fds.shm {
+        Some(namespace) => Some(shm::open(namespace).map_err(|error| {
+            Failed::system("open the shared memory of the other container", error)
+        })?),
+        None => None,
+    };
     // From here on the host's own mounts: a disk mounted there after the
     // launcher began can be the source of a bind mount.
-    namespace::enter(host_namespace)
+    namespace::enter(host.namespace)
         .map_err(|error| Failed::system("return to the host's mount namespace", error))?;
     let log = Log::open(&start.log).map_err(|error| Failed::system("open the log", error))?;
     // What an earlier monitor left when it was killed; we hold its lock.
-    let group = CgroupGuard::new(Cgroup::open(host, &start.cgroup));
+    let group = CgroupGuard::new(Cgroup::open(host.cgroups, &start.cgroup));
     group
         .clear()
         .map_err(|error| Failed::system("remove the old control group", error))?;
     let resources = berth_runtime_core::resources(&spec)?;
-    Cgroup::create(host, &start.cgroup, Some(&resources))
+    Cgroup::create(host.cgroups, &start.cgroup, Some(&resources))
         .map_err(|error| Failed::system("create the control group", error))?;
 
     let pipes = if start.tty {
@@ -59,6 +66,13 @@ pub(super) fn start(
         let pipes = Streams::pipes(start.open_stdin, start.stdin_once);
         Some(pipes.map_err(|error| Failed::system("make pipes", error))?)
     };
+    let mut sources: Vec<(&Path, BorrowedFd<'_>)> = Vec::new();
+    sources.extend(
+        host.init
+            .as_ref()
+            .map(|tree| (Path::new(INIT), tree.as_fd())),
+    );
+    sources.extend(shm.as_ref().map(|tree| (Path::new(SHM), tree.as_fd())));
     let created = berth_runtime_core::create(&Create {
         spec: &spec,
         id: &start.id,
@@ -73,6 +87,7 @@ pub(super) fn start(
         cgroup: Some(group.group()),
         seccomp: seccomp.as_ref(),
         network: fds.network.as_ref().map(AsFd::as_fd),
+        sources: &sources,
         gate: false,
     })?;
     let started_at = Timestamp::now().to_string();
@@ -125,6 +140,7 @@ struct Descriptors {
     config: OwnedFd,
     seccomp: Option<OwnedFd>,
     network: Option<OwnedFd>,
+    shm: Option<File>,
     attached: Vec<OwnedFd>,
 }
 
@@ -146,6 +162,11 @@ impl Descriptors {
         } else {
             None
         };
+        let shm = if start.has_shm {
+            Some(next("the other container's mount namespace")?.into())
+        } else {
+            None
+        };
         let attached: Vec<OwnedFd> = fds.collect();
         if attached.len() != start.attach.len() {
             return Err(Failed::invalid(format!(
@@ -158,6 +179,7 @@ impl Descriptors {
             config,
             seccomp,
             network,
+            shm,
             attached,
         })
     }

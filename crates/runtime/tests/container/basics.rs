@@ -10,9 +10,9 @@ use crate::fixture::{Bundle, Files, kill, wait};
 
 crate::harness::tests!("basics":
     output_and_exit_code, the_words_of_missing_programs, a_clean_process, devices, hidden_paths,
-    names, terminal, gate, gate_reports_a_failed_start, gate_dies_with_its_parent, limits,
+    names, terminal, gate, gate_reports_a_failed_start, gate_dies_with_its_parent, gate_is_handed_on, limits,
     seccomp, seccomp_without_no_new_privileges, hooks_run_in_order, a_failing_hook_stops_it,
-    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, speed,
+    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, scheduling, speed,
 );
 
 fn output_and_exit_code() {
@@ -243,6 +243,48 @@ fn gate_dies_with_its_parent() {
     assert_eq!(status.unwrap().unwrap().exit_status(), Some(1));
 }
 
+/// `create` and `start` of the OCI command line: the maker ends, a process that it
+/// forked opens the gate.
+fn gate_is_handed_on() {
+    use berth_sys::clone::{Cloned, clone3};
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).unwrap();
+    let mut bundle = Bundle::script("echo ran; exit 5");
+    bundle.gate = true;
+    let files = Files::new();
+    let Cloned::Parent { pidfd: maker, .. } = clone3(0, None).unwrap() else {
+        let mut created = bundle
+            .create(files.stdio(), None)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let Cloned::Child = clone3(0, None).unwrap() else {
+            berth_sys::exec::exit(0)
+        };
+        // Until the maker is gone, and we are somebody else's child.
+        let maker = rustix::process::pidfd_open(
+            rustix::process::getppid().unwrap(),
+            rustix::process::PidfdFlags::empty(),
+        );
+        if let Ok(maker) = maker {
+            let mut ready = [rustix::event::PollFd::new(
+                &maker,
+                rustix::event::PollFlags::IN,
+            )];
+            let limit = rustix::event::Timespec {
+                tv_sec: 20,
+                tv_nsec: 0,
+            };
+            rustix::event::poll(&mut ready, Some(&limit)).unwrap();
+        }
+        berth_sys::exec::exit(u8::from(created.start().is_err()))
+    };
+    berth_sys::exec::reap(maker.as_fd());
+    let mut codes = Vec::new();
+    while let Ok(Some((_, status))) = rustix::process::wait(rustix::process::WaitOptions::empty()) {
+        codes.push(status.exit_status());
+    }
+    codes.sort();
+    assert_eq!(codes, [Some(0), Some(5)], "the keeper and the program");
+}
+
 fn limits() {
     let mut bundle =
         Bundle::script("ulimit -n; ulimit -c; umask; cat /proc/1/limits | grep 'Max processes'");
@@ -418,6 +460,52 @@ fn missing_cwd_is_made() {
         bundle.set("/process/cwd", json!("/a/new/one")).stdout(),
         "/a/new/one\n/a/new/one\n"
     );
+}
+
+fn scheduling() {
+    let mut bundle = Bundle::new();
+    bundle.set(
+        "/process/args",
+        json!([
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "busybox cut -d' ' -f19 /proc/self/stat; busybox ionice -p 1; uname -m"
+        ]),
+    );
+    bundle
+        .set(
+            "/process/scheduler",
+            json!({"policy": "SCHED_BATCH", "nice": 7}),
+        )
+        .set(
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 6}),
+        )
+        .set(
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0"}),
+        );
+    let native = bundle.stdout();
+    assert!(native.starts_with("7\nbest-effort: prio 6\n"), "{native}");
+    bundle.set("/linux/personality", json!({"domain": "LINUX32"}));
+    assert_ne!(bundle.stdout(), native, "the machine's name is the same");
+    for (pointer, value) in [
+        (
+            "/process/ioPriority",
+            json!({"class": "IOPRIO_CLASS_BE", "priority": 9}),
+        ),
+        (
+            "/linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "5000"}),
+        ),
+    ] {
+        let mut bundle = Bundle::new();
+        assert!(
+            matches!(bundle.set(pointer, value).refusal(), Error::Invalid(_)),
+            "{pointer}"
+        );
+    }
 }
 
 /// Not a benchmark: a start that is ten times slower than it should be.

@@ -9,13 +9,15 @@ use serde_json::json;
 use crate::fixture::{Bundle, Files, Sleeper, kill};
 
 crate::harness::tests!("defences":
-    cve_2019_5736_undumpable, cve_2019_19921_proc_is_a_link, cve_2021_30465_destination_is_a_link,
+    cve_2019_5736_undumpable, cve_2019_19921_proc_is_a_link,
+    cve_2021_30465_destination_is_a_link, cve_2021_30465_destination_is_swapped_meanwhile,
     cve_2022_0811_sysctls, cve_2022_29162_inheritable, cve_2023_25809_cgroup_is_read_only,
     cve_2024_21626_working_directory, cve_2024_21626_no_descriptor_leaks,
     cve_2024_45310_nothing_made_outside, cve_2025_31133_null_is_ours,
     cve_2025_52565_console_is_a_link, cve_2025_52565_pts_is_not_devpts,
     cve_2025_52881_sysctl_through_our_own_proc, cve_2026_41579_dev_is_a_link,
-    cve_2026_30892_user_strings, device_nodes_of_the_image_are_checked, masked_files_cannot_be_changed_for_the_host,
+    cve_2026_30892_user_strings, device_nodes_of_the_image_are_checked,
+    masked_files_cannot_be_changed_for_the_host,
     masked_paths_through_links_stay_inside, a_killed_parent_leaves_nothing,
 );
 
@@ -69,6 +71,47 @@ fn cve_2021_30465_destination_is_a_link() {
         .bind(&source, "/climbing", &["bind"]);
     assert_eq!(bundle.stdout(), "content\n");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// Another process exchanges the destination with a link to the host, all the time.
+/// The mount may land on either name inside, or fail: never outside.
+fn cve_2021_30465_destination_is_swapped_meanwhile() {
+    use berth_sys::clone::{Cloned, clone3};
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let mut bundle = Bundle::script("exit 0");
+    let outside = bundle.path().join("outside");
+    let source = bundle.path().join("source");
+    fs::create_dir(&outside).unwrap();
+    fs::create_dir(&source).unwrap();
+    let (place, link) = (bundle.rootfs().join("place"), bundle.rootfs().join("link"));
+    fs::create_dir(&place).unwrap();
+    symlink(&outside, &link).unwrap();
+    bundle.bind(&source, "/place/deep", &["bind"]);
+    bundle.push(
+        "/mounts",
+        json!({"destination": "/place/other", "type": "tmpfs", "source": "tmpfs"}),
+    );
+    let Cloned::Parent { pid, pidfd } = clone3(0, None).unwrap() else {
+        loop {
+            let _ = renameat_with(CWD, &place, CWD, &link, RenameFlags::EXCHANGE);
+        }
+    };
+    let mut started = 0;
+    for _ in 0..60 {
+        started += usize::from(bundle.run().is_ok());
+        assert_eq!(
+            fs::read_dir(&outside).unwrap().count(),
+            0,
+            "something was made outside"
+        );
+    }
+    println!("{started} of 60 started");
+    kill(&berth_runtime_core::Started {
+        pid,
+        pidfd,
+        console: None,
+    });
+    assert!(started > 0);
 }
 
 fn cve_2022_0811_sysctls() {

@@ -2,13 +2,13 @@
 
 use std::os::fd::AsFd as _;
 
-use berth_runtime_core::{Error, Stdio, probe};
+use berth_runtime_core::{Error, Stdio};
 use serde_json::json;
 
 use crate::fixture::{Bundle, Files, Sleeper, wait};
 
 crate::harness::tests!("exec":
-    output_and_exit_code, joins_every_namespace, the_old_ways, the_words_of_missing_programs,
+    output_and_exit_code, joins_every_namespace, the_words_of_missing_programs,
     user_and_capabilities, terminal, the_parent_stays_at_home, a_dead_container, user_namespace,
     shared_pid_namespace, cwd_must_be_inside, speed,
 );
@@ -49,12 +49,6 @@ fn joins_every_namespace() {
     check_namespaces(&sleeper);
     let text = sleeper.exec(json!({"args": ["sh", "-c", "hostname; ps | grep -c sleep; ls /"]}));
     assert!(text.unwrap().stdout.starts_with("box\n"));
-}
-
-fn the_old_ways() {
-    probe::force(probe::Ways::OLD);
-    let sleeper = sleeper();
-    check_namespaces(&sleeper);
 }
 
 fn the_words_of_missing_programs() {
@@ -141,20 +135,17 @@ fn a_dead_container() {
 }
 
 fn user_namespace() {
-    for ways in [probe::Ways::NEW, probe::Ways::OLD] {
-        probe::force(ways);
-        let mut bundle = Bundle::new();
-        crate::namespaces::map_user(&mut bundle);
-        let sleeper = Sleeper::new(bundle);
-        check_namespaces(&sleeper);
-        let output = sleeper
-            .exec(json!({"args": ["sh", "-c", "id -u; cat /proc/self/uid_map; grep CapEff /proc/self/status"]}))
-            .unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(
-            output.stdout,
-            "0\n         0     100000      65536\nCapEff:\t00000000a80425fb\n"
-        );
-    }
+    let mut bundle = Bundle::new();
+    crate::namespaces::map_user(&mut bundle);
+    let sleeper = Sleeper::new(bundle);
+    check_namespaces(&sleeper);
+    let output = sleeper
+        .exec(json!({"args": ["sh", "-c", "id -u; cat /proc/self/uid_map; grep CapEff /proc/self/status"]}))
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        output.stdout,
+        "0\n         0     100000      65536\nCapEff:\t00000000a80425fb\n"
+    );
 }
 
 fn shared_pid_namespace() {

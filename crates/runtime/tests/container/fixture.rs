@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::Cgroup;
 use berth_runtime_core::{Create, Created, Error, Exec, Root, Started, Stdio, create, exec};
 use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
@@ -18,6 +19,7 @@ pub(crate) struct Bundle {
     pub(crate) config: Value,
     pub(crate) seccomp: Option<Program>,
     pub(crate) gate: bool,
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 /// How a program ended and what it wrote.
@@ -79,6 +81,7 @@ impl Bundle {
             config: docker_config(),
             seccomp: None,
             gate: false,
+            cgroup: None,
         }
     }
 
@@ -153,15 +156,29 @@ impl Bundle {
         stdio: Stdio<'_>,
         network: Option<BorrowedFd<'_>>,
     ) -> Result<Created, Error> {
+        self.create_with(Root::Bundle(self.path()), stdio, network)
+    }
+
+    pub(crate) fn create_on(&self, root: Root<'_>, stdio: Stdio<'_>) -> Result<Created, Error> {
+        self.create_with(root, stdio, None)
+    }
+
+    fn create_with(
+        &self,
+        root: Root<'_>,
+        stdio: Stdio<'_>,
+        network: Option<BorrowedFd<'_>>,
+    ) -> Result<Created, Error> {
         let spec = self.spec();
         create(&Create {
             spec: &spec,
             id: "test",
-            root: Root::Bundle(self.path()),
+            root,
             stdio,
-            cgroup: None,
+            cgroup: self.cgroup.as_ref(),
             seccomp: self.seccomp.as_ref(),
             network,
+            sources: &[],
             gate: self.gate,
         })
     }
@@ -290,7 +307,7 @@ impl Sleeper {
             pidfd: self.created.process.pidfd.as_fd(),
             process,
             stdio,
-            cgroup: None,
+            cgroup: self.bundle.cgroup.as_ref(),
             seccomp: None,
         })
     }

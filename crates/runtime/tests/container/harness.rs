@@ -1,8 +1,11 @@
 //! A test harness without threads: each test runs alone in a process of its own,
-//! in its own mount namespace. Speaks as much of libtest's command line as cargo
-//! test and nextest use.
+//! in its own mount namespace, twice: as the kernel allows, and with nothing but
+//! the fallbacks. Speaks as much of libtest's command line as cargo test and nextest
+//! use.
 
 use std::process::Command;
+
+use berth_runtime_core::probe::{self, Ways};
 
 pub(crate) type Test = (&'static str, fn());
 
@@ -15,41 +18,33 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
+/// In front of a test's name when the fallbacks are forced.
+const OLD: &str = "old_ways::";
+
 pub(crate) fn main(tests: &[Test]) {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    let filters: Vec<&String> = args
+    let names: Vec<String> = ["", OLD]
         .iter()
-        .filter(|arg| !arg.starts_with('-') && *arg != "terse")
+        .flat_map(|prefix| tests.iter().map(move |(name, _)| format!("{prefix}{name}")))
         .collect();
     if has("--list") {
         // None is ignored by default.
-        for (name, _) in tests.iter().filter(|_| !has("--ignored")) {
+        for name in names.iter().filter(|_| !has("--ignored")) {
             println!("{name}: test");
         }
         return;
     }
-    let chosen: Vec<&Test> = tests
+    let filters: Vec<&String> = args
         .iter()
-        .filter(|(name, _)| {
-            filters.is_empty()
-                || filters.iter().any(|filter| {
-                    if has("--exact") {
-                        *name == filter.as_str()
-                    } else {
-                        name.contains(*filter)
-                    }
-                })
-        })
+        .filter(|arg| !arg.starts_with('-') && *arg != "terse")
         .collect();
-    if let ([(_, test)], true) = (chosen.as_slice(), has("--exact")) {
-        isolate();
-        test();
-        return;
+    if let ([name], true) = (filters.as_slice(), has("--exact")) {
+        return run(tests, name);
     }
-    let failed: Vec<&str> = chosen
+    let failed: Vec<&String> = names
         .iter()
-        .map(|(name, _)| *name)
+        .filter(|name| filters.is_empty() || filters.iter().any(|part| name.contains(*part)))
         .filter(|name| {
             let status = Command::new("/proc/self/exe")
                 .args(["--exact", name])
@@ -66,6 +61,19 @@ pub(crate) fn main(tests: &[Test]) {
         eprintln!("failed: {failed:?}");
         std::process::exit(1);
     }
+}
+
+fn run(tests: &[Test], name: &str) {
+    if name.starts_with(OLD) {
+        probe::force(Ways::OLD);
+    }
+    let name = name.trim_start_matches(OLD);
+    let (_, test) = tests
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("no such test");
+    isolate();
+    test();
 }
 
 fn isolate() {

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::os::fd::AsFd as _;
 
-use berth_runtime_core::probe::{self, Features};
+use berth_runtime_core::probe::Features;
 use serde_json::json;
 
 use crate::fixture::{Bundle, Files, Sleeper, wait};
 
 crate::harness::tests!("namespaces":
-    all_are_new, the_old_ways, host_ones_when_not_listed, joined_by_path, network_by_descriptor,
+    all_are_new, host_ones_when_not_listed, joined_by_path, network_by_descriptor,
     user, user_with_joined_network, joined_user, time_offsets, the_parent_stays_at_home,
     features_are_found,
 );
@@ -45,7 +45,7 @@ fn own(name: &str) -> String {
         .to_string()
 }
 
-fn check_all_new() {
+fn all_are_new() {
     let text = Bundle::script(LIST).stdout();
     for (line, name) in text
         .lines()
@@ -55,18 +55,6 @@ fn check_all_new() {
         assert_ne!(line, own(name));
     }
     assert_eq!(text.lines().last().unwrap(), own("user"));
-}
-
-fn all_are_new() {
-    check_all_new();
-}
-
-fn the_old_ways() {
-    probe::force(probe::Ways::OLD);
-    check_all_new();
-    let own_time = own("time_for_children");
-    check_all_new();
-    assert_eq!(own_time, own("time_for_children"));
 }
 
 fn host_ones_when_not_listed() {
@@ -131,22 +119,20 @@ fn network_by_descriptor() {
 }
 
 fn user() {
-    for ways in [probe::Ways::NEW, probe::Ways::OLD] {
-        probe::force(ways);
-        let mut bundle = Bundle::script(
-            "id -u; id -g; id -G; cat /proc/self/uid_map; stat -c '%u:%g' /etc/passwd /dev/pts; \
-             touch /root/new && stat -c %u /root/new; echo x > /dev/null; stat -c '%F %t:%T' /dev/null; \
-             cat /proc/self/oom_score_adj",
-        );
-        map_user(&mut bundle);
-        bundle.set("/process/oomScoreAdj", json!(100));
-        let expected = "0\n0\n0\n         0     100000      65536\n0:0\n0:0\n0\ncharacter special file 1:3\n100\n";
-        assert_eq!(bundle.stdout(), expected);
-        let owner = std::os::unix::fs::MetadataExt::uid(
-            &std::fs::metadata(bundle.rootfs().join("root/new")).unwrap(),
-        );
-        assert_eq!(owner, 100_000);
-    }
+    let mut bundle = Bundle::script(
+        "id -u; id -g; id -G; cat /proc/self/uid_map; stat -c '%u:%g' /etc/passwd /dev/pts; \
+         touch /root/new && stat -c %u /root/new; echo x > /dev/null; stat -c '%F %t:%T' /dev/null; \
+         cat /proc/self/oom_score_adj",
+    );
+    map_user(&mut bundle);
+    bundle.set("/process/oomScoreAdj", json!(100));
+    let expected =
+        "0\n0\n0\n         0     100000      65536\n0:0\n0:0\n0\ncharacter special file 1:3\n100\n";
+    assert_eq!(bundle.stdout(), expected);
+    let owner = std::os::unix::fs::MetadataExt::uid(
+        &std::fs::metadata(bundle.rootfs().join("root/new")).unwrap(),
+    );
+    assert_eq!(owner, 100_000);
     let mut bundle = Bundle::new();
     map_user(&mut bundle);
     bundle.set("/linux/uidMappings", json!([]));
@@ -157,34 +143,31 @@ fn user() {
 fn user_with_joined_network() {
     let namespace = Sleeper::new(Bundle::new());
     let path = format!("/proc/{}/ns/net", namespace.created.process.pid);
-    for ways in [probe::Ways::NEW, probe::Ways::OLD] {
-        probe::force(ways);
-        let mut bundle = Bundle::script("readlink /proc/self/ns/net; id -u; echo $$");
-        map_user(&mut bundle);
-        bundle.without_namespace("network");
-        bundle.push(
-            "/linux/namespaces",
-            json!({"type": "network", "path": path}),
-        );
-        // The network belongs to another user namespace: its parameters and sysfs
-        // are not the container's.
-        bundle
-            .set("/linux/sysctl", json!({}))
-            .without_mount("/sys")
-            .without_mount("/sys/fs/cgroup");
-        let text = bundle.stdout();
-        let expected = std::fs::read_link(&path).unwrap();
-        assert_eq!(text, format!("{}\n0\n1\n", expected.display()));
-        // The stage has been reaped.
-        let left = rustix::process::waitid(
-            rustix::process::WaitId::All,
-            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
-        );
-        assert!(
-            left.unwrap().is_none(),
-            "a process besides the sleeper is left"
-        );
-    }
+    let mut bundle = Bundle::script("readlink /proc/self/ns/net; id -u; echo $$");
+    map_user(&mut bundle);
+    bundle.without_namespace("network");
+    bundle.push(
+        "/linux/namespaces",
+        json!({"type": "network", "path": path}),
+    );
+    // The network belongs to another user namespace: its parameters and sysfs
+    // are not the container's.
+    bundle
+        .set("/linux/sysctl", json!({}))
+        .without_mount("/sys")
+        .without_mount("/sys/fs/cgroup");
+    let text = bundle.stdout();
+    let expected = std::fs::read_link(&path).unwrap();
+    assert_eq!(text, format!("{}\n0\n1\n", expected.display()));
+    // The stage has been reaped.
+    let left = rustix::process::waitid(
+        rustix::process::WaitId::All,
+        rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
+    );
+    assert!(
+        left.unwrap().is_none(),
+        "a process besides the sleeper is left"
+    );
 }
 
 fn joined_user() {
