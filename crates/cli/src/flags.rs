@@ -65,6 +65,9 @@ impl Kind {
     }
 }
 
+/// Whether a value is one, or why not.
+pub(crate) type Check = fn(&str) -> Result<(), String>;
+
 /// One flag of one command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flag {
@@ -76,7 +79,7 @@ pub(crate) struct Flag {
     pub(crate) default: &'static str,
     pub(crate) hidden: bool,
     /// A further check of each value while parsing.
-    check: Option<fn(&str) -> Result<(), String>>,
+    check: Option<Check>,
 }
 
 pub(crate) const fn flag(name: &'static str, kind: Kind, usage: &'static str) -> Flag {
@@ -104,7 +107,7 @@ impl Flag {
         self.hidden = true;
         self
     }
-    pub(crate) const fn check(mut self, check: fn(&str) -> Result<(), String>) -> Self {
+    pub(crate) const fn check(mut self, check: Check) -> Self {
         self.check = Some(check);
         self
     }
@@ -399,7 +402,7 @@ fn magnitude(digits: &str) -> Result<u64, std::num::IntErrorKind> {
     if body.starts_with(['+', '-']) {
         return Err(std::num::IntErrorKind::InvalidDigit);
     }
-    u64::from_str_radix(body, radix).map_err(|error| error.kind().clone())
+    u64::from_str_radix(body, radix).map_err(|error| *error.kind())
 }
 
 pub(crate) fn go_number_error(function: &str, text: &str, kind: &std::num::IntErrorKind) -> String {

@@ -1,10 +1,11 @@
 //! A listener that answers like an engine and keeps what it was asked.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::Value;
 
@@ -89,7 +90,7 @@ fn serve(connection: UnixStream, log: &Mutex<Vec<Recorded>>) {
                     .collect(),
                 body: serde_json::from_slice(&body)
                     .map(without_defaults)
-                    .unwrap_or(Value::String(String::from_utf8_lossy(&body).into_owned())),
+                    .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned())),
             });
         }
         let detach = String::from_utf8_lossy(&body).contains(r#""Detach":true"#);
@@ -185,12 +186,16 @@ const NETWORKS: &str = r#"[{"Name":"host","Id":"1123456789abcdef0123","Scope":"l
 
 const HISTORY: &str = r#"[{"Id":"sha256:0123456789abcdef0123","Created":NOW,"CreatedBy":"/bin/sh -c #(nop) CMD [\"sh\"] and very much more text","Size":0,"Comment":"c"},{"Id":"<missing>","Created":NOW,"CreatedBy":"ADD x","Size":4321000,"Comment":""}]"#;
 
-/// Far enough back that the seconds between two runs do not show.
+/// The same for both clients, and far enough back that the seconds between two
+/// runs do not show.
 fn now() -> u64 {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    now.as_secs() - 3 * 86400 - 60
+    static NOW: OnceLock<u64> = OnceLock::new();
+    *NOW.get_or_init(|| {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        now.as_secs() - 3 * 86400 - 60
+    })
 }
 
 fn read_chunks(input: &mut impl BufRead) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Commands that do one thing to each container named: stop, kill, rm, …
 
 use berth_api::container::WaitResponse;
+use futures_util::stream::{self, StreamExt as _};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -9,16 +10,30 @@ use crate::output::{print_line, warn};
 use crate::transport::{Request, segment};
 use crate::tree::Outcome;
 
-/// Sends a request per name and prints the names that went well. All are tried;
-/// the failures follow, one per line.
+/// Requests under way at once.
+const PARALLEL: usize = 50;
+
+/// Sends a request per name, many at once (each of ten stops may take ten
+/// seconds), and prints the names that went well, in their order. All are
+/// tried; the failures follow, one per line.
 async fn each(context: &Context, names: &[String], request: impl Fn(&str) -> Request) -> Outcome {
+    let mut replies = stream::iter(names)
+        .map(|name| {
+            let request = request(name);
+            async move { (name, context.done(request).await) }
+        })
+        .buffered(PARALLEL);
     let mut failures = Vec::new();
-    for name in names {
-        match context.done(request(name)).await {
+    while let Some((name, reply)) = replies.next().await {
+        match reply {
             Ok(()) => print_line(name),
             Err(failure) => failures.push(failure.message),
         }
     }
+    all_done(&failures)
+}
+
+fn all_done(failures: &[String]) -> Outcome {
     if failures.is_empty() {
         Ok(0)
     } else {
@@ -95,29 +110,31 @@ pub(crate) async fn rename(context: &Context, args: &Parsed) -> Outcome {
 
 pub(crate) async fn rm(context: &Context, args: &Parsed) -> Outcome {
     let force = args.on("force");
+    let mut replies = stream::iter(&args.words)
+        .map(|name| {
+            let name = name.trim_matches('/');
+            let request = Request::delete(format!("/containers/{}", segment(name)))
+                .query_flag("force", force)
+                .query_flag("link", args.on("link"))
+                .query_flag("v", args.on("volumes"));
+            async move {
+                if name.is_empty() {
+                    return (name, Err(Failure::new("Container name cannot be empty")));
+                }
+                (name, context.done(request).await)
+            }
+        })
+        .buffered(PARALLEL);
     let mut failures = Vec::new();
-    for name in &args.words {
-        let name = name.trim_matches('/');
-        if name.is_empty() {
-            failures.push("Container name cannot be empty".to_owned());
-            continue;
-        }
-        let request = Request::delete(format!("/containers/{}", segment(name)))
-            .query_flag("force", force)
-            .query_flag("link", args.on("link"))
-            .query_flag("v", args.on("volumes"));
-        match context.done(request).await {
+    while let Some((name, reply)) = replies.next().await {
+        match reply {
             Ok(()) => print_line(name),
             // What shall be gone is gone.
             Err(failure) if force && failure.is_not_found() => warn(&failure.message),
             Err(failure) => failures.push(failure.message),
         }
     }
-    if failures.is_empty() {
-        Ok(0)
-    } else {
-        Err(Failure::new(failures.join("\n")))
-    }
+    all_done(&failures)
 }
 
 /// `wait`: prints each one's exit status.
@@ -132,9 +149,5 @@ pub(crate) async fn wait(context: &Context, args: &Parsed) -> Outcome {
             Err(failure) => failures.push(failure.message),
         }
     }
-    if failures.is_empty() {
-        Ok(0)
-    } else {
-        Err(Failure::new(failures.join("\n")))
-    }
+    all_done(&failures)
 }

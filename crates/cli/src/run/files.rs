@@ -78,14 +78,14 @@ mod tests {
         .unwrap();
         let path = path.display().to_string();
         let home = std::env::var("HOME").unwrap();
-        let all = environment(&[path.clone()], &["C=3".to_owned(), "NOT_SET".to_owned()]).unwrap();
+        let all = environment(std::slice::from_ref(&path), &["C=3".to_owned(), "NOT_SET".to_owned()]).unwrap();
         assert_eq!(
             all,
             ["A=1", "B=x y ", &format!("HOME={home}"), "C=3", "NOT_SET"]
         );
         std::fs::write(&path, "a b=1").unwrap();
         assert_eq!(
-            environment(&[path.clone()], &[]).unwrap_err(),
+            environment(std::slice::from_ref(&path), &[]).unwrap_err(),
             "variable 'a b' contains whitespaces"
         );
         std::fs::write(&path, "=1").unwrap();

@@ -144,10 +144,11 @@ fn healthcheck(args: &Parsed) -> Result<Option<Healthcheck>, String> {
 }
 
 fn host_config(args: &Parsed, network_mode: String) -> Result<HostConfig, String> {
-    let swappiness = args
-        .changed("memory-swappiness")
-        .then(|| args.int("memory-swappiness"))
-        .unwrap_or(-1);
+    let swappiness = if args.changed("memory-swappiness") {
+        args.int("memory-swappiness")
+    } else {
+        -1
+    };
     if !(-1..=100).contains(&swappiness) {
         return Err(format!(
             "invalid value: {swappiness}. Valid memory swappiness range is 0-100"

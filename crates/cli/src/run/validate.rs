@@ -116,7 +116,7 @@ pub(crate) fn cgroup_rule(text: &str) -> Result<(), String> {
     }
 }
 
-fn device_and<'a>(text: &'a str) -> Result<(&'a str, &'a str), String> {
+fn device_and(text: &str) -> Result<(&str, &str), String> {
     let (path, value) = text
         .split_once(':')
         .ok_or_else(|| format!("bad format: {text}"))?;
