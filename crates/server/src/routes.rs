@@ -162,7 +162,7 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn name(method: &Method, path: &str) -> Option<&str> {
+    fn name<'a>(method: &Method, path: &'a str) -> Option<&'a str> {
         find(method, path, ApiVersion::MAX).map(|(_, name)| name)
     }
 
