@@ -44,3 +44,13 @@ if ! cargo nextest --version >/dev/null 2>&1; then
     echo 'Installing: cargo-nextest'
     cargo install --quiet --locked --target "$(rustc -vV | sed -n 's/^host: //p')" cargo-nextest
 fi
+
+# docker-py, for the tests that drive berth with it.
+venv=$(dirname "$0")/../.cache/venv
+docker_py=7.1.0
+if [ "$("$venv/bin/python" -c 'import docker; print(docker.__version__)' 2>/dev/null)" != "$docker_py" ]; then
+    echo "Installing: docker-py $docker_py into .cache/venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "docker==$docker_py"
+fi

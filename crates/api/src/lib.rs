@@ -19,6 +19,7 @@ pub mod exec;
 pub mod filters;
 pub mod frame;
 pub mod image;
+pub mod isolation;
 pub mod network;
 pub mod progress;
 pub mod stats;

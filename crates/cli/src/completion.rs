@@ -202,7 +202,7 @@ fn ask<T: serde::de::DeserializeOwned>(program: &str, global: &Parsed, request: 
     let Ok(mut context) = Context::new(program, global) else {
         return Vec::new();
     };
-    context.host_is_default = false;
+    context.on_demand = None;
     context.block_on(context.json(request)).unwrap_or_default()
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 
 use berth_api::version::ApiVersion;
 
+use crate::autostart::OnDemand;
 use crate::config::{self, ConfigFile};
 use crate::failure::Failure;
 use crate::flags::Parsed;
@@ -15,8 +16,8 @@ pub(crate) struct Context {
     /// "berth" or "docker".
     pub(crate) program: String,
     pub(crate) host: Host,
-    /// Nobody named a host, so an engine may be started on the default one.
-    pub(crate) host_is_default: bool,
+    /// The engine to start if none answers at `host`.
+    pub(crate) on_demand: Option<OnDemand>,
     pub(crate) config: ConfigFile,
     /// The version in request paths; lowered when the engine is older.
     pub(crate) version: Cell<ApiVersion>,
@@ -98,8 +99,8 @@ impl Context {
             .map_err(|error| Failure::new(format!("cannot start the event loop: {error}")))?;
         Ok(Self {
             program: program.to_owned(),
+            on_demand: OnDemand::for_host(named.as_deref(), &environment),
             host,
-            host_is_default: named.is_none(),
             config,
             version: Cell::new(version),
             version_is_fixed,

@@ -408,3 +408,72 @@ fn the_runtime_cannot_be_overwritten() {
         before
     );
 }
+
+#[test]
+fn isolation_is_shown_as_it_is() {
+    let engine = Engine::start();
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--name",
+            "held",
+            "-m",
+            "64m",
+            "--pids-limit",
+            "50",
+            "busybox",
+            "sleep",
+            "600",
+        ])
+        .ok();
+    let text = engine.berth(&["isolation", "held"]).ok();
+    for words in [
+        "Namespaces      ",
+        "ipc mnt net pid",
+        "Seccomp         filter",
+        "of 64MiB",
+        "chown dac_override",
+        "1 read-only, shared",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    assert!(!text.contains("Loosened"), "{text}");
+    engine
+        .berth(&[
+            "run",
+            "-d",
+            "--name",
+            "loose",
+            "--privileged",
+            "--pid",
+            "host",
+            "busybox",
+            "sleep",
+            "600",
+        ])
+        .ok();
+    let text = engine.berth(&["isolation", "loose"]).ok();
+    for words in [
+        "Seccomp         none",
+        "Loosened        privileged",
+        "Loosened        sees and can signal",
+        "sys_admin",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    let json = engine
+        .berth(&["isolation", "--format", "json", "loose"])
+        .ok();
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let pid = value["Namespaces"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|namespace| namespace["Kind"] == "pid")
+        .unwrap();
+    assert_eq!(pid["SharedWithHost"], true);
+    engine
+        .berth(&["isolation", "nobody"])
+        .fails(1, "No such container: nobody");
+}

@@ -95,8 +95,10 @@ impl Engine {
     pub async fn close(&self) {
         self.0.closing.store(true, Ordering::SeqCst);
         for container in self.index().all() {
+            let mut live = container.live();
             // The monitor notices that nobody listens, and goes on.
-            container.live().channel = None;
+            live.channel = None;
+            live.checks = None;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use berth_api::Error;
 use berth_api::exec::{ExecConfig, ExecCreated, ExecInspect, ProcessConfig};
@@ -335,12 +336,22 @@ impl Engine {
             exec.running = false;
             exec.exit_code = Some(i64::from(exit_code));
         }
+        container.notify();
         let record = container.record().clone();
         let details = [
             ("execID", id.to_owned()),
             ("exitCode", exit_code.to_string()),
         ];
         self.container_event(&record, "exec_die", &details);
+    }
+
+    /// The exit code of an exec of ours, which nobody asks for again.
+    pub(crate) async fn exec_code(&self, id: &str, patience: Duration) -> Option<i64> {
+        let container = self.0.execs.lock().get(id)?.container.clone();
+        let runs = || self.0.execs.lock().get(id).is_some_and(|exec| exec.running);
+        let ended = container.until(|_| !runs());
+        tokio::time::timeout(patience, ended).await.ok()?;
+        self.0.execs.lock().remove(id)?.exit_code
     }
 
     /// The container has ended, and with it whatever ran in it.

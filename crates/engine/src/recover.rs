@@ -13,7 +13,7 @@ use berth_monitor::protocol::{ExitRecord, FromMonitor, ToMonitor};
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, monitor, time};
+use crate::{files, health, monitor, time};
 
 /// How long a monitor that was just forked may take to listen.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -160,7 +160,11 @@ async fn adopt(engine: &Engine, container: &Arc<Container>) -> bool {
         state.paused = paused;
         state.pid = i64::from(pid);
         state.started_at = started_at;
+        if record.state.health.is_none() {
+            record.state.health = health::fresh(record);
+        }
     });
+    engine.update_health(container);
     true
 }
 

@@ -64,9 +64,12 @@ impl Volumes {
         Ok(())
     }
 
-    pub(crate) fn remove_anonymous(&self, record: &Record) {
+    /// Removes what was made with a container, unless another one has it too
+    /// (`--volumes-from`).
+    pub(crate) fn remove_anonymous(&self, record: &Record, used: impl Fn(&str) -> bool) {
         for mount in &record.mounts {
-            if mount.anonymous && files::is_id(&mount.point.name) {
+            let name = &mount.point.name;
+            if mount.anonymous && files::is_id(name) && !used(name) {
                 let path = self.root.join(&mount.point.name);
                 if let Err(error) = fs::remove_dir_all(&path) {
                     tracing::warn!("remove the volume {}: {error}", path.display());
@@ -230,10 +233,13 @@ mod tests {
                 .unwrap()
                 .is_symlink()
         );
-        volumes.remove_anonymous(&Record {
+        let record = Record {
             mounts: mounts.to_vec(),
             ..Record::default()
-        });
+        };
+        volumes.remove_anonymous(&record, |_| true);
+        assert!(data.exists());
+        volumes.remove_anonymous(&record, |_| false);
         assert!(!data.exists());
         fs::remove_dir_all(dir).unwrap();
     }

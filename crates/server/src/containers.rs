@@ -74,6 +74,11 @@ pub(crate) async fn top(call: Call) -> Result<Reply, Error> {
     reply::ok(&call.engine.container_top(&call.name, ps_args).await?)
 }
 
+/// An operation of berth's own.
+pub(crate) async fn isolation(call: Call) -> Result<Reply, Error> {
+    reply::ok(&call.engine.container_isolation(&call.name).await?)
+}
+
 /// One operation on one container that answers with nothing.
 macro_rules! simple {
     ($call:ident, |$engine:ident, $name:ident| $work:expr) => {{

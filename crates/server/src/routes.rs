@@ -48,6 +48,7 @@ static ROUTES: &[Route] = table! {
     POST   "/containers/prune"           25 => containers::prune;
     GET    "/containers/{}/json"         24 => containers::inspect;
     GET    "/containers/{}/top"          24 => containers::top;
+    GET    "/containers/{}/isolation"    24 => containers::isolation;
     GET    "/containers/{}/logs"         24 => containers::logs;
     GET    "/containers/{}/stats"        24 => containers::stats;
     POST   "/containers/{}/start"        24 => containers::start;

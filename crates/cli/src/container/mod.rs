@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod exec;
+pub(crate) mod isolation;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ls;

@@ -28,8 +28,11 @@ pub(super) async fn open(context: &Context) -> Result<Connection, Failure> {
                 error.kind(),
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused
             );
-            if nobody && context.host_is_default && autostart::wanted() {
-                autostart::start(path)?;
+            if let Some(engine) = &context.on_demand
+                && nobody
+                && autostart::wanted()
+            {
+                autostart::start(path, engine)?;
                 return UnixStream::connect(path)
                     .await
                     .map(Either::Left)

@@ -324,6 +324,15 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |cx, args| Box::pin(container::lifecycle::stop(cx, args)),
     },
     Command {
+        names: &["container isolation", "isolation"],
+        usage: "CONTAINER",
+        about: "Show what isolates a running container",
+        flags: &[&[flag("format", Text, "'json': print in JSON format")]],
+        words: Words::Exactly(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(container::isolation::isolation(cx, args)),
+    },
+    Command {
         names: &["container top", "top"],
         usage: "CONTAINER [ps OPTIONS]",
         about: "Display the running processes of a container",

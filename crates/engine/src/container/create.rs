@@ -6,11 +6,11 @@ use berth_api::Error;
 use berth_api::container::{Config, CreateRequest, CreateResponse, HostConfig};
 use berth_store::Image;
 
-use super::{Container, Record, names, validate};
+use super::{Container, MountRecord, Record, names, validate};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
 use crate::spec::{mounts, process, security};
-use crate::{files, images, time};
+use crate::{files, health, images, time};
 
 /// Names tried before giving up.
 const ATTEMPTS: usize = 6;
@@ -43,14 +43,7 @@ impl Engine {
         }
         let image = self.find_image(&config.image)?;
         check_platform(platform, &image)?;
-        if config
-            .healthcheck
-            .as_ref()
-            .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
-        {
-            return Err(Error::not_implemented("healthchecks: not supported yet"));
-        }
-        merge_image(&mut config, &images::config_of(&image)?, &mut warnings);
+        merge_image(&mut config, &images::config_of(&image)?);
         if config
             .entrypoint
             .as_ref()
@@ -73,7 +66,8 @@ impl Engine {
                 *mode = format!("container:{}", other.id);
             }
         }
-        let mounts = mounts::parse(&config, &host_config)?;
+        let inherited = self.inherited_mounts(&host_config)?;
+        let mounts = mounts::parse(&config, &host_config, inherited)?;
         let id =
             files::random_id().map_err(|error| Error::system(format!("make an ID: {error}")))?;
         self.fill_hostname(&mut config, &host_config, &id)?;
@@ -114,6 +108,25 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// `--volumes-from`: what other containers have mounted, the later ones
+    /// first.
+    fn inherited_mounts(&self, host: &HostConfig) -> Result<Vec<MountRecord>, Error> {
+        let mut list: Vec<MountRecord> = Vec::new();
+        for text in host.volumes_from.iter().flatten() {
+            let (name, mode) = text.split_once(':').unwrap_or((text, "rw"));
+            let read_only = mounts::inherit_mode(mode)?;
+            let other = self.find(name)?;
+            let theirs = other.record().mounts.clone();
+            for mount in theirs {
+                if mount.point.r#type != "tmpfs" {
+                    list.retain(|have| have.point.destination != mount.point.destination);
+                    list.push(mounts::inherit(mount, read_only));
+                }
+            }
+        }
+        Ok(list)
     }
 
     /// Writes everything; visible by the last step, a rename.
@@ -337,7 +350,7 @@ fn endpoint_wishes(
 }
 
 /// Docker's order: what the user gave goes before what the image says.
-fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) {
+fn merge_image(config: &mut Config, image: &Config) {
     let text = |own: &mut String, other: &String| {
         if own.is_empty() {
             own.clone_from(other);
@@ -394,17 +407,7 @@ fn merge_image(config: &mut Config, image: &Config, warnings: &mut Vec<String>) 
     if config.stop_timeout.is_none() {
         config.stop_timeout = image.stop_timeout;
     }
-    if image
-        .healthcheck
-        .as_ref()
-        .is_some_and(|check| !check.test.is_empty() && check.test[0] != "NONE")
-        && config.healthcheck.is_none()
-    {
-        warnings.push(
-            "The image declares a HEALTHCHECK; it is not run: healthchecks are not supported yet."
-                .into(),
-        );
-    }
+    health::merge(&mut config.healthcheck, image.healthcheck.as_ref());
 }
 
 fn check_platform(platform: &str, image: &Image) -> Result<(), Error> {

@@ -29,7 +29,7 @@ impl Engine {
                 error: state.error.clone(),
                 started_at: state.started_at.clone(),
                 finished_at: state.finished_at.clone(),
-                health: None,
+                health: state.health.clone(),
             },
             image: record.image.clone(),
             resolv_conf_path: file("resolv.conf"),

@@ -83,10 +83,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let container = self.find(name)?;
         // Restarting is no end: an automatic removal must not come between.
-        let auto_remove = {
-            let mut record = container.record();
-            std::mem::take(&mut record.host_config.auto_remove)
-        };
+        container.live().keep = true;
         let result = async {
             if container.record().state.running {
                 self.stop(&container, signal, timeout).await?;
@@ -99,7 +96,10 @@ impl Engine {
             self.start(&container).await
         }
         .await;
-        container.change_logged(|record| record.host_config.auto_remove = auto_remove);
+        container.live().keep = false;
+        if result.is_err() && !container.record().state.running {
+            self.after_end(&container);
+        }
         result?;
         let record = container.record().clone();
         self.container_event(&record, "restart", &[]);
@@ -211,6 +211,7 @@ impl Engine {
             record.state.paused = record.state.running;
             record.clone()
         })?;
+        self.update_health(&container);
         self.container_event(&record, "pause", &[]);
         Ok(())
     }
@@ -234,6 +235,7 @@ impl Engine {
             record.state.paused = false;
             record.clone()
         })?;
+        self.update_health(container);
         self.container_event(&record, "unpause", &[]);
         Ok(())
     }
@@ -308,6 +310,7 @@ impl Engine {
             record.clone()
         });
         let record = record.unwrap_or_else(|| container.record().clone());
+        self.update_health(container);
         self.execs_ended(container);
         let ran = ran(exit);
         let details = [
@@ -331,9 +334,15 @@ impl Engine {
             }
         }
         self.release_network(container).await;
-        container.live().channel = None;
+        let kept = {
+            let mut live = container.live();
+            live.channel = None;
+            live.keep
+        };
         container.notify();
-        self.after_end(container);
+        if !kept {
+            self.after_end(container);
+        }
     }
 
     /// The next start, or the removal, that follows an end by itself.

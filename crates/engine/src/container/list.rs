@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use berth_api::Error;
-use berth_api::container::{Port, Summary, SummaryHostConfig, SummaryNetworks};
+use berth_api::container::{Port, Summary, SummaryHealth, SummaryHostConfig, SummaryNetworks};
 use berth_api::filters::Filters;
 use jiff::Timestamp;
 
@@ -155,7 +155,10 @@ impl Engine {
                 name_matches(&record.name, wanted)
             })
             && any("status", &|wanted| record.state.status() == wanted)
-            && any("health", &|wanted| wanted == "none")
+            && any("health", &|wanted| {
+                let health = record.state.health.as_ref();
+                wanted == health.map_or("none", |health| &health.status)
+            })
             && any("isolation", &|wanted| wanted == "default")
             && any("network", &|wanted| {
                 record.network() == wanted
@@ -210,6 +213,10 @@ impl Engine {
             labels: record.config.labels.clone().unwrap_or_default(),
             state: record.state.status().into(),
             status: record.state.text(now),
+            health: record.state.health.as_ref().map(|health| SummaryHealth {
+                status: health.status.clone(),
+                failing_streak: health.failing_streak,
+            }),
             host_config: SummaryHostConfig {
                 network_mode: record.host_config.network_mode.clone(),
                 annotations: record.host_config.annotations.clone(),

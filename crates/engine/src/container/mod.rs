@@ -29,6 +29,7 @@ use berth_api::container::{WaitCondition, WaitResponse};
 use berth_monitor::protocol::Attach;
 use tokio::sync::{oneshot, watch};
 
+use crate::health::Checks;
 use crate::monitor::Channel;
 use crate::{error, files};
 
@@ -58,6 +59,11 @@ pub(crate) struct Live {
     pub(crate) pending: Vec<(OwnedFd, Attach)>,
     pub(crate) waiters: Vec<(WaitCondition, oneshot::Sender<WaitResponse>)>,
     pub(crate) restarts: restart::Backoff,
+    /// The health checks under way.
+    pub(crate) checks: Option<Checks>,
+    /// A restart by hand is under way: its end is no reason for the automatic
+    /// removal.
+    pub(crate) keep: bool,
     /// Has been taken out of the index: nothing may be written any more.
     pub(crate) removed: bool,
 }

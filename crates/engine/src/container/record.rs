@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use berth_api::Error;
-use berth_api::container::{Config, HostConfig, MountPoint};
+use berth_api::container::{Config, Health, HostConfig, MountPoint};
 use berth_network::Endpoint;
 use serde::{Deserialize, Serialize};
 
-use crate::{error, files, time};
+use crate::{error, files, health, time};
 
 /// Everything about a container that outlives the engine. A field added later
 /// has a default.
@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) error: String,
     pub(crate) started_at: String,
     pub(crate) finished_at: String,
+    /// Of a container with health checks that has been started.
+    pub(crate) health: Option<Health>,
 }
 
 impl Default for State {
@@ -85,6 +87,7 @@ impl Default for State {
             error: String::new(),
             started_at: time::NEVER.into(),
             finished_at: time::NEVER.into(),
+            health: None,
         }
     }
 }
@@ -125,6 +128,9 @@ impl State {
                     self.exit_code,
                     since(&self.finished_at)
                 )
+            } else if let Some(health) = &self.health {
+                let up = since(&self.started_at);
+                format!("Up {up} ({})", health::shown(health))
             } else {
                 format!("Up {}", since(&self.started_at))
             };

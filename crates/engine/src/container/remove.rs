@@ -112,7 +112,8 @@ impl Engine {
                 result = Err(io("remove", &hidden, &error));
             }
             if volumes {
-                engine.0.volumes.remove_anonymous(&record);
+                let used = |name: &str| engine.uses_volume(name);
+                engine.0.volumes.remove_anonymous(&record, used);
             }
             result
         });
@@ -121,6 +122,15 @@ impl Engine {
             tracing::warn!(container = container.id, "{error}");
         }
         Ok(())
+    }
+
+    /// Whether a container has a volume, also one that does not run.
+    pub(crate) fn uses_volume(&self, name: &str) -> bool {
+        self.index().all().iter().any(|container| {
+            let record = container.record();
+            let mut mounts = record.mounts.iter();
+            mounts.any(|mount| mount.point.r#type == "volume" && mount.point.name == name)
+        })
     }
 
     pub async fn container_prune(&self, filters: &Filters) -> Result<PruneReport, Error> {

@@ -12,7 +12,7 @@ use berth_sys::socket;
 use super::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, logs, monitor, spec};
+use crate::{files, health, logs, monitor, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -43,7 +43,8 @@ impl Engine {
             self.begin(container).await
         };
         let Err(error) = result else { return Ok(()) };
-        if container.record().host_config.auto_remove {
+        let kept = container.live().keep;
+        if container.record().host_config.auto_remove && !kept {
             container.notify_exit(&[]);
             if let Err(error) = self.remove(container, true, true).await {
                 tracing::warn!(container = container.id, "{error}");
@@ -165,8 +166,9 @@ impl Engine {
     }
 
     /// The monitor says that the program has been executed.
-    pub(crate) fn started(&self, container: &Container, pid: u32, started_at: &str) {
+    pub(crate) fn started(&self, container: &Arc<Container>, pid: u32, started_at: &str) {
         let record = container.change_logged(|record| {
+            record.state.health = health::fresh(record);
             let state = &mut record.state;
             state.running = true;
             state.restarting = false;
@@ -183,6 +185,7 @@ impl Engine {
             self.network_event(network, &record.id, "connect");
         }
         self.container_event(&record, "start", &[]);
+        self.update_health(container);
     }
 }
 

@@ -8,7 +8,7 @@ use super::restart;
 use crate::info::Host;
 use crate::spec::security::SecurityOptions;
 use crate::spec::{check_sysctl, devices, process, security};
-use crate::{logs, networks, signals};
+use crate::{health, logs, networks, signals};
 
 /// Smallest memory limit, bytes.
 const MIN_MEMORY: i64 = 6 << 20;
@@ -58,6 +58,7 @@ pub(super) fn check(config: &Config, host: &HostConfig, facts: &Host) -> Result<
     }
     modes(host)?;
     limits(host, facts)?;
+    health::check(config)?;
     devices::check(host)?;
     security::capabilities(host, facts.last_capability)?;
     SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;

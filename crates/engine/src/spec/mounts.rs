@@ -205,9 +205,11 @@ pub(crate) fn propagation(record: &Record) -> Option<String> {
 }
 
 /// All mounts a container was created with, checked; volumes have no source yet.
+/// `inherited` are those of `--volumes-from`, without duplicates.
 pub(crate) fn parse(
     config: &api::Config,
     host: &api::HostConfig,
+    inherited: Vec<MountRecord>,
 ) -> Result<Vec<MountRecord>, Error> {
     let mut list: Vec<MountRecord> = Vec::new();
     for text in host.binds.iter().flatten() {
@@ -231,6 +233,16 @@ pub(crate) fn parse(
             )));
         }
     }
+    let given = list.len();
+    for mount in inherited {
+        let destination = &mount.point.destination;
+        let covered = list[..given]
+            .iter()
+            .any(|own| own.point.destination == *destination);
+        if !covered {
+            list.push(mount);
+        }
+    }
     // Of the image, and `-v /path`: only where nothing else is.
     for path in config.volumes.iter().flatten().map(|(path, _)| path) {
         let destination = clean(path)?;
@@ -242,6 +254,30 @@ pub(crate) fn parse(
         }
     }
     Ok(list)
+}
+
+/// The mode behind `--volumes-from NAME:`; whether it is read-only.
+pub(crate) fn inherit_mode(mode: &str) -> Result<bool, Error> {
+    let mut read_only = false;
+    for option in mode.split(',') {
+        match option {
+            "rw" | "z" | "Z" => {}
+            "ro" => read_only = true,
+            _ => return Err(Error::invalid(format!("invalid mode: {mode}"))),
+        }
+    }
+    Ok(read_only)
+}
+
+/// Another container's mount, as one of this container's.
+pub(crate) fn inherit(mut mount: MountRecord, read_only: bool) -> MountRecord {
+    mount.point.mode.clear();
+    mount.point.rw &= !read_only;
+    if mount.point.r#type == "volume" {
+        // It has what it has.
+        mount.options.push("nocopy".into());
+    }
+    mount
 }
 
 fn volume(name: &str, destination: String, mode: &str, rw: bool) -> MountRecord {
@@ -568,7 +604,9 @@ mod tests {
             ..api::HostConfig::default()
         };
         assert_eq!(
-            parse(&api::Config::default(), &host).unwrap_err().message,
+            parse(&api::Config::default(), &host, Vec::new())
+                .unwrap_err()
+                .message,
             "Duplicate mount point: /x"
         );
     }

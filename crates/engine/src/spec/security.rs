@@ -97,6 +97,16 @@ pub(crate) fn all_capabilities(last: u32) -> BTreeSet<&'static str> {
     ALL.iter().take(last as usize + 1).copied().collect()
 }
 
+/// Names of the bits in a mask of /proc/PID/status, hexadecimal.
+pub(crate) fn names_in_mask(hex: &str) -> Vec<String> {
+    let mask = u64::from_str_radix(hex, 16).unwrap_or_default();
+    ALL.iter()
+        .enumerate()
+        .filter(|(bit, _)| mask >> bit & 1 == 1)
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
+}
+
 /// Names of the capabilities, after `--cap-add`, `--cap-drop`, `--privileged`.
 pub(crate) fn capabilities(
     config: &HostConfig,
