@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +31,24 @@ pub(crate) struct Networks {
     bridge_id: String,
     #[serde(skip)]
     enabled: bool,
+    /// Says to other engines that the bridge is taken.
+    #[serde(skip)]
+    claim: Option<UnixListener>,
+}
+
+/// Takes the bridge for this engine: two that adopt one bridge would remove each
+/// other's endpoints. An abstract socket belongs to the network namespace, as the
+/// bridge does, and is given up by the kernel however the engine ends.
+fn claim(interface: &str) -> Result<UnixListener, Error> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::system(format!(
+            "the bridge {interface} belongs to another engine that is running: start this one with --bridge and another name, or with --bridge none"
+        )),
+        _ => Error::system(format!("claim the bridge {interface}: {error}")),
+    };
+    let name =
+        SocketAddr::from_abstract_name(format!("berth-bridge-{interface}")).map_err(failed)?;
+    UnixListener::bind_addr(&name).map_err(failed)
 }
 
 impl Networks {
@@ -44,6 +64,7 @@ impl Networks {
         networks.enabled = !config.bridge.disabled;
         if networks.enabled {
             let bridge = networks.bridge_config(config, manager)?;
+            networks.claim = Some(claim(&bridge.interface)?);
             manager.add_bridge(&bridge).api()?;
             networks.bridge = Some(bridge);
         }
@@ -63,6 +84,7 @@ impl Networks {
             bridge: None,
             bridge_id: id()?,
             enabled: true,
+            claim: None,
         })
     }
 

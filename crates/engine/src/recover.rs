@@ -292,12 +292,13 @@ fn collect(engine: &Engine) {
             sweep_away(engine, "", &id);
         }
     }
+    // Groups of identifiers that are not ours may be another engine's, which
+    // shares the parent group with us.
     for id in groups(engine) {
-        let alone = match engine.find(&id) {
-            Ok(container) => container.live().channel.is_none(),
-            Err(_) => true,
-        };
-        if alone {
+        if let Ok(container) = engine.find(&id)
+            && container.id == id
+            && container.live().channel.is_none()
+        {
             sweep_away(engine, "", &id);
         }
     }
