@@ -296,7 +296,15 @@ fn search(ranges: &[(u32, Treatment)], default: u32) -> Vec<I> {
 
 fn leaf(treatment: &Treatment, default: u32) -> Vec<I> {
     let mut code = Vec::new();
-    for (conditions, action) in &treatment.0 {
+    let mut rest = treatment.0.as_slice();
+    while let Some(((conditions, action), others)) = rest.split_first() {
+        let values = equal_values(rest);
+        if values.len() > 1 {
+            code.extend(one_of(conditions[0].index, &values, *action));
+            rest = &rest[values.len()..];
+            continue;
+        }
+        rest = others;
         let mut block = Vec::new();
         for condition in conditions.iter().rev() {
             // Built from the end, where the distance to the failure is known:
@@ -312,6 +320,56 @@ fn leaf(treatment: &Treatment, default: u32) -> Vec<I> {
         }
     }
     code.push(I::ret(default));
+    code
+}
+
+/// Most values compared in one go: all distances fit 8 bits.
+const MAX_VALUES: usize = 128;
+
+/// The values of the first entries that do the same when one argument equals
+/// one of several values with the same high half: the address families of
+/// `socket`, the personas of `personality`.
+fn equal_values(entries: &[(Vec<Condition>, u32)]) -> Vec<u64> {
+    let single = |(conditions, action): &(Vec<Condition>, u32)| match conditions.as_slice() {
+        &[
+            Condition {
+                index,
+                test:
+                    Test::Equal {
+                        mask: u64::MAX,
+                        value,
+                    },
+            },
+        ] => Some((index, value >> 32, *action, value)),
+        _ => None,
+    };
+    let Some((index, high, action, _)) = entries.first().and_then(single) else {
+        return Vec::new();
+    };
+    entries
+        .iter()
+        .map_while(single)
+        .take_while(|found| (found.0, found.1, found.2) == (index, high, action))
+        .map(|(.., value)| value)
+        .take(MAX_VALUES)
+        .collect()
+}
+
+/// Returns `action` when the argument is one of `values`, which share their high
+/// half; falls through otherwise.
+fn one_of(index: u32, values: &[u64], action: u32) -> Vec<I> {
+    let count = values.len() as u8;
+    let high = values.first().map_or(0, |value| (value >> 32) as u32);
+    let mut code = vec![
+        I::load_argument(index, Half::High),
+        I::equal(high, 0, count + 2),
+        I::load_argument(index, Half::Low),
+    ];
+    for (left, &value) in (0..count).rev().zip(values) {
+        // The last one skips the return when it does not hold either.
+        code.push(I::equal(value as u32, left, u8::from(left == 0)));
+    }
+    code.push(I::ret(action));
     code
 }
 

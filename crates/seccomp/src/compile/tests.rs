@@ -181,6 +181,37 @@ fn an_entry_without_conditions_decides() {
 }
 
 #[test]
+fn many_values_of_one_argument() {
+    // Two high halves, more values than one go compares, another action between.
+    let values: Vec<u64> = (0..300).map(|i| i * 3 + ((i / 150) << 32)).collect();
+    let entry = |value: &u64, errno: u32| {
+        format!(
+            r#"{{"names":["socket"],"action":"SCMP_ACT_ERRNO","errnoRet":{errno},
+                "args":[{{"index":0,"value":{value},"op":"SCMP_CMP_EQ"}}]}}"#
+        )
+    };
+    let entries: Vec<_> = values
+        .iter()
+        .map(|value| entry(value, if *value == 30 { 8 } else { 7 }))
+        .collect();
+    let json = format!(
+        r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{}]}}"#,
+        entries.join(",")
+    );
+    let program = compile(&section(&json)).unwrap();
+    assert!(program.filter.len() / 8 < 340);
+    for value in (0..1000).chain((0..1000).map(|low| low | 1 << 32)) {
+        let expected = match value {
+            30 => ERRNO | 8,
+            _ if values.contains(&value) => ERRNO | 7,
+            _ => ALLOW,
+        };
+        let call = call("socket", [value, 0, 0, 0, 0, 0]);
+        assert_eq!(run(&program.filter, &call).unwrap().0, expected, "{value}");
+    }
+}
+
+#[test]
 fn bits_outside_the_mask_do_not_count() {
     let program = compile(&section(
         r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["personality"],"action":"SCMP_ACT_ALLOW",
