@@ -5,7 +5,7 @@ mod rig;
 
 use std::net::Ipv4Addr;
 
-use berth_network::Error;
+use berth_network::{Error, Manager};
 use rig::*;
 
 #[test]
@@ -31,6 +31,37 @@ fn bare_has_loopback_only() {
         call(&namespace.fd, Ipv4Addr::LOCALHOST, 80).unwrap(),
         "127.0.0.1"
     );
+}
+
+#[test]
+fn a_bridge_of_the_user_stays_as_it_is() {
+    let _host = fresh_host();
+    for command in [
+        "link add br9 type bridge",
+        "link set br9 mtu 1400 up",
+        "addr add 10.9.0.1/24 dev br9",
+        "addr add 10.8.0.1/24 dev br9",
+    ] {
+        ip(command);
+    }
+    let manager = Manager::new(1).unwrap();
+    assert_eq!(manager.interface_address("br8").unwrap(), None);
+    let (gateway, prefix_len) = manager.interface_address("br9").unwrap().unwrap();
+    assert_eq!((gateway, prefix_len), (Ipv4Addr::new(10, 9, 0, 1), 24));
+    let config = berth_network::BridgeConfig {
+        interface: "br9".into(),
+        gateway,
+        prefix_len,
+        foreign: true,
+        ..config()
+    };
+    manager.add_bridge(&config).unwrap();
+    let (_namespace, endpoint) = manager.connect(&config.id, None, None).unwrap();
+    assert_eq!(endpoint.address, Ipv4Addr::new(10, 9, 0, 2));
+    let bridge = ip("addr show dev br9");
+    for kept in ["mtu 1400", "inet 10.9.0.1/24", "inet 10.8.0.1/24"] {
+        assert!(bridge.contains(kept), "{kept}: {bridge}");
+    }
 }
 
 #[test]
