@@ -119,7 +119,7 @@ fn the_bridge() {
     let _host = fresh_host();
     let mut config = config();
     config.mtu = 1400;
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     manager.add_bridge(&config).unwrap();
     let link = ip("-o -d link show dev berth0");
     assert!(
@@ -163,7 +163,7 @@ fn the_bridge() {
 fn an_interface_that_is_no_bridge() {
     let _host = fresh_host();
     ip("link add berth0 type veth peer name x");
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     let error = manager.add_bridge(&config()).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -303,7 +303,7 @@ fn a_neighbour_learns_of_a_new_owner() {
 #[test]
 fn addresses_run_out_and_come_back() {
     let _host = fresh_host();
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     let mut small = config();
     small.prefix_len = 30;
     manager.add_bridge(&small).unwrap();
@@ -366,7 +366,7 @@ fn release_removes_only_what_is_ours() {
 #[test]
 fn a_free_subnet() {
     let _host = fresh_host();
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     assert_eq!(
         manager.free_subnet().unwrap(),
         (Ipv4Addr::new(172, 17, 0, 1), 16)
@@ -415,7 +415,7 @@ fn traffic_is_counted() {
     });
     serve(&host, at_a.gateway, 80);
     call(&a.fd, at_a.gateway, 80).unwrap();
-    let counters = berth_network::Manager::counters(child.id()).unwrap();
+    let counters = Manager::counters(child.id()).unwrap();
     assert_eq!(counters.len(), 1, "{counters:?}");
     assert_eq!(counters[0].interface, "eth0");
     assert!(
@@ -429,7 +429,7 @@ fn traffic_is_counted() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(matches!(
-        berth_network::Manager::counters(child.id()),
+        Manager::counters(child.id()),
         Err(Error::NotFound(_))
     ));
 }
