@@ -90,27 +90,41 @@ impl Networks {
 
     fn bridge_config(&self, config: &Config, manager: &Manager) -> Result<BridgeConfig, Error> {
         let options = &config.bridge;
-        let (gateway, prefix_len) = match (&options.address, &self.bridge) {
-            (Some(text), _) => {
+        let wanted = options.interface.as_deref().unwrap_or(DEFAULT_INTERFACE);
+        let stored = self.bridge.as_ref();
+        let ours = stored.is_some_and(|stored| !stored.foreign && stored.interface == wanted);
+        // Else the user may have made it: perhaps it is the host's own way to
+        // the network.
+        let theirs = if options.interface.is_some() && !ours {
+            manager.interface_address(wanted).api()?
+        } else {
+            None
+        };
+        let (gateway, prefix_len) = match (theirs, &options.address, stored) {
+            (Some(address), _, _) => address,
+            (None, Some(text), _) => {
                 let invalid = || Error::invalid(format!("invalid bridge address: {text}"));
                 let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
                 let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
                 (address.parse().map_err(|_| invalid())?, prefix)
             }
-            (None, Some(stored)) => (stored.gateway, stored.prefix_len),
-            (None, None) => manager.free_subnet().api()?,
+            (None, None, Some(stored)) if !stored.foreign => (stored.gateway, stored.prefix_len),
+            (None, None, Some(stored)) if stored.interface == wanted => {
+                return Err(Error::invalid(format!(
+                    "the bridge {wanted} does not exist or has no address"
+                )));
+            }
+            (None, None, _) => manager.free_subnet().api()?,
         };
         Ok(BridgeConfig {
             id: self.bridge_id.clone(),
             name: "bridge".into(),
-            interface: options
-                .interface
-                .clone()
-                .unwrap_or_else(|| DEFAULT_INTERFACE.into()),
+            interface: wanted.to_owned(),
             gateway,
             prefix_len,
             mtu: if options.mtu == 0 { 1500 } else { options.mtu },
             masquerade: options.masquerade,
+            foreign: theirs.is_some(),
         })
     }
 
