@@ -83,7 +83,7 @@ impl Engine {
             if let Some(volume) = volumes.get(&name) {
                 return Ok(volume);
             }
-            volumes.make(&name, Meta::new(labels, request.driver_opts))?;
+            volumes.make(&name, &Meta::new(labels, request.driver_opts))?;
             let volume = volumes.get(&name).ok_or_else(|| missing(&name))?;
             engine.volume_event(&name, "create");
             Ok(volume)
@@ -233,7 +233,7 @@ fn size(path: &Path) -> u64 {
                     return Some(walk(&entry.path(), seen));
                 }
                 let first = metadata.nlink() == 1 || seen.insert(metadata.ino());
-                first.then(|| metadata.len())
+                first.then_some(metadata.len())
             })
             .sum()
     }

@@ -84,16 +84,15 @@ impl Volumes {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self, name: &str, meta: Meta) -> Result<PathBuf, Error> {
+    fn make(&self, name: &str, meta: &Meta) -> Result<(), Error> {
         let dir = self.root.join(name);
         let data = dir.join("_data");
         let making = |error: std::io::Error| io("make the volume", &dir, &error);
         files::make_dir(&dir, 0o711).map_err(making)?;
-        let json = serde_json::to_vec(&meta)
+        let json = serde_json::to_vec(meta)
             .map_err(|error| Error::system(format!("describe the volume {name}: {error}")))?;
         files::replace(&dir.join("volume.json"), &json, 0o600).map_err(making)?;
-        files::make_dir(&data, 0o755).map_err(making)?;
-        Ok(data)
+        files::make_dir(&data, 0o755).map_err(making)
     }
 
     /// Gives a container's volumes names and sources; new ones are made and
@@ -124,7 +123,7 @@ impl Volumes {
                     .labels
                     .clone()
                     .or_else(|| mount.anonymous.then(anonymous));
-                self.make(&mount.point.name, Meta::new(labels, None))?;
+                self.make(&mount.point.name, &Meta::new(labels, None))?;
                 made.push(mount.point.name.clone());
             }
             if fill {
