@@ -456,7 +456,7 @@ mod tests {
             labels: Some([("l".to_owned(), "own".to_owned())].into()),
             ..Config::default()
         };
-        merge_image(&mut config, &image, &mut Vec::new());
+        merge_image(&mut config, &image);
         assert_eq!(config.env.unwrap(), ["B=3", "A"]);
         assert_eq!(config.cmd.unwrap().0, ["ls"]);
         assert_eq!(config.entrypoint.unwrap().0, ["/entry"]);
@@ -467,7 +467,7 @@ mod tests {
             cmd: Some(vec!["ls".to_owned()].into()),
             ..Config::default()
         };
-        merge_image(&mut cleared, &image, &mut Vec::new());
+        merge_image(&mut cleared, &image);
         assert!(cleared.entrypoint.is_none());
         assert_eq!(cleared.cmd.unwrap().0, ["ls"]);
     }
