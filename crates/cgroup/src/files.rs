@@ -92,27 +92,26 @@ pub(crate) fn keyed(path: &Path, key: &str) -> Result<u64, Error> {
         .map_or(0, |(_, value)| value))
 }
 
-/// Makes a directory and what is missing above it. Returns those made, outermost
-/// first.
-pub(crate) fn make_dirs(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let make = |path: &Path| match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(errno) => Err(errno),
+/// Makes a directory and what is missing above it, and adds what it makes to
+/// `made`, outermost first.
+pub(crate) fn make_dirs(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let make = |path: &Path, made: &mut Vec<PathBuf>| {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            Ok(()) => made.push(path.to_owned()),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(())
     };
-    match make(dir) {
-        Ok(true) => Ok(vec![dir.to_owned()]),
-        Ok(false) => Ok(Vec::new()),
+    match make(dir, made) {
         Err(Errno::NOENT) => {
             let parent = dir
                 .parent()
                 .ok_or_else(|| Error::Invalid(format!("{} has no parent", dir.display())))?;
-            let mut made = make_dirs(parent)?;
-            make(dir).map_err(|errno| Error::io("mkdir", dir, errno))?;
-            made.push(dir.to_owned());
-            Ok(made)
+            make_dirs(parent, made)?;
+            make(dir, made).map_err(|errno| Error::io("mkdir", dir, errno))
         }
-        Err(errno) => Err(Error::io("mkdir", dir, errno)),
+        other => other.map_err(|errno| Error::io("mkdir", dir, errno)),
     }
 }
 
