@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use berth_api::Error;
+use berth_api::container::LogConfig;
 use berth_network::Manager;
 use berth_store::Store;
 
@@ -17,8 +18,9 @@ use crate::info::Host;
 use crate::launcher::Launcher;
 use crate::networks::Networks;
 use crate::seccomp::Seccomp;
+use crate::spec::process;
 use crate::volumes::Volumes;
-use crate::{Config, files, recover};
+use crate::{Config, files, logs, recover};
 
 /// The engine. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ impl Engine {
     }
 
     fn assemble(config: Config) -> Result<Self, Error> {
+        check_defaults(&config)?;
         // Others may pass through to a volume, but not look around.
         for (path, mode) in [
             (config.data_root.clone(), 0o710),
@@ -169,6 +172,24 @@ impl Engine {
             }
         });
     }
+}
+
+/// A default that no container could be made with is the daemon's mistake, and
+/// told when it starts.
+fn check_defaults(config: &Config) -> Result<(), Error> {
+    logs::Options::parse(&LogConfig {
+        r#type: config.log_driver.clone(),
+        config: Some(config.log_opts.clone()),
+    })?;
+    for limit in &config.default_ulimits {
+        process::rlimit_type(&limit.name)?;
+    }
+    for server in &config.dns {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(Error::invalid(format!("invalid IP address: {server}")));
+        }
+    }
+    Ok(())
 }
 
 /// Made once, kept for ever.
