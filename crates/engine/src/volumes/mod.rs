@@ -10,8 +10,10 @@
 
 mod manage;
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +21,8 @@ use berth_api::Error;
 use berth_api::container::Labels;
 use berth_store::{LayerLocation, Snapshot};
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{MountRecord, Record};
@@ -28,6 +31,12 @@ use crate::{files, time};
 
 /// The label of a volume that was given no name.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
+/// A directory itself, not what a link in its place leads to.
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 #[derive(Debug)]
 pub(crate) struct Volumes {
@@ -169,6 +178,8 @@ fn copy_up(snapshot: &Snapshot, inside: &str, to: &Path) -> Result<(), Error> {
             }
         }
     }
+    let volume = rustix::fs::open(to, DIRECTORY, Mode::empty())
+        .map_err(|error| io("open the volume", to, &error.into()))?;
     // Lowest first: each layer changes what is there.
     for layer in layers.into_iter().rev() {
         // The image may hold links: resolved inside the layer (CVE-2022-23648).
@@ -188,85 +199,133 @@ fn copy_up(snapshot: &Snapshot, inside: &str, to: &Path) -> Result<(), Error> {
         );
         let Ok(fd) = found else { continue };
         // Layers are read-only and ours: the path below the descriptor is stable.
-        use std::os::fd::AsRawFd as _;
-        let from = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let from = path_of(fd.as_fd());
         let metadata = fs::metadata(&from).map_err(|error| io("stat", &from, &error))?;
         if metadata.is_dir() {
-            merge(&from, to).map_err(|error| io("fill the volume", to, &error))?;
-            own(&metadata, to).map_err(|error| io("fill the volume", to, &error))?;
+            merge(&from, volume.as_fd())
+                .and_then(|()| own(&metadata, volume.as_fd()))
+                .map_err(|error| io("fill the volume", to, &error))?;
         }
     }
     Ok(())
 }
 
-/// Puts one layer's directory over what is there.
-fn merge(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Puts one layer's directory over what is there. A running container may have
+/// the volume too and change it meanwhile, so everything in it is reached by
+/// descriptors, and no link is followed (the class of CVE-2018-15664).
+fn merge(from: &Path, to: BorrowedFd<'_>) -> std::io::Result<()> {
     let opaque = rustix::fs::getxattr(from, "trusted.overlay.opaque", &mut [0u8; 1][..]);
     if opaque.is_ok() {
-        for entry in fs::read_dir(to)? {
-            remove(&entry?.path())?;
+        for entry in fs::read_dir(path_of(to))? {
+            remove(to, &entry?.file_name())?;
         }
     }
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let (source, name) = (entry.path(), entry.file_name());
         let metadata = fs::symlink_metadata(&source)?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            if !fs::symlink_metadata(&target).is_ok_and(|there| there.is_dir()) {
-                remove(&target)?;
-                fs::create_dir(&target)?;
-            }
-            merge(&source, &target)?;
-            own(&metadata, &target)?;
+        let kind = FileType::from_raw_mode(metadata.mode());
+        if kind == FileType::Directory {
+            let directory = open_or_make(to, &name)?;
+            merge(&source, directory.as_fd())?;
+            own(&metadata, directory.as_fd())?;
             continue;
         }
-        remove(&target)?;
-        if kind.is_char_device() && metadata.rdev() == 0 {
+        remove(to, &name)?;
+        match kind {
             // A whiteout: hidden from here on.
-            continue;
-        }
-        if kind.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
-            std::os::unix::fs::lchown(&target, Some(metadata.uid()), Some(metadata.gid()))?;
-        } else if kind.is_file() {
-            fs::copy(&source, &target)?;
-            own(&metadata, &target)?;
-        } else {
-            let kind = if kind.is_fifo() {
-                rustix::fs::FileType::Fifo
-            } else if kind.is_char_device() {
-                rustix::fs::FileType::CharacterDevice
-            } else if kind.is_block_device() {
-                rustix::fs::FileType::BlockDevice
-            } else {
-                continue;
-            };
-            let mode = Mode::from_raw_mode(metadata.mode() & 0o7777);
-            rustix::fs::mknodat(rustix::fs::CWD, &target, kind, mode, metadata.rdev())?;
-            own(&metadata, &target)?;
+            FileType::CharacterDevice if metadata.rdev() == 0 => {}
+            FileType::Socket => {}
+            FileType::RegularFile => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(to, &name, flags, Mode::RUSR | Mode::WUSR)?;
+                let mut file = fs::File::from(file);
+                std::io::copy(&mut fs::File::open(&source)?, &mut file)?;
+                own(&metadata, file.as_fd())?;
+            }
+            FileType::Symlink => {
+                rustix::fs::symlinkat(fs::read_link(&source)?, to, &name)?;
+                let (uid, gid) = owner(&metadata);
+                rustix::fs::chownat(to, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            node => {
+                rustix::fs::mknodat(to, &name, node, Mode::RUSR | Mode::WUSR, metadata.rdev())?;
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let node = rustix::fs::openat(to, &name, flags, Mode::empty())?;
+                own(&metadata, node.as_fd())?;
+            }
         }
     }
     Ok(())
 }
 
-fn own(metadata: &fs::Metadata, path: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(metadata.uid()), Some(metadata.gid()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(metadata.mode() & 0o7777))
+/// The path by which the system calls that take none reach a descriptor.
+fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+fn owner(metadata: &fs::Metadata) -> (Option<Uid>, Option<Gid>) {
+    (
+        Some(Uid::from_raw(metadata.uid())),
+        Some(Gid::from_raw(metadata.gid())),
+    )
+}
+
+/// The mode last: a change of owner takes bits of it away.
+fn own(metadata: &fs::Metadata, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+    let (uid, gid) = owner(metadata);
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+    let mode = fs::Permissions::from_mode(metadata.mode() & 0o7777);
+    fs::set_permissions(path_of(fd), mode)
+}
+
+fn open_or_make(parent: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<OwnedFd> {
+    let open = || rustix::fs::openat(parent, name, DIRECTORY, Mode::empty());
+    match open() {
+        Ok(directory) => return Ok(directory),
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) => remove(parent, name)?,
+        Err(error) => return Err(error.into()),
+    }
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    Ok(open()?)
+}
+
+fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // This follows no link either.
+        Err(Errno::ISDIR) => fs::remove_dir_all(path_of(parent).join(name)),
+        Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_in_a_volume_lead_nowhere() {
+        let dir = std::env::temp_dir().join(files::random_id().unwrap());
+        let (layer, volume, outside) = (dir.join("l"), dir.join("v"), dir.join("o"));
+        for path in [&layer.join("sub"), &volume, &outside] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(layer.join("sub/a"), "layer").unwrap();
+        fs::write(layer.join("b"), "layer").unwrap();
+        fs::set_permissions(layer.join("b"), fs::Permissions::from_mode(0o4755)).unwrap();
+        fs::write(outside.join("b"), "host").unwrap();
+        std::os::unix::fs::symlink(&outside, volume.join("sub")).unwrap();
+        std::os::unix::fs::symlink(outside.join("b"), volume.join("b")).unwrap();
+        let to = rustix::fs::open(&volume, DIRECTORY, Mode::empty()).unwrap();
+        merge(&layer, to.as_fd()).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("b")).unwrap(), "host");
+        assert!(!outside.join("a").exists());
+        assert_eq!(fs::read_to_string(volume.join("sub/a")).unwrap(), "layer");
+        let metadata = fs::symlink_metadata(volume.join("b")).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o4755);
+        fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn filled_from_layers_in_order() {
@@ -282,7 +341,7 @@ mod tests {
         rustix::fs::mknodat(
             rustix::fs::CWD,
             high.join("data/gone"),
-            rustix::fs::FileType::CharacterDevice,
+            FileType::CharacterDevice,
             Mode::empty(),
             0,
         )
