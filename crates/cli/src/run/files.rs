@@ -78,7 +78,11 @@ mod tests {
         .unwrap();
         let path = path.display().to_string();
         let home = std::env::var("HOME").unwrap();
-        let all = environment(std::slice::from_ref(&path), &["C=3".to_owned(), "NOT_SET".to_owned()]).unwrap();
+        let all = environment(
+            std::slice::from_ref(&path),
+            &["C=3".to_owned(), "NOT_SET".to_owned()],
+        )
+        .unwrap();
         assert_eq!(
             all,
             ["A=1", "B=x y ", &format!("HOME={home}"), "C=3", "NOT_SET"]
