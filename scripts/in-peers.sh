@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs PROGRAM from a tree made by scripts/peers.sh, laid over the host's /usr in
+# Runs PROGRAM from a tree made by scripts/peers.sh, laid over the host's in
 # a mount namespace of its own, so that its libraries are found and the host
 # sees nothing of it.
 #   scripts/in-peers.sh ROOT PROGRAM [ARGUMENT...]
@@ -12,4 +12,6 @@ exec unshare --mount --propagation private bash -c '
     # crun and podman refuse the hybrid layout: the empty v2 hierarchy goes.
     [ ! -d /sys/fs/cgroup/unified ] || umount -l /sys/fs/cgroup/unified
     mount -t overlay overlay -o "lowerdir=$BERTH_PEERS_ROOT/usr:/usr" /usr
+    # What the packages configure and this host does not.
+    mount -t overlay overlay -o "lowerdir=/etc:$BERTH_PEERS_ROOT/etc" /etc
     exec "$@"' sh "$@"

@@ -11,6 +11,7 @@ want busybox busybox-static
 want ip iproute2
 want nft nftables
 want ps procps
+want curl curl
 want debootstrap debootstrap
 want python3 python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)

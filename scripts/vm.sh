@@ -16,9 +16,9 @@ shift
 declare -A suites=([6.1]=bookworm [6.12]=trixie)
 # The newest suite of the two: its C library runs what was built on older ones.
 root_suite=trixie
-root_packages=busybox-static,iproute2,kmod,nftables,procps
+root_packages=busybox-static,curl,iproute2,kmod,nftables,procps
 # Seconds for one machine, from power-on to power-off.
-limit=${BERTH_VM_TIMEOUT:-2700}
+limit=${BERTH_VM_TIMEOUT:-3600}
 
 kernels=() packages=() filters=()
 while [ $# -gt 0 ]; do
@@ -61,7 +61,7 @@ disk() {
 
 # A small Debian with the modules of all kernels.
 make_root() {
-    [ -e "$cache/root.ext4" ] && return 0
+    [ -e "$cache/root.ext4" ] && [ "$(cat "$cache/packages" 2>/dev/null)" = "$root_suite $root_packages" ] && return 0
     local root=$cache/root kernel package version apt
     rm -rf "$root"
     mkdir -p "$cache"
@@ -90,6 +90,7 @@ make_root() {
     disk "$cache/root.part" "$root" 6G
     rm -rf "$root"
     mv "$cache/root.part" "$cache/root.ext4"
+    echo "$root_suite $root_packages" >"$cache/packages"
 }
 
 # make_boot_modules ROOT VERSION DIRECTORY: busybox and, in the order in which

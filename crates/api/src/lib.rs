@@ -25,6 +25,7 @@ pub mod progress;
 pub mod stats;
 pub mod system;
 pub mod version;
+pub mod volume;
 
 pub use error::{Error, Kind};
 pub use go::{Empty, StringOrList};

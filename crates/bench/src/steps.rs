@@ -18,7 +18,7 @@ pub(crate) fn measure() {
         let Some((_, list)) = line.split_once("start steps: ") else {
             continue;
         };
-        let list = list.trim_end_matches('"');
+        let list = list.split('"').next().unwrap_or_default();
         for (index, step) in list.split(", ").enumerate() {
             let Some((name, micros)) = step.split_once('=') else {
                 continue;

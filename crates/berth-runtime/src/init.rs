@@ -67,10 +67,13 @@ fn execute(words: &[OsString]) -> u8 {
     let Some((program, rest)) = words.split_first() else {
         return 1;
     };
-    // Unblocks all signals.
+    berth_sys::exec::reset_signals();
     let error = Command::new(program).args(rest).exec();
+    let text = error.to_string();
+    // Without Rust's "(os error 2)", as tini says it.
+    let text = text.split(" (os error").next().unwrap_or(&text);
     complain(&format!(
-        "exec {} failed: {error}",
+        "exec {} failed: {text}",
         program.to_string_lossy()
     ));
     match error.kind() {

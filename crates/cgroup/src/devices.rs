@@ -107,7 +107,7 @@ pub fn attach(dir: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
         .iter()
         .map(Rule::parse)
         .collect::<Result<Vec<_>, _>>()?;
-    let program = assemble(&rules);
+    let program = assemble(&merged(&rules));
     let group = rustix::fs::open(
         dir,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -125,6 +125,26 @@ pub fn attach(dir: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
             .map_err(|error| Error::io("detach the old device program from", dir, error))?;
     }
     Ok(())
+}
+
+/// Grants of one device in several rules count together, as on v1: with "r" and
+/// "w" a device may be opened for both. A denial between them keeps them apart.
+fn merged(rules: &[Rule]) -> Vec<Rule> {
+    let mut merged: Vec<Rule> = Vec::with_capacity(rules.len());
+    for &rule in rules {
+        let same = merged
+            .iter_mut()
+            .rev()
+            .take_while(|earlier| rule.allow && earlier.allow)
+            .find(|earlier| {
+                (earlier.kind, earlier.major, earlier.minor) == (rule.kind, rule.major, rule.minor)
+            });
+        match same {
+            Some(earlier) => earlier.access |= rule.access,
+            None => merged.push(rule),
+        }
+    }
+    merged
 }
 
 // Registers: r0 result, r1 context; r2 type, r3 access, r4 major, r5 minor,
@@ -245,6 +265,19 @@ mod tests {
         }
         // And the kernel's verifier takes it.
         bpf::load_device_program(&program).unwrap();
+    }
+
+    #[test]
+    fn grants_of_one_device_count_together() {
+        let zero = |allow, access| rule(allow, Some(CHAR), Some(1), Some(5), access);
+        let null = rule(true, Some(CHAR), Some(1), Some(3), READ);
+        let both = merged(&[zero(true, READ), null, zero(true, WRITE)]);
+        assert_eq!(both, [zero(true, READ | WRITE), null]);
+        let opened = [((READ | WRITE) << 16 | CHAR) as u32, 1, 5];
+        assert_eq!(bpf::interpret(&assemble(&both), &opened), 1);
+        let apart = [zero(true, READ), zero(false, READ), zero(true, WRITE)];
+        assert_eq!(merged(&apart), apart);
+        assert_eq!(bpf::interpret(&assemble(&merged(&apart)), &opened), 0);
     }
 
     #[test]

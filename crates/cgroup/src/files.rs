@@ -1,6 +1,8 @@
 //! Reading, writing, making and removing the kernel's control files.
 
-use std::path::Path;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -11,16 +13,49 @@ use crate::Error;
 /// Writes a value in one write(2); the error says the file, value and answer.
 pub(crate) fn write(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
     let path = dir.join(file);
-    let result = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|fd| rustix::io::retry_on_intr(|| rustix::io::write(&fd, value.as_bytes())));
-    match result {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Error::io(format!("write {value:?} to"), &path, errno)),
+    let result = open_at(&path).and_then(|fd| write_to(&fd, value));
+    result.map_err(|errno| Error::io(format!("write {value:?} to"), &path, errno))
+}
+
+/// A control file that takes more than one value.
+#[derive(Debug)]
+pub(crate) struct ControlFile {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+pub(crate) fn open(dir: &Path, file: &str) -> Result<ControlFile, Error> {
+    let path = dir.join(file);
+    match open_at(&path) {
+        Ok(fd) => Ok(ControlFile { fd, path }),
+        Err(errno) => Err(Error::io("open", &path, errno)),
     }
 }
 
+impl ControlFile {
+    /// As [`write`].
+    pub(crate) fn write(&self, value: &str) -> Result<(), Error> {
+        write_to(&self.fd, value)
+            .map_err(|errno| Error::io(format!("write {value:?} to"), &self.path, errno))
+    }
+}
+
+fn open_at(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn write_to(fd: &OwnedFd, value: &str) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::io::write(fd, value.as_bytes())).map(drop)
+}
+
+/// In few calls: these files do not say how long they are, so the standard
+/// library would begin with 32 bytes.
 pub(crate) fn read(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
+    let mut text = String::with_capacity(4096);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(u64::MAX).read_to_string(&mut text))
+        .map_err(|error| Error::io("read", path, error))?;
+    Ok(text)
 }
 
 /// A file that holds one number; "max" is `u64::MAX`.
@@ -57,31 +92,30 @@ pub(crate) fn keyed(path: &Path, key: &str) -> Result<u64, Error> {
         .map_or(0, |(_, value)| value))
 }
 
-/// Makes a directory and what is missing above it. Returns those made, outermost
-/// first.
-pub(crate) fn make_dirs(dir: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
-    let make = |path: &Path| match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(errno) => Err(errno),
+/// Makes a directory and what is missing above it, and adds what it makes to
+/// `made`, outermost first.
+pub(crate) fn make_dirs(dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let make = |path: &Path, made: &mut Vec<PathBuf>| {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            Ok(()) => made.push(path.to_owned()),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(())
     };
-    match make(dir) {
-        Ok(true) => Ok(vec![dir.to_owned()]),
-        Ok(false) => Ok(Vec::new()),
+    match make(dir, made) {
         Err(Errno::NOENT) => {
             let parent = dir
                 .parent()
                 .ok_or_else(|| Error::Invalid(format!("{} has no parent", dir.display())))?;
-            let mut made = make_dirs(parent)?;
-            make(dir).map_err(|errno| Error::io("mkdir", dir, errno))?;
-            made.push(dir.to_owned());
-            Ok(made)
+            make_dirs(parent, made)?;
+            make(dir, made).map_err(|errno| Error::io("mkdir", dir, errno))
         }
-        Err(errno) => Err(Error::io("mkdir", dir, errno)),
+        other => other.map_err(|errno| Error::io("mkdir", dir, errno)),
     }
 }
 
-fn children(dir: &Path) -> impl Iterator<Item = std::path::PathBuf> {
+fn children(dir: &Path) -> impl Iterator<Item = PathBuf> {
     std::fs::read_dir(dir)
         .into_iter()
         .flatten()

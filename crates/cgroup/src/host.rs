@@ -59,16 +59,18 @@ impl Host {
     }
 
     fn parse(mountinfo: &str) -> Result<Self, Error> {
-        let mut hierarchies: Vec<Hierarchy> = Vec::new();
-        for hierarchy in mountinfo.lines().filter_map(parse_line) {
-            // A hierarchy may be mounted twice: the first is as good.
-            let known = hierarchies.iter().any(|other| {
-                other.version == hierarchy.version && other.controllers == hierarchy.controllers
-            });
-            if !known {
-                hierarchies.push(hierarchy);
+        // A hierarchy may be mounted more than once, and some mounts show only a
+        // part of it (those made for containers): the first whole one is taken,
+        // else the first. Group paths are below what the mount shows.
+        let mut found: Vec<Mounted> = Vec::new();
+        for mounted in mountinfo.lines().filter_map(parse_line) {
+            match found.iter_mut().find(|other| other.same(&mounted)) {
+                None => found.push(mounted),
+                Some(other) if !other.whole && mounted.whole => *other = mounted,
+                Some(_) => {}
             }
         }
+        let hierarchies: Vec<_> = found.into_iter().map(|mount| mount.hierarchy).collect();
         let v1 = hierarchies.iter().any(|hierarchy| {
             hierarchy.version == Version::V1
                 && hierarchy
@@ -152,6 +154,21 @@ impl Host {
     }
 }
 
+/// A line of mountinfo about control groups.
+#[derive(Debug)]
+struct Mounted {
+    hierarchy: Hierarchy,
+    /// It shows the hierarchy from its root on, or from that of our namespace.
+    whole: bool,
+}
+
+impl Mounted {
+    fn same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.hierarchy, &other.hierarchy);
+        one.version == two.version && one.controllers == two.controllers
+    }
+}
+
 /// Flags of a v1 mount's options that are no controllers.
 const V1_FLAGS: &[&str] = &[
     "rw",
@@ -162,12 +179,15 @@ const V1_FLAGS: &[&str] = &[
     "cpuset_v2_mode",
     "favordynmods",
     "none",
+    "seclabel",
 ];
 
 /// `36 35 98:0 /root /mount/point opts - type source super,options`
-fn parse_line(line: &str) -> Option<Hierarchy> {
+fn parse_line(line: &str) -> Option<Mounted> {
     let (left, right) = line.split_once(" - ")?;
-    let mount = unescape(left.split(' ').nth(4)?).into();
+    let mut fields = left.split(' ').skip(3);
+    let whole = fields.next()? == "/";
+    let mount = unescape(fields.next()?).into();
     let mut fields = right.split(' ');
     let version = match fields.next()? {
         "cgroup" => Version::V1,
@@ -179,15 +199,17 @@ fn parse_line(line: &str) -> Option<Hierarchy> {
         Version::V2 => Vec::new(),
         Version::V1 => options
             .split(',')
-            .filter(|option| !V1_FLAGS.contains(option) && !option.starts_with("release_agent="))
+            .filter(|option| !V1_FLAGS.contains(option))
+            .filter(|option| option.starts_with("name=") || !option.contains('='))
             .map(str::to_owned)
             .collect(),
     };
-    Some(Hierarchy {
+    let hierarchy = Hierarchy {
         version,
         controllers,
         mount,
-    })
+    };
+    Some(Mounted { hierarchy, whole })
 }
 
 /// mountinfo writes space, tab, newline and backslash as octal escapes.
@@ -238,6 +260,23 @@ mod tests {
         assert_eq!(Host::parse(&v1).unwrap().layout(), Layout::V1);
         assert!(Host::parse("").is_err());
         assert!(Host::parse("nonsense - cgroup\n - cgroup2 x y\n1 2").is_err());
+    }
+
+    #[test]
+    fn whole_mounts_come_before_parts() {
+        let mount = |text: &str| {
+            let host = Host::parse(text).unwrap();
+            host.hierarchies()[0].mount.clone()
+        };
+        let part = "27 26 0:24 /docker/c1 /part rw - cgroup rw,seclabel,cpu";
+        let part = part.replace("cgroup rw", "cgroup cgroup rw");
+        let whole = "28 26 0:24 / /whole rw - cgroup cgroup rw,seclabel,cpu";
+        let outer = "29 26 0:24 /../.. /outer rw - cgroup cgroup rw,seclabel,cpu";
+        assert_eq!(mount(&format!("{part}\n{whole}")), PathBuf::from("/whole"));
+        assert_eq!(mount(&format!("{whole}\n{part}")), PathBuf::from("/whole"));
+        assert_eq!(mount(&part), PathBuf::from("/part"));
+        assert_eq!(mount(outer), PathBuf::from("/outer"));
+        assert_eq!(Host::parse(whole).unwrap().controllers(), ["cpu"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) fn kill_all(group: &Cgroup) -> Result<(), Error> {
         && files::write(&group.unified()?, "cgroup.kill", "1").is_ok();
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut pause = Duration::from_micros(200);
+    let mut round = 0;
     loop {
         let processes = group.processes()?;
         if processes.is_empty() {
@@ -26,13 +27,17 @@ pub(crate) fn kill_all(group: &Cgroup) -> Result<(), Error> {
             )));
         }
         if !at_once {
+            // Those that fork faster than we look are held still meanwhile.
+            let hold = round > 1 && group.hold(true).is_ok();
+            let processes = if hold { group.processes()? } else { processes };
             for pid in processes {
                 kill(pid);
             }
             // A frozen process of v1 takes the signal only when it thaws.
-            if group.is_frozen().unwrap_or(false) {
-                group.thaw()?;
+            if hold || group.is_frozen().unwrap_or(false) {
+                group.hold(false)?;
             }
+            round += 1;
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));

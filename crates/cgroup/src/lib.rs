@@ -45,12 +45,16 @@ impl Cgroup {
     ) -> Result<Self, Error> {
         let group = Self::open(host, path);
         host::check_path(&group.path)?;
-        let made = group.make().and_then(|()| match resources {
+        let mut made = Vec::new();
+        let result = group.make(&mut made).and_then(|()| match resources {
             Some(resources) => group.apply(resources),
             None => Ok(()),
         });
-        if let Err(error) = made {
-            let _ = group.remove();
+        if let Err(error) = result {
+            // What was there before stays, and so does what is in use by now.
+            for dir in made.iter().rev() {
+                let _ = rustix::fs::rmdir(dir);
+            }
             return Err(error);
         }
         Ok(group)
@@ -115,6 +119,18 @@ impl Cgroup {
         }
     }
 
+    /// Freezes or thaws without waiting for it.
+    fn hold(&self, on: bool) -> Result<(), Error> {
+        let (dir, file, value) = match self.host.layout() {
+            Layout::V2 => (self.unified()?, "cgroup.freeze", if on { "1" } else { "0" }),
+            Layout::V1 | Layout::Hybrid => {
+                let value = if on { "FROZEN" } else { "THAWED" };
+                (self.controller("freezer")?, "freezer.state", value)
+            }
+        };
+        files::write(&dir, file, value)
+    }
+
     /// All processes in the group and below it, as seen from the host.
     pub fn processes(&self) -> Result<Vec<u32>, Error> {
         let mut found = Vec::new();
@@ -164,12 +180,13 @@ impl Cgroup {
         first_error.map_or(Ok(()), Err)
     }
 
-    fn make(&self) -> Result<(), Error> {
+    /// Adds the directories it makes to `made`, outer ones first.
+    fn make(&self, made: &mut Vec<PathBuf>) -> Result<(), Error> {
         match self.host.layout() {
-            Layout::V2 => v2::make(&self.host, &self.unified()?),
+            Layout::V2 => v2::make(&self.host, &self.unified()?, made),
             Layout::V1 | Layout::Hybrid => {
                 for (hierarchy, dir) in self.v1_dirs() {
-                    v1::make(hierarchy, &dir)?;
+                    v1::make(hierarchy, &dir, made)?;
                 }
                 Ok(())
             }

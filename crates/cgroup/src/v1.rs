@@ -1,9 +1,9 @@
 //! Version 1: one directory per controller.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 use rustix::io::Errno;
 
 use crate::host::Hierarchy;
@@ -11,17 +11,33 @@ use crate::{Cgroup, Error, devices, files};
 
 /// Makes the directory; a new cpuset is useless until it has CPUs and memory
 /// nodes, which it takes from its parent.
-pub(crate) fn make(hierarchy: &Hierarchy, dir: &Path) -> Result<(), Error> {
-    let made = files::make_dirs(dir)?;
-    if hierarchy.has("cpuset") {
-        for dir in made {
-            let parent = dir.parent().unwrap_or(&hierarchy.mount);
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                files::write(&dir, file, files::read(&parent.join(file))?.trim())?;
-            }
+pub(crate) fn make(
+    hierarchy: &Hierarchy,
+    dir: &Path,
+    made: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
+    let before = made.len();
+    files::make_dirs(dir, made)?;
+    if hierarchy.has("cpuset") && made.len() > before {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(&hierarchy.mount, dir, file)?;
         }
     }
     Ok(())
+}
+
+/// Gives a cpuset file the parent's value if it is empty, the parent first if
+/// that is empty too. Returns the value.
+fn inherit(root: &Path, dir: &Path, file: &str) -> Result<String, Error> {
+    let own = files::read(&dir.join(file))?;
+    match dir.parent() {
+        Some(parent) if own.trim().is_empty() && dir != root => {
+            let value = inherit(root, parent, file)?;
+            files::write(dir, file, value.trim())?;
+            Ok(value)
+        }
+        _ => Ok(own),
+    }
 }
 
 pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
@@ -81,23 +97,41 @@ pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Er
         ));
     }
     if let Some(rules) = resources.devices() {
-        let dir = group.controller("devices")?;
-        for rule in rules {
-            let file = if rule.allow() {
-                "devices.allow"
-            } else {
-                "devices.deny"
+        apply_devices(&group.controller("devices")?, rules)?;
+    }
+    Ok(())
+}
+
+/// One line per write. A configuration and the defaults of the runtime name the
+/// same nodes; what is allowed already is not said again.
+fn apply_devices(dir: &Path, rules: &[LinuxDeviceCgroup]) -> Result<(), Error> {
+    let mut allow = None;
+    let mut allowed = Vec::new();
+    for rule in rules {
+        let line = devices::v1_rule(rule)?;
+        if !rule.allow() {
+            allowed.clear();
+            files::write(dir, "devices.deny", &line)?;
+        } else if !allowed.contains(&line) {
+            let file = match &allow {
+                Some(file) => file,
+                None => &*allow.insert(files::open(dir, "devices.allow")?),
             };
-            files::write(&dir, file, &devices::v1_rule(rule)?)?;
+            file.write(&line)?;
+            allowed.push(line);
         }
     }
     Ok(())
 }
 
 fn apply_memory(group: &Cgroup, memory: &LinuxMemory) -> Result<(), Error> {
-    let needed = memory.limit().is_some()
-        || memory.swap().is_some()
-        || memory.reservation().is_some()
+    // As runc reads it, 0 is "not given": nothing could run with it.
+    let given = |value: Option<i64>| value.filter(|&value| value != 0);
+    let (limit, swap) = (given(memory.limit()), given(memory.swap()));
+    let reservation = given(memory.reservation());
+    let needed = limit.is_some()
+        || swap.is_some()
+        || reservation.is_some()
         || memory.swappiness().is_some()
         || memory.disable_oom_killer().is_some();
     if !needed {
@@ -116,7 +150,7 @@ fn apply_memory(group: &Cgroup, memory: &LinuxMemory) -> Result<(), Error> {
     };
     // The kernel holds memory ≤ memory+swap at every moment, so which comes
     // first depends on the direction. An unlimited swap needs no accounting.
-    match (memory.limit(), memory.swap()) {
+    match (limit, swap) {
         (Some(limit), Some(swap)) => {
             if let Err(error) = set_limit(limit) {
                 if error.errno() != Some(Errno::INVAL) {
@@ -128,20 +162,25 @@ fn apply_memory(group: &Cgroup, memory: &LinuxMemory) -> Result<(), Error> {
                 set_swap(swap)?;
             }
         }
-        (Some(limit), None) => {
-            // Room for the new limit, when an earlier swap limit is in its way.
-            if let Err(error) = set_limit(limit) {
-                if error.errno() != Some(Errno::INVAL) {
-                    return Err(error);
-                }
+        // An earlier limit on memory and swap goes with the one on memory; it is
+        // in the way of a higher one, which is for the caller to decide.
+        (Some(-1), None) => {
+            if dir.join("memory.memsw.limit_in_bytes").exists() {
                 set_swap(-1)?;
-                set_limit(limit)?;
             }
+            set_limit(-1)?;
         }
+        (Some(limit), None) => set_limit(limit).map_err(|error| match error.errno() {
+            Some(Errno::INVAL) => Error::Invalid(format!(
+                "a memory limit of {limit} is above the limit on memory and swap in force: \
+                 change both"
+            )),
+            _ => error,
+        })?,
         (None, Some(swap)) => set_swap(swap)?,
         (None, None) => {}
     }
-    if let Some(reservation) = memory.reservation() {
+    if let Some(reservation) = reservation {
         files::write(&dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;
     }
     if let Some(swappiness) = memory.swappiness() {

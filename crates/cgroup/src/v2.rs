@@ -1,6 +1,6 @@
 //! Version 2: one directory for all controllers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
@@ -13,7 +13,7 @@ const CONTROLLERS: &[&str] = &[
 ];
 
 /// Makes the directory and enables the controllers on the way to it.
-pub(crate) fn make(host: &Host, dir: &Path) -> Result<(), Error> {
+pub(crate) fn make(host: &Host, dir: &Path, made: &mut Vec<PathBuf>) -> Result<(), Error> {
     let hierarchy = host
         .v2_mount()
         .ok_or_else(|| Error::Invalid("no cgroup v2 hierarchy is mounted".into()))?;
@@ -24,7 +24,7 @@ pub(crate) fn make(host: &Host, dir: &Path) -> Result<(), Error> {
     for part in relative.iter() {
         enable_controllers(&current)?;
         current.push(part);
-        files::make_dirs(&current)?;
+        files::make_dirs(&current, made)?;
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ pub(crate) fn apply(dir: &Path, resources: &LinuxResources) -> Result<(), Error>
         set(
             dir,
             &format!("hugetlb.{}.max", limit.page_size()),
-            &limit.limit().to_string(),
+            &self::limit(limit.limit()),
         )?;
     }
     for (device, limit) in resources.rdma().iter().flatten() {
@@ -119,6 +119,16 @@ fn limit(value: i64) -> String {
 }
 
 fn apply_memory(dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
+    if memory.check_before_update() == Some(true)
+        && let Some(wanted) = memory.limit().and_then(|value| u64::try_from(value).ok())
+    {
+        let usage = files::number(&dir.join("memory.current"))?;
+        if wanted != 0 && usage > wanted {
+            return Err(Error::Invalid(format!(
+                "a memory limit of {wanted} is below the {usage} bytes in use"
+            )));
+        }
+    }
     if let Some(swap) = swap_limit(memory)? {
         match set(dir, "memory.swap.max", &swap) {
             // A kernel without swap has no file; then there is nothing to limit.
@@ -163,13 +173,18 @@ fn apply_cpu(dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
     if let Some(shares) = cpu.shares().filter(|&shares| shares > 0) {
         set(dir, "cpu.weight", &weight_of_shares(shares).to_string())?;
     }
-    if cpu.quota().is_some() || cpu.period().is_some() {
-        let quota = cpu
-            .quota()
-            .filter(|&quota| quota > 0)
-            .map_or_else(|| "max".into(), |quota| quota.to_string());
-        let period = cpu.period().filter(|&period| period > 0).unwrap_or(100_000);
-        set(dir, "cpu.max", &format!("{quota} {period}"))?;
+    let quota = cpu.quota().filter(|&quota| quota != 0).map(limit);
+    let period = cpu.period().filter(|&period| period > 0);
+    match (quota, period) {
+        (Some(quota), Some(period)) => set(dir, "cpu.max", &format!("{quota} {period}"))?,
+        // A quota alone leaves the period as it is; a period needs the quota.
+        (Some(quota), None) => set(dir, "cpu.max", &quota)?,
+        (None, Some(period)) => {
+            let now = files::read(&dir.join("cpu.max")).unwrap_or_default();
+            let quota = now.split_whitespace().next().unwrap_or("max");
+            set(dir, "cpu.max", &format!("{quota} {period}"))?;
+        }
+        (None, None) => {}
     }
     if let Some(burst) = cpu.burst() {
         set(dir, "cpu.max.burst", &burst.to_string())?;

@@ -241,6 +241,68 @@ fn a_failed_create_leaves_nothing() {
 }
 
 #[test]
+fn a_failed_create_leaves_what_was_there() {
+    let group = Group::new("{}");
+    let bad: LinuxResources = serde_json::from_str(r#"{"cpu":{"cpus":"4095"}}"#).unwrap();
+    let host = Host::detect().unwrap();
+    Cgroup::create(&host, group.0.path(), Some(&bad)).unwrap_err();
+    assert!(group.0.exists());
+    // Parents made on the way go, those of others stay.
+    let below = format!("{}/one/two", group.0.path());
+    Cgroup::create(&host, &below, Some(&bad)).unwrap_err();
+    assert!(!Cgroup::open(&host, below.trim_end_matches("/two")).exists());
+    assert!(group.0.exists());
+}
+
+#[test]
+fn absent_and_zero_limits_change_nothing() {
+    let group = Group::new(r#"{"memory":{"limit":16777216,"swap":33554432}}"#);
+    let apply = |text: &str| group.0.apply(&serde_json::from_str(text).unwrap());
+    apply(r#"{"memory":{"limit":0,"swap":0,"reservation":0},"cpu":{}}"#).unwrap();
+    assert_eq!(group.0.stats().unwrap().memory.limit, 16_777_216);
+    if Host::detect().unwrap().layout() != Layout::V2 {
+        // v1 counts swap in: a limit above both needs a word about both.
+        let error = apply(r#"{"memory":{"limit":67108864}}"#).unwrap_err();
+        assert!(error.to_string().contains("change both"), "{error}");
+        assert_eq!(group.0.stats().unwrap().memory.limit, 16_777_216);
+    }
+    apply(r#"{"memory":{"limit":-1}}"#).unwrap();
+    assert_eq!(group.0.stats().unwrap().memory.limit, u64::MAX);
+}
+
+#[test]
+fn processes_that_fork_on_are_ended() {
+    let group = Group::new(r#"{"pids":{"limit":200}}"#);
+    let script = "f() { f & f & }; trap '' TERM; while :; do f 2>/dev/null; echo on; done";
+    let (mut child, _stdin, mut stdout) = shell(&group.0, script);
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    group.0.kill_all().unwrap();
+    assert!(group.0.processes().unwrap().is_empty());
+    assert!(!group.0.is_frozen().unwrap());
+    child.wait().unwrap();
+}
+
+/// On v1 `enter` moves the thread that calls it; on v2 it has nothing to do.
+#[test]
+fn a_thread_enters_by_itself() {
+    let group = Group::new("{}");
+    let entry = group.0.entry().unwrap();
+    let inside = std::thread::spawn(move || {
+        entry.enter().unwrap();
+        std::fs::read_to_string("/proc/thread-self/cgroup").unwrap()
+    });
+    let inside = inside.join().unwrap();
+    let host = Host::detect().unwrap();
+    let expected = match host.layout() {
+        Layout::V2 => 0,
+        Layout::V1 | Layout::Hybrid => host.mounts().len(),
+    };
+    let moved = inside.lines().filter(|line| line.ends_with(group.0.path()));
+    assert_eq!(moved.count(), expected, "{inside}");
+}
+
+#[test]
 fn entry_fits_the_layout() {
     let group = Group::new("{}");
     match (Host::detect().unwrap().layout(), group.0.entry().unwrap()) {

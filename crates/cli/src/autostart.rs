@@ -33,6 +33,9 @@ const LOCK: &str = "/run/berth-start.lock";
 /// Directories of an engine other than this host's.
 const DATA_ROOT: &str = "BERTH_DATA_ROOT";
 const EXEC_ROOT: &str = "BERTH_EXEC_ROOT";
+/// Its bridge: "none" if not set; "default" in a network namespace that no
+/// other engine uses; or an interface.
+const BRIDGE: &str = "BERTH_BRIDGE";
 
 /// Which engine to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +45,12 @@ pub(crate) enum OnDemand {
     /// One with directories of its own. Its PID file, log and start lock are in
     /// the exec root. An engine takes its parent control group and its bridge
     /// for its own and clears them at its start, so this one gets another
-    /// group, and in the host's network namespace no bridge.
+    /// group, and no bridge unless the user says that one is free.
     Own {
         data_root: PathBuf,
         exec_root: PathBuf,
+        /// `--bridge`; "default" is berth's own.
+        bridge: String,
     },
 }
 
@@ -66,6 +71,7 @@ impl OnDemand {
         Some(Self::Own {
             data_root: std::path::absolute(environment(DATA_ROOT)?).ok()?,
             exec_root: std::path::absolute(environment(EXEC_ROOT)?).ok()?,
+            bridge: environment(BRIDGE).unwrap_or_else(|| "none".to_owned()),
         })
     }
 
@@ -88,6 +94,7 @@ impl OnDemand {
         let Self::Own {
             data_root,
             exec_root,
+            bridge,
         } = self
         else {
             return Vec::new();
@@ -102,8 +109,8 @@ impl OnDemand {
             "--cgroup-parent".into(),
             format!("/berth-{:016x}", fnv1a(data_root.as_os_str().as_bytes())).into(),
         ];
-        if on_host_network() {
-            flags.extend(["--bridge".into(), "none".into()]);
+        if bridge != "default" {
+            flags.extend(["--bridge".into(), bridge.into()]);
         }
         flags
     }
@@ -114,16 +121,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-/// Whether this process is in the network namespace of the host's init. Not
-/// known is yes: the careful answer.
-fn on_host_network() -> bool {
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
-    match (namespace("1"), namespace("self")) {
-        (Ok(host), Ok(own)) => host == own,
-        _ => true,
-    }
 }
 
 /// Whether the user has not turned it off.
@@ -286,6 +283,7 @@ mod tests {
         assert_eq!(own.flags()[..2], ["--data-root", "/d"]);
         let group = own.flags().into_iter().nth(7).unwrap();
         assert!(group.to_str().unwrap().starts_with("/berth-"), "{group:?}");
+        assert!(own.flags().ends_with(&["--bridge".into(), "none".into()]));
         // Named by -H or DOCKER_HOST, or without its directories.
         assert_eq!(OnDemand::for_host(Some("unix:///y.sock"), &all), None);
         let half = set(&[("BERTH_HOST", "unix:///x.sock"), (DATA_ROOT, "/d")]);

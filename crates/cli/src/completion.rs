@@ -4,6 +4,7 @@
 use berth_api::container::Summary as Container;
 use berth_api::image::Summary as Image;
 use berth_api::network::Network;
+use berth_api::volume::VolumeList;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -180,6 +181,7 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
         {
             images(program, global)
         }
+        Some("VOLUME") if command.usage.contains("VOLUME...") => volumes(program, global),
         Some("NETWORK") => networks(program, global),
         Some("NAME|ID") => {
             let mut all = containers(program, global, true);
@@ -220,6 +222,16 @@ fn images(program: &str, global: &Parsed) -> Vec<String> {
         .into_iter()
         .flat_map(|image| image.repo_tags)
         .collect()
+}
+
+fn volumes(program: &str, global: &Parsed) -> Vec<String> {
+    let Ok(mut context) = Context::new(program, global) else {
+        return Vec::new();
+    };
+    context.on_demand = None;
+    let list = context.block_on(context.json::<VolumeList>(Request::get("/volumes")));
+    let volumes = list.map(|list| list.volumes).unwrap_or_default();
+    volumes.into_iter().map(|volume| volume.name).collect()
 }
 
 fn networks(program: &str, global: &Parsed) -> Vec<String> {

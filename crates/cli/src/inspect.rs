@@ -12,6 +12,7 @@ enum Kind {
     Container,
     Image,
     Network,
+    Volume,
 }
 
 impl Kind {
@@ -22,6 +23,7 @@ impl Kind {
             Self::Image => Request::get(format!("/images/{}/json", image_segment(name))),
             Self::Network => Request::get(format!("/networks/{}", segment(name)))
                 .query_flag("verbose", args.on("verbose")),
+            Self::Volume => Request::get(format!("/volumes/{}", segment(name))),
         }
     }
 }
@@ -41,25 +43,30 @@ pub(crate) async fn networks(context: &Context, args: &Parsed) -> Outcome {
     show(context, args, &[Kind::Network]).await
 }
 
+pub(crate) async fn volumes(context: &Context, args: &Parsed) -> Outcome {
+    show(context, args, &[Kind::Volume]).await
+}
+
 /// `inspect`: the first kind of object that has the name, or the kind of
 /// `--type`.
 pub(crate) async fn inspect(context: &Context, args: &Parsed) -> Outcome {
     let kinds: &[Kind] = match args.get("type") {
-        None => &[Kind::Container, Kind::Image, Kind::Network],
+        None => &[Kind::Container, Kind::Image, Kind::Network, Kind::Volume],
         Some("container") => &[Kind::Container],
         Some("image") => &[Kind::Image],
         Some("network") => &[Kind::Network],
+        Some("volume") => &[Kind::Volume],
         Some("") => {
             return Err(Failure::new(
-                "type is empty: must be one of \"container\", \"image\", \"network\"",
+                "type is empty: must be one of \"container\", \"image\", \"network\", \"volume\"",
             ));
         }
-        Some(other @ ("config" | "node" | "plugin" | "secret" | "service" | "task" | "volume")) => {
+        Some(other @ ("config" | "node" | "plugin" | "secret" | "service" | "task")) => {
             return Err(Failure::new(format!("--type={other} is not supported yet")));
         }
         Some(other) => {
             return Err(Failure::new(format!(
-                "unknown type: {}: must be one of \"container\", \"image\", \"network\"",
+                "unknown type: {}: must be one of \"container\", \"image\", \"network\", \"volume\"",
                 crate::flags::go_quote(other)
             )));
         }

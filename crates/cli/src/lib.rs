@@ -2,7 +2,7 @@
 //! output. Owns what people type and read; must not know how anything is done.
 //!
 //! The way of a command: `lib` (which command) → `flags` (its words) → a
-//! handler in `run`, `container`, `image`, `network`, `system`, `inspect` →
+//! handler in `run`, `container`, `image`, `network`, `volume`, `system`, `inspect` →
 //! `transport` (the engine) → `output` (tables, templates).
 
 mod autostart;
@@ -28,6 +28,7 @@ mod time;
 mod transport;
 mod tree;
 mod units;
+mod volume;
 
 use std::ffi::OsString;
 

@@ -24,7 +24,10 @@ pub(crate) fn parse_point(text: &str) -> Result<String, Failure> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    if let Ok(length) = parse_duration(text) {
+    // "0" is the beginning of time, not "no time ago".
+    if text != "0"
+        && let Ok(length) = parse_duration(text)
+    {
         let nanoseconds = Timestamp::now().as_nanosecond() - i128::from(length);
         return Ok(nanoseconds.div_euclid(1_000_000_000).to_string());
     }

@@ -186,7 +186,7 @@ def events(client):
     bounds = {"since": since, "until": int(time.time()) + 1}
     past = client.events(**bounds, decode=True, filters={"event": ["die"], "container": container.id})
     past = list(past)
-    assert len(past) == 1 and past[0]["id"] == container.id, past
+    assert len(past) == 1 and past[0]["Actor"]["ID"] == container.id, past
     assert past[0]["Actor"]["Attributes"]["exitCode"] == "0", past
 
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal};
 
@@ -85,7 +86,9 @@ impl Engine {
             .stdout(Stdio::piped())
             .spawn()
             .expect("util-linux and iproute2 are installed");
-        let cgroup = format!("/berth-e2e-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/berth-e2e-{}-{number}", std::process::id());
         let mut engine = Self {
             dir,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),

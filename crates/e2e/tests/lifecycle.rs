@@ -208,23 +208,26 @@ fn restart_policy() {
 #[test]
 fn rename_and_remove() {
     let engine = Engine::start();
+    // No names that an identifier could begin with.
     for client in clients() {
         engine
             .client(
                 client,
-                &["run", "-d", "--name", "aa", "busybox", "sleep", "600"],
+                &["run", "-d", "--name", "one", "busybox", "sleep", "600"],
             )
             .ok();
-        engine.client(client, &["rename", "aa", "bb"]).ok();
-        engine.client(client, &["inspect", "aa"]).fails(1, "o such");
+        engine.client(client, &["rename", "one", "two"]).ok();
+        engine
+            .client(client, &["inspect", "one"])
+            .fails(1, "o such");
         assert_eq!(
             engine
-                .client(client, &["inspect", "-f", "{{.Name}}", "bb"])
+                .client(client, &["inspect", "-f", "{{.Name}}", "two"])
                 .ok(),
-            "/bb"
+            "/two"
         );
-        engine.client(client, &["rm", "bb"]).fails(1, "cannot remove container \"bb\": container is running: stop the container before removing or force remove");
-        engine.client(client, &["rm", "-f", "bb"]).ok();
+        engine.client(client, &["rm", "two"]).fails(1, "cannot remove container \"two\": container is running: stop the container before removing or force remove");
+        engine.client(client, &["rm", "-f", "two"]).ok();
         assert_eq!(engine.client(client, &["ps", "-aq"]).ok(), "");
     }
     engine.assert_nothing_left();

@@ -31,6 +31,18 @@ fn attached_output_and_exit_code() {
     engine.assert_nothing_left();
 }
 
+/// What `make bench` shows; each part of the way has its say.
+#[test]
+fn a_start_tells_where_its_time_went() {
+    let engine = Engine::start();
+    engine.berth(&["run", "--rm", "busybox", "true"]).ok();
+    let log = engine.log();
+    let (_, steps) = log.split_once("start steps: ").expect("logged at debug");
+    for part in ["engine: ", "monitor: ", "runtime: ", "child: mounts="] {
+        assert!(steps.contains(part), "{part} is not in {steps}");
+    }
+}
+
 #[test]
 fn killed_by_a_signal_is_128_and_its_number() {
     let engine = Engine::start();

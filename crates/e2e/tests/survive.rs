@@ -506,3 +506,63 @@ fn a_full_disk_is_an_error_and_not_a_wreck() {
         left.is_empty().then_some(())
     });
 }
+
+#[test]
+fn two_engines_leave_each_other_alone() {
+    let first = Engine::start();
+    first
+        .berth(&["run", "-d", "--name", "mine", "busybox", "sleep", "600"])
+        .ok();
+    // Another data root, the same parent of control groups, no bridge.
+    let dir = tempfile::tempdir().unwrap();
+    let start = |bridge: &[&str]| {
+        let mut command = std::process::Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{}/ns/net", first.pid()))
+            .arg(berth_e2e::engine::bin_dir().join("berth"))
+            .args([
+                "daemon",
+                "--ready-fd",
+                "0",
+                "--cgroup-parent",
+                first.cgroup(),
+            ])
+            .arg("--host")
+            .arg(format!("unix://{}/berth.sock", dir.path().display()))
+            .arg("--data-root")
+            .arg(dir.path().join("data"))
+            .arg("--exec-root")
+            .arg(dir.path().join("run"))
+            .arg("--pidfile")
+            .arg(dir.path().join("pid"))
+            .args(bridge)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let (mut ready, theirs) = std::io::pipe().unwrap();
+        let child = command.stdin(Stdio::from(theirs)).spawn().unwrap();
+        drop(command);
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut ready, &mut text).unwrap();
+        (child, !text.is_empty())
+    };
+    let (child, serves) = start(&[]);
+    assert!(!serves, "the bridge is the first engine's");
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        words.contains("belongs to another engine that is running"),
+        "{words}"
+    );
+    let (mut child, serves) = start(&["--bridge", "none"]);
+    assert!(serves);
+    assert_eq!(
+        first.berth(&["exec", "mine", "echo", "alive"]).ok(),
+        "alive"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (pid, _) in leaks::processes(&dir.path().display().to_string()) {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    first.berth(&["rm", "-f", "mine"]).ok();
+}

@@ -47,5 +47,4 @@ pub struct BridgeOptions {
     pub address: Option<String>,
     pub mtu: u32,
     pub masquerade: bool,
-    pub forward: bool,
 }

@@ -1,5 +1,6 @@
 //! The engine's parts, and how it opens and closes.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -61,6 +62,11 @@ impl Engine {
             (config.exec_root.join("containers"), 0o700),
         ] {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
+            // Also when it was there already: who can reach a container's files
+            // could run its set-user-ID programs on the host (CVE-2021-41091).
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions)
+                .map_err(|error| io("set the mode of", &path, &error))?;
         }
         let store = Store::open(&config.data_root).api()?;
         let cgroups = berth_cgroup::Host::detect().api()?;

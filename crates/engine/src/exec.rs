@@ -282,6 +282,7 @@ impl Engine {
     }
 
     pub async fn exec_inspect(&self, id: &str) -> Result<ExecInspect, Error> {
+        self.settle_exec(id).await;
         let execs = self.0.execs.lock();
         let exec = execs.get(id).ok_or_else(|| missing(id))?;
         let config = &exec.config;
@@ -304,6 +305,26 @@ impl Engine {
             detach_keys: config.detach_keys.clone(),
             pid: exec.pid,
         })
+    }
+
+    /// Clients ask for the exit code as soon as the stream has ended. The monitor
+    /// has told it before that, on another socket: once it answers here, what it
+    /// said earlier has been heard.
+    async fn settle_exec(&self, id: &str) {
+        let running = self
+            .0
+            .execs
+            .lock()
+            .get(id)
+            .filter(|exec| exec.running)
+            .map(|exec| exec.container.clone());
+        if let Some(container) = running
+            && let Ok((channel, _)) = container.running()
+        {
+            let _ = channel
+                .ask(Vec::new(), |request| ToMonitor::Status { request })
+                .await;
+        }
     }
 
     pub(crate) fn exec_exited(&self, container: &Container, id: &str, exit_code: i32) {

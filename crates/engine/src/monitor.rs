@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use berth_api::{Error, Kind};
 use berth_monitor::protocol::{Failure, FromMonitor, ToMonitor};
+use berth_monitor::steps::Step;
 use berth_sys::socket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -35,9 +36,9 @@ impl std::fmt::Debug for Channel {
     }
 }
 
-/// How a start ended: the error with the kind of failure, or nothing when the
+/// How a start ended: where its time went, the error with the kind of failure, or nothing when the
 /// monitor disappeared without a word.
-pub(crate) type Begun = Result<(), Option<(Failure, String)>>;
+pub(crate) type Begun = Result<Vec<Step>, Option<(Failure, String)>>;
 
 impl Channel {
     /// Sends a request and waits for its answer.
@@ -124,12 +125,13 @@ impl Task {
                 },
             }
         }
-        self.pending.clear();
-        if let Some(begun) = self.begun.take() {
-            // Died before it said anything.
-            let _ = begun.send(Err(None));
+        // Before it said anything: who waits for its word sees to the rest.
+        if let Some(begun) = self.begun.take()
+            && begun.send(Err(None)).is_ok()
+        {
             return;
         }
+        self.pending.clear();
         self.engine.monitor_gone(&self.container, self.exited).await;
     }
 
@@ -173,10 +175,14 @@ impl Task {
             }
         };
         match message {
-            FromMonitor::Started { pid, started_at } => {
+            FromMonitor::Started {
+                pid,
+                started_at,
+                steps,
+            } => {
                 self.engine.started(&self.container, pid, &started_at);
                 if let Some(begun) = self.begun.take() {
-                    let _ = begun.send(Ok(()));
+                    let _ = begun.send(Ok(steps));
                 }
             }
             FromMonitor::StartFailed { kind, message } => {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +31,24 @@ pub(crate) struct Networks {
     bridge_id: String,
     #[serde(skip)]
     enabled: bool,
+    /// Says to other engines that the bridge is taken.
+    #[serde(skip)]
+    claim: Option<UnixListener>,
+}
+
+/// Takes the bridge for this engine: two that adopt one bridge would remove each
+/// other's endpoints. An abstract socket belongs to the network namespace, as the
+/// bridge does, and is given up by the kernel however the engine ends.
+fn claim(interface: &str) -> Result<UnixListener, Error> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Error::system(format!(
+            "the bridge {interface} belongs to another engine that is running: start this one with --bridge and another name, or with --bridge none"
+        )),
+        _ => Error::system(format!("claim the bridge {interface}: {error}")),
+    };
+    let name =
+        SocketAddr::from_abstract_name(format!("berth-bridge-{interface}")).map_err(failed)?;
+    UnixListener::bind_addr(&name).map_err(failed)
 }
 
 impl Networks {
@@ -44,6 +64,7 @@ impl Networks {
         networks.enabled = !config.bridge.disabled;
         if networks.enabled {
             let bridge = networks.bridge_config(config, manager)?;
+            networks.claim = Some(claim(&bridge.interface)?);
             manager.add_bridge(&bridge).api()?;
             networks.bridge = Some(bridge);
         }
@@ -63,32 +84,47 @@ impl Networks {
             bridge: None,
             bridge_id: id()?,
             enabled: true,
+            claim: None,
         })
     }
 
     fn bridge_config(&self, config: &Config, manager: &Manager) -> Result<BridgeConfig, Error> {
         let options = &config.bridge;
-        let (gateway, prefix_len) = match (&options.address, &self.bridge) {
-            (Some(text), _) => {
+        let wanted = options.interface.as_deref().unwrap_or(DEFAULT_INTERFACE);
+        let stored = self.bridge.as_ref();
+        let ours = stored.is_some_and(|stored| !stored.foreign && stored.interface == wanted);
+        // Else the user may have made it: perhaps it is the host's own way to
+        // the network.
+        let theirs = if options.interface.is_some() && !ours {
+            manager.interface_address(wanted).api()?
+        } else {
+            None
+        };
+        let (gateway, prefix_len) = match (theirs, &options.address, stored) {
+            (Some(address), _, _) => address,
+            (None, Some(text), _) => {
                 let invalid = || Error::invalid(format!("invalid bridge address: {text}"));
                 let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
                 let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
                 (address.parse().map_err(|_| invalid())?, prefix)
             }
-            (None, Some(stored)) => (stored.gateway, stored.prefix_len),
-            (None, None) => manager.free_subnet().api()?,
+            (None, None, Some(stored)) if !stored.foreign => (stored.gateway, stored.prefix_len),
+            (None, None, Some(stored)) if stored.interface == wanted => {
+                return Err(Error::invalid(format!(
+                    "the bridge {wanted} does not exist or has no address"
+                )));
+            }
+            (None, None, _) => manager.free_subnet().api()?,
         };
         Ok(BridgeConfig {
             id: self.bridge_id.clone(),
             name: "bridge".into(),
-            interface: options
-                .interface
-                .clone()
-                .unwrap_or_else(|| DEFAULT_INTERFACE.into()),
+            interface: wanted.to_owned(),
             gateway,
             prefix_len,
             mtu: if options.mtu == 0 { 1500 } else { options.mtu },
             masquerade: options.masquerade,
+            foreign: theirs.is_some(),
         })
     }
 
@@ -152,9 +188,16 @@ impl Engine {
                 };
                 let pid = self.pid_to_join(other, "network")?;
                 let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-                std::fs::File::open(&path)
-                    .map(|file| Some(file.into()))
-                    .map_err(|error| io("open", &path, &error))
+                let namespace =
+                    std::fs::File::open(&path).map_err(|error| io("open", &path, &error))?;
+                // Still the same process: not a stranger's who got its number.
+                if self.pid_to_join(other, "network")? == pid {
+                    Ok(Some(namespace.into()))
+                } else {
+                    Err(Error::conflict(format!(
+                        "failed to join network namespace: container {other} was restarted"
+                    )))
+                }
             }
         }
     }

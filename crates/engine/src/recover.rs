@@ -3,20 +3,24 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_api::Error;
-use berth_cgroup::Cgroup;
 use berth_monitor::client;
 use berth_monitor::protocol::{ExitRecord, FromMonitor, ToMonitor};
+use berth_monitor::sweep;
 
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
 use crate::{files, health, monitor, time};
 
-/// How long a monitor that was just forked may take to listen.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a monitor that is alive may take to listen and to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long one that was just forked may take to show that it is; and one that
+/// was killed, to be gone.
+const MOMENT: Duration = Duration::from_millis(300);
 
 /// Docker's code for a container that ended while nobody looked.
 const UNKNOWN_EXIT: i32 = 255;
@@ -33,8 +37,10 @@ pub(crate) async fn recover(engine: &Engine) -> Result<(), Error> {
         engine.index_mut().insert(container.clone());
     }
     let mut ended = Vec::new();
+    // One for all: those that were killed are not waited for one by one.
+    let deadline = Instant::now() + MOMENT;
     for container in &containers {
-        if !adopt(engine, container).await {
+        if !adopt(engine, container, deadline).await {
             ended.push(container.clone());
         }
     }
@@ -62,7 +68,7 @@ pub(crate) async fn recover(engine: &Engine) -> Result<(), Error> {
             let (engine, container) = (engine.clone(), container.clone());
             container.record().state.restarting = true;
             tokio::spawn(async move {
-                if let Err(error) = engine.start(&container).await {
+                if let Err(error) = engine.start_again(&container).await {
                     tracing::warn!(container = container.id, "start by policy: {error}");
                 }
             });
@@ -104,29 +110,40 @@ fn load(engine: &Engine) -> Result<Vec<Arc<Container>>, Error> {
     Ok(list)
 }
 
-/// Connects to a container's monitor; false when there is none.
-async fn adopt(engine: &Engine, container: &Arc<Container>) -> bool {
+/// Connects to a container's monitor; false when there is none, nor one that
+/// shows by the deadline.
+pub(crate) async fn adopt(engine: &Engine, container: &Arc<Container>, deadline: Instant) -> bool {
     let run_dir = engine.run_dir(&container.id);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let latest = Instant::now() + PATIENCE;
     let socket = loop {
         if !run_dir.exists() {
             return false;
         }
-        match client::connect(&run_dir, client::MONITOR_SOCKET) {
-            Ok(socket) => break socket,
-            Err(_) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            Err(_) => return false,
+        if let Ok(socket) = client::connect(&run_dir, client::MONITOR_SOCKET) {
+            break socket;
         }
+        let end = if sweep::has_monitor(&run_dir) {
+            latest
+        } else {
+            deadline
+        };
+        if Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     };
     let Ok((channel, _begun)) = monitor::serve(engine, container, socket) else {
         return false;
     };
     container.live().channel = Some(channel.clone());
-    let answer = channel
-        .ask(Vec::new(), |request| ToMonitor::Status { request })
-        .await;
+    let asked = channel.ask(Vec::new(), |request| ToMonitor::Status { request });
+    let Ok(answer) = tokio::time::timeout(PATIENCE, asked).await else {
+        tracing::warn!(
+            container = container.id,
+            "the monitor does not answer; the container's state is taken as it was"
+        );
+        return true;
+    };
     let Ok(FromMonitor::Status {
         pid,
         started_at,
@@ -225,24 +242,30 @@ pub(crate) fn bury(engine: &Engine, container: &Arc<Container>) -> ExitRecord {
         })
 }
 
-fn clean_up(engine: &Engine, container: &Container) {
-    let cgroup = engine.cgroup(&container.record());
-    end_cgroup(&cgroup);
-    let run_dir = engine.run_dir(&container.id);
-    if let Err(error) = std::fs::remove_dir_all(&run_dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!("remove {}: {error}", run_dir.display());
-    }
+/// Ends what is left of a run whose monitor is gone. Blocks.
+pub(crate) fn clean_up(engine: &Engine, container: &Container) {
+    let parent = container.record().host_config.cgroup_parent.clone();
+    sweep_away(engine, &parent, &container.id);
 }
 
-fn end_cgroup(cgroup: &Cgroup) {
-    if !cgroup.exists() {
-        return;
-    }
-    let _ = cgroup.thaw();
-    if let Err(error) = cgroup.kill_all().and_then(|()| cgroup.remove()) {
-        tracing::warn!("remove the control group {}: {error}", cgroup.path());
+/// Processes, control group and run directory, unless a monitor has them.
+fn sweep_away(engine: &Engine, cgroup_parent: &str, id: &str) {
+    let cgroup = engine.cgroup_path(cgroup_parent, id);
+    let run_dir = engine.run_dir(id);
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        match sweep::sweep(&engine.0.cgroups, &cgroup, &run_dir) {
+            Ok(()) => return,
+            // Its sockets close a little before it is gone.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => {
+                return tracing::warn!(container = id, "clean up after its monitor: {error}");
+            }
+        }
     }
 }
 
@@ -266,19 +289,17 @@ fn collect(engine: &Engine) {
     for id in ids_in(&monitors) {
         if !known(&id) {
             // A container that was removed while its record could not be read.
-            let path = engine.cgroup_path("", &id);
-            end_cgroup(&Cgroup::open(&engine.0.cgroups, &path));
-            let _ = std::fs::remove_dir_all(monitors.join(&id));
+            sweep_away(engine, "", &id);
         }
     }
+    // Groups of identifiers that are not ours may be another engine's, which
+    // shares the parent group with us.
     for id in groups(engine) {
-        let alone = match engine.find(&id) {
-            Ok(container) => container.live().channel.is_none(),
-            Err(_) => true,
-        };
-        if alone {
-            let path = engine.cgroup_path("", &id);
-            end_cgroup(&Cgroup::open(&engine.0.cgroups, &path));
+        if let Ok(container) = engine.find(&id)
+            && container.id == id
+            && container.live().channel.is_none()
+        {
+            sweep_away(engine, "", &id);
         }
     }
     if let Some(bridge) = engine.0.networks.bridge() {

@@ -10,6 +10,11 @@ pub(crate) fn now() -> String {
 }
 
 /// RFC 3339 with nine digits, UTC.
+/// RFC 3339 without a fraction, UTC.
+pub(crate) fn format_seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 pub(crate) fn format(time: Timestamp) -> String {
     format!("{time:.9}")
 }

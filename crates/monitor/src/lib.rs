@@ -22,6 +22,8 @@ pub mod protocol;
 pub mod sweep;
 pub mod timestamp;
 
+pub use berth_runtime_core::steps;
+
 use std::io;
 
 /// The same error with what was tried in front of it.

@@ -207,6 +207,9 @@ pub enum FromMonitor {
     Started {
         pid: u32,
         started_at: String,
+        /// Where the time went: phases in microseconds.
+        #[serde(default)]
+        steps: Vec<(String, u64)>,
     },
     /// First message on the start channel when it did not; the monitor ends,
     /// with nothing left behind.

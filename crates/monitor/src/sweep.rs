@@ -5,6 +5,7 @@ use std::path::Path;
 
 use berth_cgroup::{Cgroup, Host};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::endpoint;
 use crate::protocol::MONITOR_SOCKET;
@@ -25,6 +26,13 @@ pub fn sweep(host: &Host, cgroup: &str, run_dir: &Path) -> io::Result<()> {
     }
     remove_cgroup(&Cgroup::open(host, cgroup)).map_err(io::Error::other)?;
     remove_run_dir(run_dir)
+}
+
+/// Whether a monitor has this run directory, which it locks as long as it lives.
+pub fn has_monitor(run_dir: &Path) -> bool {
+    endpoint::open_dir(run_dir).is_ok_and(|dir| {
+        flock(&dir, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    })
 }
 
 /// Also kills the processes that are still in the group.

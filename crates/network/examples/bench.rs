@@ -26,6 +26,7 @@ fn main() -> Result<(), Error> {
         prefix_len: 16,
         mtu: 1500,
         masquerade: true,
+        foreign: false,
     };
     println!("{:<44} {:>9} {:>9} {:>9}", "", "min", "median", "max");
     for (label, pool, pause) in [

@@ -138,6 +138,7 @@ mod tests {
             prefix_len,
             mtu: 1500,
             masquerade: true,
+            foreign: false,
         })
     }
 

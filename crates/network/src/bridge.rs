@@ -31,7 +31,7 @@ pub(crate) fn ensure(
     for address in host.addresses()?.iter().filter(|a| a.index == link.index) {
         if address.address == config.gateway && address.prefix_len == config.prefix_len {
             has_gateway = true;
-        } else if !address.address.is_link_local() {
+        } else if !config.foreign && !address.address.is_link_local() {
             // Of an earlier configuration; it would answer for the new one's hosts.
             changes.push(route::delete_address(address));
         }
@@ -39,7 +39,7 @@ pub(crate) fn ensure(
     if !has_gateway {
         changes.push(route::add_address(link.index, config.gateway, subnet));
     }
-    if link.mtu != config.mtu {
+    if !config.foreign && link.mtu != config.mtu {
         changes.push(route::set_mtu(link.index, config.mtu));
     }
     if !link.up {

@@ -46,6 +46,10 @@ pub struct BridgeConfig {
     pub mtu: u32,
     /// Outgoing traffic leaves with the host's address.
     pub masquerade: bool,
+    /// The interface is the user's, who gave it this address: its other
+    /// addresses and its MTU are not ours to change.
+    #[serde(default)]
+    pub foreign: bool,
 }
 
 /// A container's place in a network.

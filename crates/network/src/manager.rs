@@ -109,6 +109,20 @@ impl Manager {
         ))
     }
 
+    /// The first address of an interface, with prefix length; `None` when it has
+    /// none or does not exist.
+    pub fn interface_address(&self, name: &str) -> Result<Option<(Ipv4Addr, u8)>, Error> {
+        let mut host = self.host();
+        let Some(link) = host.links.link(name)? else {
+            return Ok(None);
+        };
+        let addresses = host.links.addresses()?;
+        let own = addresses
+            .iter()
+            .find(|a| a.index == link.index && !a.address.is_link_local());
+        Ok(own.map(|a| (a.address, a.prefix_len)))
+    }
+
     /// Makes the bridge, its address and its firewall rules, or adopts them as
     /// they are; enables forwarding. Called again it repairs them.
     pub fn add_bridge(&self, config: &BridgeConfig) -> Result<(), Error> {

@@ -5,7 +5,7 @@ mod rig;
 
 use std::net::Ipv4Addr;
 
-use berth_network::Error;
+use berth_network::{Error, Manager};
 use rig::*;
 
 #[test]
@@ -31,6 +31,37 @@ fn bare_has_loopback_only() {
         call(&namespace.fd, Ipv4Addr::LOCALHOST, 80).unwrap(),
         "127.0.0.1"
     );
+}
+
+#[test]
+fn a_bridge_of_the_user_stays_as_it_is() {
+    let _host = fresh_host();
+    for command in [
+        "link add br9 type bridge",
+        "link set br9 mtu 1400 up",
+        "addr add 10.9.0.1/24 dev br9",
+        "addr add 10.8.0.1/24 dev br9",
+    ] {
+        ip(command);
+    }
+    let manager = Manager::new(1).unwrap();
+    assert_eq!(manager.interface_address("br8").unwrap(), None);
+    let (gateway, prefix_len) = manager.interface_address("br9").unwrap().unwrap();
+    assert_eq!((gateway, prefix_len), (Ipv4Addr::new(10, 9, 0, 1), 24));
+    let config = berth_network::BridgeConfig {
+        interface: "br9".into(),
+        gateway,
+        prefix_len,
+        foreign: true,
+        ..config()
+    };
+    manager.add_bridge(&config).unwrap();
+    let (_namespace, endpoint) = manager.connect(&config.id, None, None).unwrap();
+    assert_eq!(endpoint.address, Ipv4Addr::new(10, 9, 0, 2));
+    let bridge = ip("addr show dev br9");
+    for kept in ["mtu 1400", "inet 10.9.0.1/24", "inet 10.8.0.1/24"] {
+        assert!(bridge.contains(kept), "{kept}: {bridge}");
+    }
 }
 
 #[test]
@@ -88,7 +119,7 @@ fn the_bridge() {
     let _host = fresh_host();
     let mut config = config();
     config.mtu = 1400;
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     manager.add_bridge(&config).unwrap();
     let link = ip("-o -d link show dev berth0");
     assert!(
@@ -132,7 +163,7 @@ fn the_bridge() {
 fn an_interface_that_is_no_bridge() {
     let _host = fresh_host();
     ip("link add berth0 type veth peer name x");
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     let error = manager.add_bridge(&config()).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -272,7 +303,7 @@ fn a_neighbour_learns_of_a_new_owner() {
 #[test]
 fn addresses_run_out_and_come_back() {
     let _host = fresh_host();
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     let mut small = config();
     small.prefix_len = 30;
     manager.add_bridge(&small).unwrap();
@@ -335,7 +366,7 @@ fn release_removes_only_what_is_ours() {
 #[test]
 fn a_free_subnet() {
     let _host = fresh_host();
-    let manager = berth_network::Manager::new(0).unwrap();
+    let manager = Manager::new(0).unwrap();
     assert_eq!(
         manager.free_subnet().unwrap(),
         (Ipv4Addr::new(172, 17, 0, 1), 16)
@@ -384,7 +415,7 @@ fn traffic_is_counted() {
     });
     serve(&host, at_a.gateway, 80);
     call(&a.fd, at_a.gateway, 80).unwrap();
-    let counters = berth_network::Manager::counters(child.id()).unwrap();
+    let counters = Manager::counters(child.id()).unwrap();
     assert_eq!(counters.len(), 1, "{counters:?}");
     assert_eq!(counters[0].interface, "eth0");
     assert!(
@@ -398,7 +429,7 @@ fn traffic_is_counted() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(matches!(
-        berth_network::Manager::counters(child.id()),
+        Manager::counters(child.id()),
         Err(Error::NotFound(_))
     ));
 }

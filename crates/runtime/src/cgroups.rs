@@ -4,6 +4,7 @@
 //! the host's view: with a cgroup namespace that is what a new mount would show,
 //! without one it keeps the host's other groups out of sight.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +46,15 @@ impl Hierarchy {
 
 /// The mounted hierarchies, the first mount of each.
 pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let read = |path: &'static str| std::fs::read_to_string(path).step(|| format!("read {path}"));
+    // Room for all: the file does not say how long it is, and the standard
+    // library would begin with 32 bytes.
+    let read = |path: &'static str| {
+        let mut text = String::with_capacity(16 * 1024);
+        std::fs::File::open(path)
+            .and_then(|file| file.take(u64::MAX).read_to_string(&mut text))
+            .step(|| format!("read {path}"))?;
+        Ok(text)
+    };
     Ok(parse(
         &read("/proc/self/mountinfo")?,
         &read("/proc/self/cgroup")?,

@@ -23,6 +23,7 @@ use crate::process::{self, Identity};
 use crate::procfs::Procfs;
 use crate::rootfs;
 use crate::security;
+use crate::steps::Clock;
 use crate::sync::ChildEnd;
 use crate::terminal::Terminal;
 
@@ -47,6 +48,7 @@ pub(crate) fn fail(sync: &ChildEnd, error: &Error) -> ! {
 }
 
 fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Result<Infallible> {
+    let mut clock = Clock::start();
     berth_sys::exec::reset_signals();
     namespaces::protect()?;
     if staged {
@@ -59,6 +61,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     if let (Some(entry), false) = (&plan.entry, in_cgroup) {
         enter_cgroup(entry)?;
     }
+    clock.mark("child: enter control group");
     plan.namespaces.join_in_child()?;
     if own_user {
         sync.wait_for_map()?;
@@ -72,9 +75,11 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     // Modes are meant as they are written while files are made.
     rustix::process::umask(Mode::empty());
 
+    clock.mark("child: namespaces");
     let root = plan.root.as_fd();
     rootfs::attach(root)?;
     let mut made = mounts::attach_all(root, &plan.mounts)?;
+    clock.mark("child: mounts");
     let linux = plan.linux();
     if !mounts::has_foreign_dev(&plan.mounts) {
         devices::make_all(root, linux, plan.namespaces.is_separate(CLONE_NEWUSER))?;
@@ -83,6 +88,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     make_cwd(root, plan.process)?;
     set_names(plan)?;
     let procfs = set_sysctls(plan, made.proc.take())?;
+    clock.mark("child: devices and names");
     let identity = Identity::resolve(root, plan.process)?;
 
     if plan.has_runtime_hooks() {
@@ -110,6 +116,8 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         rootfs::make_read_only(root)?;
     }
 
+    clock.mark("child: masks and pivot");
+    sync.steps(&clock.into_steps())?;
     if plan.request.gate {
         // `create` may end and leave the gate to another process; the end of
         // the last one that can open it is noticed as the socket's end.

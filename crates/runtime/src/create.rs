@@ -18,6 +18,7 @@ use crate::options;
 use crate::process::Goal;
 use crate::rootfs;
 use crate::security;
+use crate::steps::Clock;
 use crate::sync::{self, Message, ParentEnd};
 use crate::sysctl;
 use crate::{Create, Created, Root, Started};
@@ -171,6 +172,7 @@ fn check_names(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
 
 /// See [`crate::create`].
 pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
+    let mut clock = Clock::start();
     let section = request
         .spec
         .linux()
@@ -184,6 +186,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
         _ => None,
     };
     let plan = Plan::new(request, request.seccomp.or(compiled.as_ref()))?;
+    clock.mark("runtime: plan");
     let (parent, child) = sync::pair()?;
     let (pid, pidfd, staged) = match plan.namespaces.spawn(plan.entry.as_ref(), &child)? {
         Side::Child { staged, in_cgroup } => {
@@ -193,6 +196,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
         Side::Parent { pid, pidfd, staged } => (pid, pidfd, staged),
     };
     drop(child);
+    clock.mark("runtime: clone");
     let mut creation = Creation {
         plan: &plan,
         sync: parent,
@@ -205,7 +209,8 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
     if staged {
         creation.meet()?;
     }
-    let at_gate = creation.watch()?;
+    let at_gate = creation.watch(&mut clock)?;
+    clock.mark("runtime: user to exec");
     let process = creation
         .process
         .take()
@@ -222,12 +227,14 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
         let sync = creation.sync.0.try_clone().step(|| "keep the gate")?;
         return Ok(Created {
             process,
+            steps: clock.into_steps(),
             gate: Some((ParentEnd(sync), parting)),
         });
     }
     parting.run(&process)?;
     Ok(Created {
         process,
+        steps: clock.into_steps(),
         gate: None,
     })
 }
@@ -264,10 +271,11 @@ impl Creation<'_, '_> {
     }
 
     /// Answers the child until its program runs, or it waits at the gate (true).
-    fn watch(&mut self) -> Result<bool> {
+    fn watch(&mut self, clock: &mut Clock) -> Result<bool> {
         loop {
             match self.sync.next()? {
                 None => return Ok(false),
+                Some(Message::Steps(steps)) => clock.extend(steps),
                 Some(Message::Gate) => return Ok(true),
                 Some(Message::Failed(error)) => return Err(error),
                 Some(Message::Console(master)) => {

@@ -48,6 +48,7 @@ mod procfs;
 mod resources;
 mod rootfs;
 mod security;
+pub mod steps;
 mod sync;
 mod sysctl;
 mod terminal;
@@ -116,6 +117,8 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Created {
     pub process: Started,
+    /// Where the time went, up to the program or the gate.
+    pub steps: Vec<steps::Step>,
     gate: Option<(sync::ParentEnd, create::Parting)>,
 }
 

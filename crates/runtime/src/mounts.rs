@@ -251,11 +251,14 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
             hierarchy.group(setting.cgroup)
         };
         let directory = hierarchy.mount_point.join(paths::relative(&path));
-        match clone_tree(&directory, false) {
-            Ok((tree, _)) => {
-                mount_setattr(tree.as_fd(), &options.attr.to_attr(), false)
-                    .step(|| "set mount flags")?;
-                set_private(tree.as_fd())?;
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        match rustix::mount::open_tree(CWD, &directory, clone) {
+            Ok(tree) => {
+                let attr = MountAttr {
+                    propagation: crate::options::MS_PRIVATE,
+                    ..options.attr.to_attr()
+                };
+                mount_setattr(tree.as_fd(), &attr, false).step(|| "set mount flags")?;
                 if unified {
                     return Ok(What::Bind(tree, Kind::Directory));
                 }
@@ -263,8 +266,8 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
                 opened.push(hierarchy);
             }
             // A hierarchy that the container has no group in.
-            Err(Error::Step { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).step(|| format!("stat {}", directory.display())),
         }
     }
     Ok(What::Cgroups(opened))
@@ -311,11 +314,19 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
             cgroups::attach(target.as_fd(), hierarchies, &mount.options)
         }
         What::Filesystem(kind) => {
+            let mut mode = None;
             let target = match kind.as_str() {
                 "proc" | "sysfs" => real_directory(root, &mount.destination, kind)?,
-                _ => paths::ensure(root, &mount.destination, Kind::Directory)?,
+                _ => {
+                    if let Ok(hidden) = paths::open_in(root, &mount.destination) {
+                        // Like the directory it hides, as runc does.
+                        let stat = rustix::fs::fstat(hidden).step(|| "stat the destination")?;
+                        mode = Some(stat.st_mode & 0o7777);
+                    }
+                    paths::ensure(root, &mount.destination, Kind::Directory)?
+                }
             };
-            let new = new_filesystem(kind, mount, target.as_fd())?;
+            let new = new_filesystem(kind, mount, mode)?;
             if mount.options.copy_up {
                 copyup::copy(target.as_fd(), new.as_fd())?;
             }
@@ -354,7 +365,8 @@ fn real_directory(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<Owned
     })
 }
 
-fn new_filesystem(kind: &str, mount: &Prepared, target: BorrowedFd<'_>) -> Result<OwnedFd> {
+/// `mode` is for a tmpfs without one of its own; the kernel's is 1777.
+fn new_filesystem(kind: &str, mount: &Prepared, mode: Option<u32>) -> Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
         .step(|| format!("open filesystem type {kind:?}"))?;
     let set = |key: &str, value: Option<&str>| {
@@ -373,12 +385,10 @@ fn new_filesystem(kind: &str, mount: &Prepared, target: BorrowedFd<'_>) -> Resul
     for (key, value) in &mount.options.data {
         set(key, value.as_deref())?;
     }
-    if kind == "tmpfs" && mount.options.value("mode").is_none() {
-        // Like the directory it hides, as runc does.
-        let mode = rustix::fs::fstat(target)
-            .step(|| "stat the destination")?
-            .st_mode
-            & 0o7777;
+    if let Some(mode) = mode
+        && kind == "tmpfs"
+        && mount.options.value("mode").is_none()
+    {
         set("mode", Some(&format!("{mode:o}")))?;
     }
     let own = matches!(kind, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue");

@@ -10,6 +10,7 @@
 //!   Mapped?    (user namespace)   writes the maps           → Go
 //!   Hooks      (only with hooks)  runs createRuntime hooks  → Go
 //!   Console    + descriptor       keeps it
+//!   Steps                         keeps them
 //!   Gate       (only with a gate) create() returns; start() → Go
 //!   Failed                        reaps the child, reports
 //!   (closed)                      the program runs
@@ -23,6 +24,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::error::{Context as _, Error, Result};
+use crate::steps::{self, Step};
 
 /// Longest text of a failure; the rest is cut.
 const MAX_TEXT: usize = 4096;
@@ -38,6 +40,8 @@ pub(crate) enum Message {
     Hooks,
     /// The terminal's controlling side.
     Console(OwnedFd),
+    /// Where the time went so far.
+    Steps(Vec<Step>),
     /// Waits at the gate.
     Gate,
     Failed(Error),
@@ -85,6 +89,10 @@ impl ChildEnd {
     pub(crate) fn wait_for_hooks(&self) -> Result<()> {
         self.say(b'H', &[], &[])?;
         self.wait()
+    }
+
+    pub(crate) fn steps(&self, steps: &[Step]) -> Result<()> {
+        self.say(b'T', &steps::encode(steps), &[])
     }
 
     pub(crate) fn wait_at_gate(&self) -> Result<()> {
@@ -167,6 +175,7 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Message> {
         b'M' => Message::Map,
         b'H' => Message::Hooks,
         b'C' => Message::Console(fds.next()?),
+        b'T' => Message::Steps(steps::decode(body)?),
         b'G' => Message::Gate,
         b'F' => {
             let (kind, body) = body.split_first()?;

@@ -4,20 +4,23 @@
 //! numbers with equal treatment, so that an allowed call costs about ten
 //! instructions whatever its number. Rules with arguments stand at the leaves.
 //!
-//! As runc does: names unknown to an architecture are passed over; rules whose
-//! action is the default are left out; a call newer than all that the profile
-//! names gets ENOSYS instead of a refusal, so that programs fall back; an
-//! architecture that is not listed is killed.
+//! As runc with libseccomp does: names unknown to an architecture are passed
+//! over; rules whose action is the default are left out; an entry without
+//! conditions decides whatever others say of the call, else the first whose
+//! conditions hold; a call newer than all that the profile names gets ENOSYS
+//! instead of a refusal, so that programs fall back; an architecture that is not
+//! listed is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,
-    LinuxSeccompFilterFlag as Flag, LinuxSeccompOperator as Op,
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag,
+    LinuxSeccompOperator as Op,
 };
 
 use crate::bpf::{Half, Instruction as I};
-use crate::{Error, Program, numbers};
+use crate::convention::{ARM_PRIVATE, Convention, by_audit, conventions};
+use crate::{Error, Program};
 
 const KILL_THREAD: u32 = 0;
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -37,62 +40,24 @@ const FLAG_WAIT_KILLABLE: u32 = 1 << 5;
 
 /// The kernel takes no more (BPF_MAXINSNS).
 const MAX_INSTRUCTIONS: usize = 4096;
-const X32_BIT: u32 = 0x4000_0000;
-
-const AUDIT_X86_64: u32 = 0xc000_003e;
-const AUDIT_X86: u32 = 0x4000_0003;
-const AUDIT_AARCH64: u32 = 0xc000_00b7;
-const AUDIT_ARM: u32 = 0x4000_0028;
-
-/// A calling convention: its number in `seccomp_data`, names, and the bit that
-/// all its numbers carry.
-#[derive(Clone, Copy)]
-struct Convention {
-    audit: u32,
-    names: &'static [(&'static str, u32)],
-    bit: u32,
-}
-
-const X86_64: Convention = Convention {
-    audit: AUDIT_X86_64,
-    names: numbers::X86_64,
-    bit: 0,
-};
-const X32: Convention = Convention {
-    audit: AUDIT_X86_64,
-    names: numbers::X32,
-    bit: X32_BIT,
-};
-const X86: Convention = Convention {
-    audit: AUDIT_X86,
-    names: numbers::X86,
-    bit: 0,
-};
-const AARCH64: Convention = Convention {
-    audit: AUDIT_AARCH64,
-    names: numbers::AARCH64,
-    bit: 0,
-};
-const ARM: Convention = Convention {
-    audit: AUDIT_ARM,
-    names: numbers::ARM,
-    bit: 0,
-};
-
-fn native() -> Result<Convention, Error> {
-    match std::env::consts::ARCH {
-        "x86_64" => Ok(X86_64),
-        "aarch64" => Ok(AARCH64),
-        other => Err(Error::Invalid(format!(
-            "seccomp is not supported on {other}"
-        ))),
-    }
-}
-
 /// What happens to one system call: the first entry whose conditions hold
 /// decides; none means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Treatment(Vec<(Vec<Condition>, u32)>);
+
+impl Treatment {
+    fn always(action: u32) -> Self {
+        Self(vec![(Vec::new(), action)])
+    }
+
+    fn add(&mut self, conditions: Vec<Condition>, action: u32) {
+        match self.0.as_slice() {
+            [(first, _)] if first.is_empty() => {}
+            _ if conditions.is_empty() => *self = Self::always(action),
+            _ => self.0.push((conditions, action)),
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Condition {
@@ -114,13 +79,24 @@ enum Test {
 /// architecture and the sub-architectures it lists.
 pub fn compile(section: &LinuxSeccomp) -> Result<Program, Error> {
     let default = action(section.default_action(), section.default_errno_ret())?;
-    let mut notifies = default == NOTIFY;
+    // Whoever loads the filter hands its listener on, with calls that nobody
+    // could answer yet.
+    if default == NOTIFY {
+        return Err(Error::Invalid(
+            "SCMP_ACT_NOTIFY cannot be the default action".into(),
+        ));
+    }
+    let mut notifies = false;
     let mut rules: Vec<(&str, Vec<Condition>, u32)> = Vec::new();
     for entry in section.syscalls().iter().flatten() {
         let action = action(entry.action(), entry.errno_ret())?;
-        notifies |= action == NOTIFY;
-        if action == default {
-            continue;
+        if action == NOTIFY {
+            notifies = true;
+            if entry.names().iter().any(|name| name == "write") {
+                return Err(Error::Invalid(
+                    "SCMP_ACT_NOTIFY cannot be used for write".into(),
+                ));
+            }
         }
         for conditions in alternatives(entry.args().as_deref().unwrap_or_default())? {
             for name in entry.names() {
@@ -223,58 +199,11 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition, Error> {
         Op::ScmpCmpGt => Test::Greater(value),
         Op::ScmpCmpMaskedEq => Test::Equal {
             mask: value,
-            value: argument.value_two().unwrap_or_default(),
+            // Bits outside the mask do not count.
+            value: argument.value_two().unwrap_or_default() & value,
         },
     };
     Ok(Condition { index, test })
-}
-
-fn conventions(section: &LinuxSeccomp) -> Result<Vec<Convention>, Error> {
-    let native = native()?;
-    let mut found = vec![native];
-    for architecture in section.architectures().iter().flatten() {
-        let convention = match architecture {
-            Arch::ScmpArchNative => native,
-            Arch::ScmpArchX86_64 => X86_64,
-            Arch::ScmpArchX32 => X32,
-            Arch::ScmpArchX86 => X86,
-            Arch::ScmpArchAarch64 => AARCH64,
-            Arch::ScmpArchArm => ARM,
-            // Of machines that this one is not: no process here can use them.
-            _ => continue,
-        };
-        let foreign = matches!(native.audit, AUDIT_X86_64)
-            != matches!(convention.audit, AUDIT_X86_64 | AUDIT_X86);
-        if !foreign
-            && !found
-                .iter()
-                .any(|other| (other.audit, other.bit) == (convention.audit, convention.bit))
-        {
-            found.push(convention);
-        }
-    }
-    Ok(found)
-}
-
-fn by_audit(conventions: &[Convention]) -> Vec<(u32, Vec<Convention>)> {
-    let mut groups: Vec<(u32, Vec<Convention>)> = Vec::new();
-    for &convention in conventions {
-        match groups
-            .iter_mut()
-            .find(|(audit, _)| *audit == convention.audit)
-        {
-            Some((_, group)) => group.push(convention),
-            None => groups.push((convention.audit, vec![convention])),
-        }
-    }
-    for (_, group) in &mut groups {
-        group.sort_by_key(|convention| convention.bit);
-        // x32 shares its number with x86-64: unlisted, its calls are refused.
-        if group.len() == 1 && group[0].audit == AUDIT_X86_64 {
-            group.push(Convention { names: &[], ..X32 });
-        }
-    }
-    groups
 }
 
 /// Ranges with equal treatment, from the convention's first number on; each ends
@@ -285,26 +214,38 @@ fn ranges_of(
     default: u32,
 ) -> Vec<(u32, Treatment)> {
     if convention.names.is_empty() {
-        return vec![(convention.bit, Treatment(vec![(Vec::new(), KILL_THREAD)]))];
+        // -1 has the bit but is no x32 call: a tracer skips a call with it.
+        return vec![
+            (convention.bit, Treatment::always(KILL_THREAD)),
+            (u32::MAX, Treatment::default()),
+        ];
     }
     let mut calls: BTreeMap<u32, Treatment> = BTreeMap::new();
-    let mut newest = 0;
+    let mut newest: Option<u32> = None;
     for (name, conditions, action) in rules {
-        let Ok(at) = convention
-            .names
-            .binary_search_by_key(name, |(name, _)| name)
-        else {
-            continue;
+        let mut add = |name: &str, conditions: Vec<Condition>| {
+            let Some(number) = convention.number(name) else {
+                return;
+            };
+            if number < ARM_PRIVATE {
+                newest = newest.max(Some(number));
+            }
+            if *action != default {
+                let treatment = calls.entry(number).or_default();
+                treatment.add(conditions, *action);
+            }
         };
-        let number = convention.names[at].1;
-        newest = newest.max(number);
-        let treatment = &mut calls.entry(number).or_default().0;
-        // Nothing after an unconditional entry can decide.
-        if treatment
-            .last()
-            .is_none_or(|(conditions, _)| !conditions.is_empty())
+        add(name, conditions.clone());
+        // What is said of a call is said of the other way to make it, unless it
+        // is about arguments: those are in memory there.
+        if conditions.is_empty()
+            && let Some((call, first)) = convention.multiplexer(name)
         {
-            treatment.push((conditions.clone(), *action));
+            let test = Test::Equal {
+                mask: u64::MAX,
+                value: first,
+            };
+            add(call, vec![Condition { index: 0, test }]);
         }
     }
     let mut ranges: Vec<(u32, Treatment)> = vec![(convention.bit, Treatment::default())];
@@ -313,17 +254,20 @@ fn ranges_of(
         Some((_, held)) if *held == treatment => {}
         _ => ranges.push((start, treatment)),
     };
+    // Where the numbers begin that the section cannot know, if that matters.
+    let refuses = !matches!(default, ALLOW | LOG) && default & 0xffff_0000 != TRACE;
+    let mut edge = newest.filter(|_| refuses).map(|newest| newest + 1);
+    let mut unnamed = Treatment::default();
     for (number, treatment) in calls {
+        if let Some(edge) = edge.take_if(|edge| *edge <= number) {
+            unnamed = Treatment::always(ERRNO | ENOSYS);
+            push(convention.bit + edge, unnamed.clone());
+        }
         push(convention.bit + number, treatment);
-        push(convention.bit + number + 1, Treatment::default());
+        push(convention.bit + number + 1, unnamed.clone());
     }
-    let refuses =
-        !matches!(default, ALLOW | LOG) && default & 0xffff_0000 != TRACE && default != NOTIFY;
-    if refuses && newest > 0 && convention.names.len() > 100 {
-        push(
-            convention.bit + newest + 1,
-            Treatment(vec![(Vec::new(), ERRNO | ENOSYS)]),
-        );
+    if let Some(edge) = edge {
+        push(convention.bit + edge, Treatment::always(ERRNO | ENOSYS));
     }
     // Neighbours that became equal by the replacement above.
     ranges.dedup_by(|next, kept| next.1 == kept.1);
@@ -352,7 +296,15 @@ fn search(ranges: &[(u32, Treatment)], default: u32) -> Vec<I> {
 
 fn leaf(treatment: &Treatment, default: u32) -> Vec<I> {
     let mut code = Vec::new();
-    for (conditions, action) in &treatment.0 {
+    let mut rest = treatment.0.as_slice();
+    while let Some(((conditions, action), others)) = rest.split_first() {
+        let values = equal_values(rest);
+        if values.len() > 1 {
+            code.extend(one_of(conditions[0].index, &values, *action));
+            rest = &rest[values.len()..];
+            continue;
+        }
+        rest = others;
         let mut block = Vec::new();
         for condition in conditions.iter().rev() {
             // Built from the end, where the distance to the failure is known:
@@ -368,6 +320,56 @@ fn leaf(treatment: &Treatment, default: u32) -> Vec<I> {
         }
     }
     code.push(I::ret(default));
+    code
+}
+
+/// Most values compared in one go: all distances fit 8 bits.
+const MAX_VALUES: usize = 128;
+
+/// The values of the first entries that do the same when one argument equals
+/// one of several values with the same high half: the address families of
+/// `socket`, the personas of `personality`.
+fn equal_values(entries: &[(Vec<Condition>, u32)]) -> Vec<u64> {
+    let single = |(conditions, action): &(Vec<Condition>, u32)| match conditions.as_slice() {
+        &[
+            Condition {
+                index,
+                test:
+                    Test::Equal {
+                        mask: u64::MAX,
+                        value,
+                    },
+            },
+        ] => Some((index, value >> 32, *action, value)),
+        _ => None,
+    };
+    let Some((index, high, action, _)) = entries.first().and_then(single) else {
+        return Vec::new();
+    };
+    entries
+        .iter()
+        .map_while(single)
+        .take_while(|found| (found.0, found.1, found.2) == (index, high, action))
+        .map(|(.., value)| value)
+        .take(MAX_VALUES)
+        .collect()
+}
+
+/// Returns `action` when the argument is one of `values`, which share their high
+/// half; falls through otherwise.
+fn one_of(index: u32, values: &[u64], action: u32) -> Vec<I> {
+    let count = values.len() as u8;
+    let high = values.first().map_or(0, |value| (value >> 32) as u32);
+    let mut code = vec![
+        I::load_argument(index, Half::High),
+        I::equal(high, 0, count + 2),
+        I::load_argument(index, Half::Low),
+    ];
+    for (left, &value) in (0..count).rev().zip(values) {
+        // The last one skips the return when it does not hold either.
+        code.push(I::equal(value as u32, left, u8::from(left == 0)));
+    }
+    code.push(I::ret(action));
     code
 }
 
@@ -462,7 +464,9 @@ fn flags(section: &LinuxSeccomp, notifies: bool) -> u32 {
             bits | match flag {
                 Flag::SeccompFilterFlagLog => FLAG_LOG,
                 Flag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
-                Flag::SeccompFilterFlagWaitKillableRecv => FLAG_WAIT_KILLABLE,
+                // The kernel takes it only together with a listener.
+                Flag::SeccompFilterFlagWaitKillableRecv if notifies => FLAG_WAIT_KILLABLE,
+                Flag::SeccompFilterFlagWaitKillableRecv => 0,
                 Flag::SeccompFilterFlagTsync => 0,
             }
         }),
@@ -474,183 +478,4 @@ fn flags(section: &LinuxSeccomp, notifies: bool) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bpf::{Call, run};
-    use proptest::prelude::*;
-
-    fn section(json: &str) -> LinuxSeccomp {
-        serde_json::from_str(json).unwrap()
-    }
-
-    fn call(name: &str, arguments: [u64; 6]) -> Call {
-        let names = native().unwrap().names;
-        let at = names.binary_search_by_key(&name, |(name, _)| name).unwrap();
-        Call {
-            number: names[at].1,
-            architecture: native().unwrap().audit,
-            arguments,
-        }
-    }
-
-    /// What the section says, plainly.
-    fn evaluate(section: &LinuxSeccomp, name: &str, arguments: &[u64; 6]) -> u32 {
-        let default = action(section.default_action(), section.default_errno_ret()).unwrap();
-        for entry in section.syscalls().iter().flatten() {
-            let result = action(entry.action(), entry.errno_ret()).unwrap();
-            if result == default || !entry.names().iter().any(|other| other == name) {
-                continue;
-            }
-            let holds = |argument: &LinuxSeccompArg| {
-                let (actual, value) = (arguments[argument.index()], argument.value());
-                match argument.op() {
-                    Op::ScmpCmpNe => actual != value,
-                    Op::ScmpCmpLt => actual < value,
-                    Op::ScmpCmpLe => actual <= value,
-                    Op::ScmpCmpEq => actual == value,
-                    Op::ScmpCmpGe => actual >= value,
-                    Op::ScmpCmpGt => actual > value,
-                    Op::ScmpCmpMaskedEq => {
-                        actual & value == argument.value_two().unwrap_or_default()
-                    }
-                }
-            };
-            let given = entry.args().clone().unwrap_or_default();
-            let different: BTreeSet<_> = given.iter().map(|argument| argument.index()).collect();
-            let all = different.len() == given.len();
-            if given.is_empty()
-                || (all && given.iter().all(holds))
-                || (!all && given.iter().any(holds))
-            {
-                return result;
-            }
-        }
-        default
-    }
-
-    const OPS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
-
-    prop_compose! {
-        /// Values near each other and at the borders of the halves.
-        fn value()(base in prop::sample::select(vec![0u64, 1, 0xffff_ffff, 0x1_0000_0000, 0x7e02_0000, u64::MAX - 1]), add in 0u64..3) -> u64 {
-            base.wrapping_add(add)
-        }
-    }
-
-    prop_compose! {
-        fn argument()(index in 0usize..3, op in 0usize..7, one in value(), two in value()) -> String {
-            format!(r#"{{"index":{index},"value":{one},"valueTwo":{two},"op":"SCMP_CMP_{}"}}"#, OPS[op])
-        }
-    }
-
-    prop_compose! {
-        fn entry()(name in prop::sample::select(vec!["read", "clone", "socket", "mount", "getpid"]),
-                   action in prop::sample::select(vec!["ALLOW", "ERRNO", "LOG", "KILL_PROCESS"]),
-                   arguments in prop::collection::vec(argument(), 0..4)) -> String {
-            format!(r#"{{"names":["{name}","no_such_call"],"action":"SCMP_ACT_{action}","args":[{}]}}"#, arguments.join(","))
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn program_agrees_with_the_section(
-            entries in prop::collection::vec(entry(), 0..12),
-            name in prop::sample::select(vec!["read", "clone", "socket", "mount", "getpid"]),
-            arguments in prop::array::uniform6(value()),
-        ) {
-            // Allowed by default: else unnamed calls above the newest get ENOSYS.
-            let json = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{}]}}"#, entries.join(","));
-            let section = section(&json);
-            let program = compile(&section).unwrap();
-            let (result, _) = run(&program.filter, &call(name, arguments)).unwrap();
-            prop_assert_eq!(result, evaluate(&section, name, &arguments), "{}", json);
-        }
-    }
-
-    #[test]
-    fn newer_calls_do_not_exist_and_others_are_refused() {
-        let program = compile(&section(
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":1,"syscalls":[{"names":["read","openat2"],"action":"SCMP_ACT_ALLOW"}]}"#,
-        ))
-        .unwrap();
-        let of = |number| {
-            run(
-                &program.filter,
-                &Call {
-                    number,
-                    architecture: native().unwrap().audit,
-                    arguments: [0; 6],
-                },
-            )
-            .unwrap()
-            .0
-        };
-        assert_eq!(of(call("read", [0; 6]).number), ALLOW);
-        assert_eq!(of(call("mount", [0; 6]).number), ERRNO | 1);
-        assert_eq!(of(438), ERRNO | ENOSYS);
-        assert_eq!(of(2000), ERRNO | ENOSYS);
-    }
-
-    #[test]
-    fn other_architectures_are_killed_unless_listed() {
-        let body = r#""defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]"#;
-        let without = compile(&section(&format!("{{{body}}}"))).unwrap();
-        let with = compile(&section(&format!(
-            r#"{{{body},"architectures":["SCMP_ARCH_X86","SCMP_ARCH_X32","SCMP_ARCH_ARM"]}}"#
-        )))
-        .unwrap();
-        let call = |architecture, number| Call {
-            architecture,
-            number,
-            arguments: [0; 6],
-        };
-        if cfg!(target_arch = "x86_64") {
-            assert_eq!(
-                run(&without.filter, &call(AUDIT_X86, 21)).unwrap().0,
-                KILL_THREAD
-            );
-            assert_eq!(
-                run(&with.filter, &call(AUDIT_X86, 21)).unwrap().0,
-                ERRNO | 1
-            );
-            assert_eq!(run(&with.filter, &call(AUDIT_X86, 20)).unwrap().0, ALLOW);
-            assert_eq!(
-                run(&without.filter, &call(AUDIT_X86_64, X32_BIT | 165))
-                    .unwrap()
-                    .0,
-                KILL_THREAD
-            );
-            assert_eq!(
-                run(&with.filter, &call(AUDIT_X86_64, X32_BIT | 165))
-                    .unwrap()
-                    .0,
-                ERRNO | 1
-            );
-        }
-        assert_eq!(run(&with.filter, &call(0x15, 1)).unwrap().0, KILL_THREAD);
-    }
-
-    #[test]
-    fn tables_are_sorted() {
-        for names in [
-            numbers::X86_64,
-            numbers::X32,
-            numbers::X86,
-            numbers::AARCH64,
-            numbers::ARM,
-        ] {
-            assert!(names.is_sorted_by(|a, b| a.0 < b.0));
-        }
-    }
-
-    #[test]
-    fn bad_sections_are_refused() {
-        for bad in [
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","defaultErrnoRet":5}"#,
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":70000}"#,
-        ] {
-            assert!(compile(&section(bad)).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

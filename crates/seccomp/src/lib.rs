@@ -5,6 +5,7 @@
 
 mod bpf;
 mod compile;
+mod convention;
 mod docker;
 mod numbers;
 mod profile;

@@ -353,7 +353,7 @@ mod tests {
         }
         let program = compile(&Profile::docker_default().resolve(DOCKER, (6, 1)).unwrap()).unwrap();
         assert!(
-            program.filter.len() / 8 < 1500,
+            program.filter.len() / 8 < 800,
             "{} instructions",
             program.filter.len() / 8
         );

@@ -30,6 +30,7 @@ mod streams;
 mod system;
 mod unsupported;
 mod versions;
+mod volumes;
 
 use connection::Hijacker;
 use extract::Query;

@@ -64,8 +64,13 @@ impl Address {
                 Err(invalid("the path of a unix socket must be absolute"))
             };
         }
-        if text.strip_prefix("fd://").is_some() {
-            return Ok(Self::Activation);
+        if let Some(name) = text.strip_prefix("fd://") {
+            return match name {
+                "" | "*" => Ok(Self::Activation),
+                _ => Err(invalid(
+                    "single sockets of those passed by systemd are not chosen yet",
+                )),
+            };
         }
         let rest = match text.split_once("://") {
             Some(("tcp", rest)) => rest,
@@ -285,7 +290,14 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text).unwrap(), want, "{text}");
         }
-        for text in ["unix://x", "http://x", "x:1", "tcp://x:y", "tcp://x:70000"] {
+        for text in [
+            "unix://x",
+            "fd://x",
+            "http://x",
+            "x:1",
+            "tcp://x:y",
+            "tcp://x:70000",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
         assert!(Address::parse("tcp://0.0.0.0:1").unwrap().is_remote());

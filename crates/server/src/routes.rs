@@ -9,7 +9,7 @@ use hyper::{Method, Uri};
 use crate::extract::{self, Query};
 use crate::reply::Reply;
 use crate::unsupported::{MISSING, Missing};
-use crate::{Call, containers, execs, images, networks, system};
+use crate::{Call, containers, execs, images, networks, system, volumes};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
 
@@ -80,6 +80,12 @@ static ROUTES: &[Route] = table! {
     GET    "/networks"                   24 => networks::list;
     GET    "/networks/"                  24 => networks::list;
     GET    "/networks/{}"                24 => networks::inspect;
+
+    GET    "/volumes"                    24 => volumes::list;
+    POST   "/volumes/create"             24 => volumes::create;
+    POST   "/volumes/prune"              25 => volumes::prune;
+    GET    "/volumes/{}"                 24 => volumes::inspect;
+    DELETE "/volumes/{}"                 24 => volumes::remove;
 };
 
 /// What a path means in one version.
@@ -163,8 +169,8 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    fn name(method: Method, path: &str) -> Option<&str> {
-        find(&method, path, ApiVersion::MAX).map(|(_, name)| name)
+    fn name<'a>(method: &Method, path: &'a str) -> Option<&'a str> {
+        find(method, path, ApiVersion::MAX).map(|(_, name)| name)
     }
 
     #[test]
@@ -177,13 +183,16 @@ mod tests {
 
     #[test]
     fn names_may_hold_slashes_and_words_of_other_paths() {
-        assert_eq!(name(Method::GET, "/images/a/b/json/json"), Some("a/b/json"));
-        assert_eq!(name(Method::GET, "/images/json"), Some(""));
-        assert_eq!(name(Method::GET, "/containers/x/json"), Some("x"));
-        assert_eq!(name(Method::DELETE, "/images/r.io/a:b"), Some("r.io/a:b"));
-        assert_eq!(name(Method::GET, "/containers//json"), None);
-        assert_eq!(name(Method::PUT, "/containers/json"), None);
-        assert_eq!(name(Method::GET, "/nowhere"), None);
+        assert_eq!(
+            name(&Method::GET, "/images/a/b/json/json"),
+            Some("a/b/json")
+        );
+        assert_eq!(name(&Method::GET, "/images/json"), Some(""));
+        assert_eq!(name(&Method::GET, "/containers/x/json"), Some("x"));
+        assert_eq!(name(&Method::DELETE, "/images/r.io/a:b"), Some("r.io/a:b"));
+        assert_eq!(name(&Method::GET, "/containers//json"), None);
+        assert_eq!(name(&Method::PUT, "/containers/json"), None);
+        assert_eq!(name(&Method::GET, "/nowhere"), None);
     }
 
     #[test]

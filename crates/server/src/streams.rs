@@ -211,7 +211,7 @@ pub(crate) fn events(
     let in_time = move |event: &Event| until.is_none_or(|until| event.time_nano <= until);
     let past: Vec<Event> = events.past.into_iter().filter(in_time).collect();
     let end = until.map(|until| {
-        let left = until - now();
+        let left = until.saturating_sub(now());
         tokio::time::Instant::now() + Duration::from_nanos(left.max(0).unsigned_abs())
     });
     let state = (past.into_iter(), events.live, filters);

@@ -55,7 +55,6 @@ macro_rules! missing {
 const COPY: Why = Unwritten("copying files to and from containers");
 const BUILD: Why = Unwritten("building images");
 const CHECKPOINT: Why = Unwritten("checkpointing containers");
-const VOLUMES: Why = Unwritten("managing volumes");
 const NETWORKS: Why = Unwritten("managing networks");
 const PLUGINS: Why = Unwritten("managing plugins");
 const REGISTRY: Why = Unwritten("talking to registries");
@@ -89,12 +88,7 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/images/{}/get"                24 => SAVE;
     GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
-    GET    "/volumes"                      24 => VOLUMES;
-    POST   "/volumes/create"               24 => VOLUMES;
-    POST   "/volumes/prune"                25 => VOLUMES;
-    GET    "/volumes/{}"                   24 => VOLUMES;
     PUT    "/volumes/{}"                   42 => NeedsManager;
-    DELETE "/volumes/{}"                   24 => VOLUMES;
 
     POST   "/networks/create"              24 => NETWORKS;
     POST   "/networks/prune"               25 => NETWORKS;

@@ -147,6 +147,16 @@ mod tests {
     }
 
     #[test]
+    fn all_signals_but_those_of_its_own_errors() {
+        let signals = SignalFd::all().unwrap();
+        for signal in [libc::SIGTERM, libc::SIGCHLD, libc::SIGRTMIN() + 3] {
+            // SAFETY: sends a blocked signal to this thread.
+            unsafe { libc::raise(signal) };
+            assert_eq!(signals.next().unwrap(), Some(signal));
+        }
+    }
+
+    #[test]
     fn real_time_signal_kills_and_bad_number_is_refused() {
         let mut child = std::process::Command::new("sleep")
             .arg("60")

@@ -140,6 +140,8 @@ impl Launcher {
             cgroup: format!("/berth-test/{id}"),
             has_seccomp: false,
             has_network: false,
+            has_shm: false,
+            init: false,
             tty: false,
             console_size: (0, 0),
             open_stdin: false,

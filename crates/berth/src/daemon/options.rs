@@ -160,7 +160,6 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "bip"                  None,      "bip",                  Text, Works("Address of the default bridge, with prefix length");
     "mtu"                  None,      "mtu",                  Int,  Works("MTU of the default bridge");
     "ip-masq"              None,      "ip-masq",              Bool, Works("Masquerade outgoing traffic of the default bridge");
-    "ip-forward"           None,      "ip-forward",           Bool, Works("Enable IP forwarding of the host");
     "dns"                  None,      "dns",                  List, Works("DNS server of containers");
     "dns-opt"              None,      "dns-opts",             List, Works("DNS option of containers");
     "dns-search"           None,      "dns-search",           List, Works("DNS search domain of containers");
@@ -195,6 +194,8 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "ipv6"                 None,      "ipv6",                 Bool, OFF;
     "icc"                  None,      "icc",                  Bool, ON;
     "ip"                   None,      "ip",                   Text, Only(&["0.0.0.0"]);
+    // The bridge turns the host's forwarding on, behind its firewall.
+    "ip-forward"           None,      "ip-forward",           Bool, ON;
     "ip-forward-no-drop"   None,      "ip-forward-no-drop",   Bool, OFF;
     "allow-direct-routing" None,      "allow-direct-routing", Bool, OFF;
     "bip6"                 None,      "bip6",                 Text, NO;

@@ -211,7 +211,6 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
             address: address.map(str::to_owned),
             mtu,
             masquerade: given.flag("ip-masq", true),
-            forward: given.flag("ip-forward", true),
         },
         log_driver: given
             .some_text("log-driver")

@@ -46,7 +46,7 @@ pub(crate) async fn prune(context: &Context, args: &Parsed) -> Outcome {
 }
 
 /// Asks; anything but "y" or "yes" is a no.
-fn confirmed(question: &str) -> bool {
+pub(crate) fn confirmed(question: &str) -> bool {
     print(question);
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer).is_ok();

@@ -68,6 +68,10 @@ pub(crate) static GROUPS: &[Group] = &[
         name: "system",
         about: "Manage berth",
     },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+    },
 ];
 
 /// What Docker has and berth does not have yet.
@@ -114,7 +118,7 @@ static LATER: &[&str] = &[
     "system dial-stdio",
     "system prune",
     "trust",
-    "volume",
+    "volume update",
 ];
 
 pub(crate) static GLOBAL: &[Flag] = &[

@@ -3,7 +3,7 @@
 use super::{Command, FORMAT, Words};
 use crate::flags::Kind::*;
 use crate::flags::flag;
-use crate::{inspect, network, system};
+use crate::{inspect, network, system, volume};
 
 pub(super) static COMMANDS: &[Command] = &[
     Command {
@@ -64,6 +64,81 @@ pub(super) static COMMANDS: &[Command] = &[
         words: Words::Exactly(0),
         stop_at_word: false,
         run: |cx, args| Box::pin(system::info::info(cx, args)),
+    },
+    Command {
+        names: &["volume create"],
+        usage: "[OPTIONS] [VOLUME]",
+        about: "Create a volume",
+        flags: &[&[
+            flag("driver", Text, "Specify volume driver name")
+                .short('d')
+                .default("local"),
+            flag("label", List, "Set metadata for a volume"),
+            flag("opt", Map, "Set driver specific options")
+                .short('o')
+                .default("map[]"),
+        ]],
+        words: Words::AtMost(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(volume::create(cx, args)),
+    },
+    Command {
+        names: &["volume inspect"],
+        usage: "[OPTIONS] VOLUME [VOLUME...]",
+        about: "Display detailed information on one or more volumes",
+        flags: &[&[flag("format", Text, FORMAT).short('f')]],
+        words: Words::AtLeast(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(inspect::volumes(cx, args)),
+    },
+    Command {
+        names: &["volume ls", "volume list"],
+        usage: "[OPTIONS]",
+        about: "List volumes",
+        flags: &[&[
+            flag(
+                "filter",
+                Filter,
+                "Provide filter values (e.g. \"dangling=true\")",
+            )
+            .short('f'),
+            flag("format", Text, FORMAT),
+            flag("quiet", Bool, "Only display volume names").short('q'),
+        ]],
+        words: Words::Exactly(0),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(volume::ls(cx, args)),
+    },
+    Command {
+        names: &["volume prune"],
+        usage: "[OPTIONS]",
+        about: "Remove unused local volumes",
+        flags: &[&[
+            flag(
+                "all",
+                Bool,
+                "Remove all unused volumes, not just anonymous ones",
+            )
+            .short('a'),
+            flag(
+                "filter",
+                Filter,
+                "Provide filter values (e.g. \"label=<label>\")",
+            ),
+            flag("force", Bool, "Do not prompt for confirmation").short('f'),
+        ]],
+        words: Words::Exactly(0),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(volume::prune(cx, args)),
+    },
+    Command {
+        names: &["volume rm", "volume remove"],
+        usage: "[OPTIONS] VOLUME [VOLUME...]",
+        about: "Remove one or more volumes",
+        flags: &[&[flag("force", Bool, "Force the removal of one or more volumes").short('f')]],
+        words: Words::AtLeast(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(volume::rm(cx, args)),
     },
     Command {
         names: &["inspect"],

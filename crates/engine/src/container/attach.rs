@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream as StdStream;
 
 use berth_api::Error;
 use berth_monitor::protocol::{Attach, ToMonitor};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UnixStream;
 
 use crate::engine::Engine;
@@ -59,6 +60,8 @@ impl Engine {
             let channel = {
                 let mut live = container.live();
                 if live.channel.is_none() {
+                    // Clients may come and go long before a start.
+                    live.pending.retain(|(stream, _)| !has_hung_up(stream));
                     live.pending.push((
                         theirs.try_clone().map_err(|error| {
                             Error::system(format!("duplicate a stream: {error}"))
@@ -89,6 +92,13 @@ impl Engine {
             detach_keys,
         })
     }
+}
+
+/// Whether the client's side has been closed.
+fn has_hung_up(stream: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    let at_once = Timespec::default();
+    poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Our side for the event loop, the other one to be sent away.
@@ -128,6 +138,15 @@ pub(crate) fn detach_keys(text: &str) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_left_is_noticed() {
+        let (ours, theirs) = stream_pair().unwrap();
+        rustix::net::shutdown(&ours, rustix::net::Shutdown::Write).unwrap();
+        assert!(!has_hung_up(&theirs), "it still wants the output");
+        drop(ours);
+        assert!(has_hung_up(&theirs));
+    }
 
     #[test]
     fn keys() {

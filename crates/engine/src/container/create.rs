@@ -1,5 +1,6 @@
 //! `POST /containers/create`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_api::Error;
@@ -66,6 +67,8 @@ impl Engine {
                 *mode = format!("container:{}", other.id);
             }
         }
+        // Nobody removes a volume between the look and the container's own claim.
+        let _volumes = has_mounts(&config, &host_config).then(|| self.0.volumes.gate());
         let inherited = self.inherited_mounts(&host_config)?;
         let mounts = mounts::parse(&config, &host_config, inherited)?;
         let id =
@@ -136,7 +139,12 @@ impl Engine {
             .store
             .create_snapshot(&record.id, image, (0, 0))
             .api()?;
-        self.0.volumes.provide(&mut record.mounts, &snapshot)?;
+        for name in self.0.volumes.provide(&mut record.mounts, &snapshot)? {
+            self.volume_event(&name, "create");
+        }
+        // Programs look for it to learn that they are in a container.
+        let mark = snapshot.upper.join(".dockerenv");
+        std::fs::File::create(&mark).map_err(|error| io("make", &mark, &error))?;
         let dir = self.containers_dir().join(&record.id);
         let making = self.containers_dir().join(format!(".new-{}", record.id));
         files::make_dir(&making, 0o710).map_err(|error| io("make", &making, &error))?;
@@ -213,6 +221,7 @@ impl Engine {
             warnings.push("Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.".into());
             host.memory_swappiness = None;
         }
+        host.pids_limit = host.pids_limit.filter(|limit| *limit > 0);
         if host.runtime.is_empty() {
             host.runtime = "runc".into();
         }
@@ -229,20 +238,12 @@ impl Engine {
                 options.entry(key.clone()).or_insert_with(|| value.clone());
             }
         }
-        let open = SecurityOpen::of(host);
-        if host.masked_paths.is_none() {
-            host.masked_paths = Some(if open.0 {
-                Vec::new()
-            } else {
-                security::default_masked()
-            });
-        }
-        if host.readonly_paths.is_none() {
-            host.readonly_paths = Some(if open.0 {
-                Vec::new()
-            } else {
-                security::default_read_only()
-            });
+        // Absent = none.
+        if !is_open(host) {
+            host.masked_paths
+                .get_or_insert_with(security::default_masked);
+            host.readonly_paths
+                .get_or_insert_with(security::default_read_only);
         }
     }
 
@@ -276,16 +277,20 @@ impl Engine {
     }
 }
 
-/// Whether /proc and /sys are left open.
-struct SecurityOpen(bool);
+fn has_mounts(config: &Config, host: &HostConfig) -> bool {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    some(&host.binds)
+        || some(&host.volumes_from)
+        || host.mounts.as_ref().is_some_and(|list| !list.is_empty())
+        || config.volumes.as_ref().is_some_and(|set| !set.is_empty())
+}
 
-impl SecurityOpen {
-    fn of(host: &HostConfig) -> Self {
-        let options = host.security_opt.as_deref().unwrap_or_default();
-        let asked = security::SecurityOptions::parse(options)
-            .is_ok_and(|options| options.system_paths_unconfined);
-        Self(host.privileged || asked)
-    }
+/// Whether /proc and /sys are left open.
+fn is_open(host: &HostConfig) -> bool {
+    let options = host.security_opt.as_deref().unwrap_or_default();
+    let asked = security::SecurityOptions::parse(options)
+        .is_ok_and(|options| options.system_paths_unconfined);
+    host.privileged || asked
 }
 
 /// Address and MAC from the network settings; what needs user-defined networks
@@ -365,6 +370,9 @@ fn merge_image(config: &mut Config, image: &Config) {
             .get_or_insert_default()
             .insert(port.clone(), *empty);
     }
+    if config.volumes.as_ref().is_some_and(BTreeMap::is_empty) {
+        config.volumes = None;
+    }
     for (path, empty) in image.volumes.iter().flatten() {
         config
             .volumes
@@ -384,7 +392,7 @@ fn merge_image(config: &mut Config, image: &Config) {
             env.push(entry.clone());
         }
     }
-    config.env = Some(env);
+    config.env = Some(env).filter(|env| !env.is_empty());
     if config
         .entrypoint
         .as_ref()
@@ -448,7 +456,7 @@ mod tests {
             labels: Some([("l".to_owned(), "own".to_owned())].into()),
             ..Config::default()
         };
-        merge_image(&mut config, &image, &mut Vec::new());
+        merge_image(&mut config, &image);
         assert_eq!(config.env.unwrap(), ["B=3", "A"]);
         assert_eq!(config.cmd.unwrap().0, ["ls"]);
         assert_eq!(config.entrypoint.unwrap().0, ["/entry"]);
@@ -459,7 +467,7 @@ mod tests {
             cmd: Some(vec!["ls".to_owned()].into()),
             ..Config::default()
         };
-        merge_image(&mut cleared, &image, &mut Vec::new());
+        merge_image(&mut cleared, &image);
         assert!(cleared.entrypoint.is_none());
         assert_eq!(cleared.cmd.unwrap().0, ["ls"]);
     }

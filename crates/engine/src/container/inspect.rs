@@ -49,7 +49,11 @@ impl Engine {
                 .mounts
                 .iter()
                 .filter(|mount| {
-                    mount.point.r#type != "tmpfs" || record.host_config.mounts.is_some()
+                    // As Docker: `--tmpfs` is in the host configuration only.
+                    let tmpfs = record.host_config.tmpfs.iter().flatten();
+                    let mut paths = tmpfs.map(|(path, _)| path.trim_end_matches('/'));
+                    mount.point.r#type != "tmpfs"
+                        || !paths.any(|path| path == mount.point.destination)
                 })
                 .map(|mount| mount.point.clone())
                 .collect(),

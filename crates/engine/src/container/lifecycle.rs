@@ -1,7 +1,7 @@
 //! Stop, kill, pause, rename, resize; what happens when a container ends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_api::{Error, Kind};
 use berth_cgroup::Cgroup;
@@ -154,6 +154,13 @@ impl Engine {
         by_hand: bool,
     ) -> Result<(), Error> {
         if by_hand {
+            let restarting = container.record().state.restarting;
+            // A start under way by policy comes to its end first: then there is
+            // a process to signal, or none will come.
+            let _gate = match restarting {
+                true => Some(container.gate.lock().await),
+                false => None,
+            };
             let cancelled = container.change(|record| {
                 record.stopped_by_hand = record.state.running;
                 // No process to signal: the wait for the next start ends here.
@@ -254,6 +261,10 @@ impl Engine {
         let container = self.find(name)?;
         let new = names::check(new)?;
         let _gate = container.gate.lock().await;
+        // A removal may have come first; the name would be taken for ever.
+        if container.record().state.removing {
+            return Err(Error::not_found(format!("No such container: {name}")));
+        }
         let old = container.record().name.clone();
         if old == new {
             return Err(Error::invalid(
@@ -325,6 +336,10 @@ impl Engine {
     /// be started again, or go away.
     pub(crate) async fn monitor_gone(&self, container: &Arc<Container>, exited: bool) {
         if !exited {
+            // It lets go of an engine that is too slow to read; then it is there.
+            if !self.closing() && recover::adopt(self, container, Instant::now()).await {
+                return;
+            }
             tracing::warn!(container = container.id, "the monitor ended without a word");
             let engine = self.clone();
             let same = container.clone();
@@ -382,7 +397,7 @@ impl Engine {
             return;
         }
         container.record().restart_count += 1;
-        if let Err(error) = self.start(container).await {
+        if let Err(error) = self.start_again(container).await {
             tracing::warn!(container = container.id, "start again by policy: {error}");
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use berth_api::Error;
-use berth_api::container::{Config, Health, HostConfig, MountPoint};
+use berth_api::container::{Config, Health, HostConfig, Labels, MountPoint};
 use berth_network::Endpoint;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,8 @@ pub(crate) struct MountRecord {
     pub(crate) non_recursive: bool,
     pub(crate) read_only_non_recursive: bool,
     pub(crate) read_only_force_recursive: bool,
+    /// Of a volume that is made with the container.
+    pub(crate) labels: Option<Labels>,
     /// Options of a tmpfs.
     pub(crate) options: Vec<String>,
 }

@@ -28,6 +28,9 @@ impl Engine {
         force: bool,
         volumes: bool,
     ) -> Result<(), Error> {
+        if self.closing() {
+            return Err(Error::system("the engine is shutting down"));
+        }
         loop {
             {
                 let record = container.record();
@@ -55,16 +58,18 @@ impl Engine {
                 self.kill_and_wait(container).await?;
             }
             let _gate = container.gate.lock().await;
-            // A start may have come first.
-            let claimed = container.change(|record| {
-                let state = &mut record.state;
+            // A start may have come first. Not written: for an engine that opens
+            // after a kill, the rename in `erase` is the removal.
+            let claimed = {
+                let state = &mut container.record().state;
                 let free = !state.running && !state.removing;
                 state.removing |= free;
                 free
-            })?;
+            };
             if !claimed {
                 continue;
             }
+            container.notify();
             container.until(|c| c.live().channel.is_none()).await;
             let result = self.erase(container, volumes).await;
             if result.is_err() {
@@ -112,8 +117,11 @@ impl Engine {
                 result = Err(io("remove", &hidden, &error));
             }
             if volumes {
+                let _gate = engine.0.volumes.gate();
                 let used = |name: &str| engine.uses_volume(name);
-                engine.0.volumes.remove_anonymous(&record, used);
+                for name in engine.0.volumes.remove_anonymous(&record, used) {
+                    engine.volume_event(&name, "destroy");
+                }
             }
             result
         });
@@ -122,15 +130,6 @@ impl Engine {
             tracing::warn!(container = container.id, "{error}");
         }
         Ok(())
-    }
-
-    /// Whether a container has a volume, also one that does not run.
-    pub(crate) fn uses_volume(&self, name: &str) -> bool {
-        self.index().all().iter().any(|container| {
-            let record = container.record();
-            let mut mounts = record.mounts.iter();
-            mounts.any(|mount| mount.point.r#type == "volume" && mount.point.name == name)
-        })
     }
 
     pub async fn container_prune(&self, filters: &Filters) -> Result<PruneReport, Error> {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use berth_api::{Error, Kind};
 use berth_monitor::protocol::{Attach, Failure, Layer, Log, RootFs, Start};
+use berth_monitor::steps::{Clock, Step};
 use berth_store::{LayerLocation, Snapshot};
 use berth_sys::socket;
 
 use super::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, health, logs, monitor, spec};
+use crate::{files, health, logs, monitor, recover, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -27,19 +28,34 @@ impl Engine {
         self.start(&container).await
     }
 
-    /// Starts a container that does not run, also one that waits for its next
-    /// start by policy.
+    /// Starts a container that does not run.
     pub(crate) async fn start(&self, container: &Arc<Container>) -> Result<(), Error> {
+        self.start_if(container, check_startable).await
+    }
+
+    /// The next start by policy, unless the container was stopped while it
+    /// waited for that.
+    pub(crate) async fn start_again(&self, container: &Arc<Container>) -> Result<(), Error> {
+        let waits = |record: &Record| {
+            if record.state.restarting {
+                Ok(())
+            } else {
+                Err(Error::conflict("it was stopped before its next start"))
+            }
+        };
+        self.start_if(container, waits).await
+    }
+
+    async fn start_if(
+        &self,
+        container: &Arc<Container>,
+        startable: impl FnOnce(&Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let result = {
             let _gate = container.gate.lock().await;
             // The monitor of the last run may still be cleaning up.
             container.until(|c| c.live().channel.is_none()).await;
-            {
-                let record = container.record();
-                if !record.state.restarting {
-                    check_startable(&record)?;
-                }
-            }
+            startable(&container.record())?;
             self.begin(container).await
         };
         let Err(error) = result else { return Ok(()) };
@@ -64,10 +80,33 @@ impl Engine {
         };
         let sent = {
             let (engine, container) = (self.clone(), container.clone());
-            blocking(move || engine.hand_over(&container, &theirs, &pending)).await
+            let asked = Clock::start();
+            blocking(move || engine.hand_over(&container, &theirs, &pending, asked)).await
         };
         let begun = match sent {
-            Ok(()) => first.await.unwrap_or(Err(None)).map_err(start_failure),
+            Ok(mut clock) => match first.await {
+                Ok(Ok(steps)) => {
+                    clock.extend(steps);
+                    clock.mark("engine: messages and record");
+                    log_steps(container, &clock.into_steps());
+                    Ok(())
+                }
+                Ok(Err(failure)) => {
+                    if failure.is_none() {
+                        // It was killed, and cleaned nothing up.
+                        let (engine, same) = (self.clone(), container.clone());
+                        blocking(move || {
+                            recover::clean_up(&engine, &same);
+                            Ok(())
+                        })
+                        .await?;
+                    }
+                    Err(start_failure(failure))
+                }
+                // Nobody listens to the monitor any more, which goes on: the
+                // next engine finds what became of the container.
+                Err(_) => return Err(Error::system("the engine is shutting down")),
+            },
             Err(error) => Err((error, 128)),
         };
         let Err((error, exit_code)) = begun else {
@@ -95,12 +134,16 @@ impl Engine {
         container: &Container,
         channel: &OwnedFd,
         pending: &[(OwnedFd, Attach)],
-    ) -> Result<(), Error> {
+        mut clock: Clock,
+    ) -> Result<Clock, Error> {
+        clock.mark("engine: wait for a thread");
         let record = container.record().clone();
         let network = self.connect_network(container, &record)?;
+        clock.mark("engine: network");
         // The connection may have added the endpoint.
         let record = container.record().clone();
         self.write_network_files(container, &record)?;
+        clock.mark("engine: hosts and resolv.conf");
         let snapshot = self.0.store.snapshot(&record.id).api()?;
         let built = spec::build(self, container, &record, &snapshot)?;
         let config = serde_json::to_vec(&built.spec)
@@ -115,6 +158,7 @@ impl Engine {
             None => None,
         };
         let shm = self.shared_memory(&record)?;
+        clock.mark("engine: specification");
         // What is there now is about an earlier run.
         let _ = std::fs::remove_file(container.file("exit.json"));
 
@@ -144,7 +188,9 @@ impl Engine {
             log: log_target(container, &record)?,
             attach: attached.iter().map(|(_, attach)| *attach).collect(),
         };
-        self.0.launcher.start(start, &fds)
+        self.0.launcher.start(start, &fds)?;
+        clock.mark("engine: send");
+        Ok(clock)
     }
 
     /// The mount namespace of the container whose /dev/shm is shared.
@@ -189,6 +235,18 @@ impl Engine {
     }
 }
 
+/// Costs nothing unless someone reads it.
+fn log_steps(container: &Container, steps: &[Step]) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let list: Vec<_> = steps
+        .iter()
+        .map(|(name, micros)| format!("{name}={micros}us"))
+        .collect();
+    tracing::debug!(container = container.id, "start steps: {}", list.join(", "));
+}
+
 fn check_startable(record: &Record) -> Result<(), Error> {
     let state = &record.state;
     if state.paused {
@@ -225,6 +283,17 @@ fn start_failure(failure: Option<(Failure, String)>) -> (Error, i64) {
         Failure::Conflict => (Kind::Conflict, 128),
         Failure::System => (Kind::System, 128),
     };
+    // Docker looks users up by itself, before it asks a runtime for anything.
+    if [
+        "unable to find user ",
+        "unable to find group ",
+        "uids and gids must be ",
+    ]
+    .iter()
+    .any(|words| message.starts_with(words))
+    {
+        return (Error::new(kind, message), exit_code);
+    }
     let message = format!(
         "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: {message}"
     );

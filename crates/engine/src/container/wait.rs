@@ -18,13 +18,14 @@ impl Engine {
         let (reply, receiver) = oneshot::channel();
         // Under the record's lock, so that no end slips through between.
         let record = container.record();
-        if condition == WaitCondition::NotRunning && !record.state.running {
+        let mut live = container.live();
+        // One that was removed since it was found will not end any more.
+        if live.removed || (condition == WaitCondition::NotRunning && !record.state.running) {
             let _ = reply.send(WaitResponse {
                 error: None,
                 status_code: record.state.exit_code,
             });
         } else {
-            let mut live = container.live();
             live.waiters.retain(|(_, waiter)| !waiter.is_closed());
             live.waiters.push((condition, reply));
         }

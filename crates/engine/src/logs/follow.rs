@@ -52,10 +52,16 @@ async fn send_log(
     } else {
         None
     };
-    let mut files = reader::open_all(path)?;
-    if let Some(count) = options.tail {
-        files = reader::tail(files, count)?;
-    }
+    // Off the event loop: files are inflated, and searched from their end.
+    let (place, tail) = (path.to_owned(), options.tail);
+    let opened = tokio::task::spawn_blocking(move || {
+        let files = reader::open_all(&place)?;
+        match tail {
+            Some(count) => reader::tail(files, count),
+            None => Ok(files),
+        }
+    });
+    let files = opened.await.map_err(io::Error::other)??;
     let mut reading = Reading {
         options,
         tty,

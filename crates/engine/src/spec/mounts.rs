@@ -61,13 +61,11 @@ pub(crate) fn build(
         })
     };
     list.retain(|default| !covered(default.destination()));
-    let mut own = record
-        .mounts
-        .iter()
-        .map(of_record)
-        .collect::<Result<Vec<_>, _>>()?;
-    own.sort_by_key(|mount| mount.destination().components().count());
-    list.extend(own);
+    for own in &record.mounts {
+        list.push(of_record(own)?);
+    }
+    // Parents first: a volume on /etc must not hide /etc/hosts.
+    list.sort_by_key(|mount| mount.destination().components().count());
     Ok(list)
 }
 
@@ -428,6 +426,7 @@ fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
                 check_volume_name(&given.source)?;
             }
             let mut record = volume(&given.source, destination, "z", !given.read_only);
+            record.labels = options.labels;
             record
                 .options
                 .extend(options.no_copy.then(|| "nocopy".to_owned()));
@@ -458,7 +457,7 @@ fn parse_mount(given: &api::Mount) -> Result<MountRecord, Error> {
         "image" | "npipe" | "cluster" => Err(Error::not_implemented(format!(
             "mounts of type \"{kind}\" are not supported yet"
         ))),
-        _ => Err(Error::invalid(format!("mount type unknown: \"{kind}\""))),
+        _ => Err(wrong("mount type unknown")),
     }
 }
 
@@ -477,9 +476,7 @@ fn tmpfs(path: &str, given: Vec<String>) -> Result<MountRecord, Error> {
             _ => ("", false),
         };
         if !known {
-            return Err(Error::invalid(format!(
-                "invalid tmpfs option [\"{option}\"]"
-            )));
+            return Err(Error::invalid(format!("invalid tmpfs option {option:?}")));
         }
         options.retain(|have| have != opposite && *have != option);
         options.push(option);

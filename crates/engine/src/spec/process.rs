@@ -98,12 +98,11 @@ pub(crate) fn further(
     Ok(process)
 }
 
-/// The user as text: the runtime looks it up in the container's own files.
+/// The user as text, empty for root: the runtime looks it up, and its groups,
+/// in the container's own files.
 fn user(name: &str, groups: &[u32]) -> User {
     let mut user = User::default();
-    if !name.is_empty() {
-        user.set_username(Some(name.to_owned()));
-    }
+    user.set_username(Some(name.to_owned()));
     if !groups.is_empty() {
         user.set_additional_gids(Some(groups.to_vec()));
     }
@@ -213,7 +212,7 @@ fn supplementary(groups: &[String], snapshot: &Snapshot) -> Result<Vec<u32>, Err
                 .get_or_insert_with(|| read_from_layers(snapshot, "etc/group").unwrap_or_default());
             group_id(text, group).ok_or_else(|| {
                 Error::invalid(format!(
-                    "Unable to find group {group}: no matching entries in group file"
+                    "unable to find group {group}: no matching entries in group file"
                 ))
             })
         })

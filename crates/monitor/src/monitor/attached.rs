@@ -15,6 +15,11 @@ use crate::protocol::Attach;
 /// has to wait, as with Docker.
 const MAX_PENDING: usize = 1024 * 1024;
 
+/// The same once the process has ended: what it has left in its pipes, at most
+/// 1 MiB each, is read however slow the client is. Not more: others may have
+/// inherited the pipes and go on writing.
+const MAX_LEFT: usize = 4 * MAX_PENDING;
+
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
@@ -65,9 +70,11 @@ impl Client {
             }
     }
 
-    /// Whether more of `stream` may be sent now.
-    pub(super) fn has_room_for(&self, stream: Stream) -> bool {
-        !self.wants(stream) || self.pending.len() < MAX_PENDING
+    /// Whether more of `stream` may be sent now; `draining`: the process has
+    /// ended.
+    pub(super) fn has_room_for(&self, stream: Stream, draining: bool) -> bool {
+        let room = if draining { MAX_LEFT } else { MAX_PENDING };
+        !self.wants(stream) || self.pending.len() < room
     }
 
     pub(super) fn is_flushed(&self) -> bool {
@@ -247,7 +254,7 @@ mod tests {
         let (mut client, mut peer) = client(OUTPUT);
         let mut sent = Vec::new();
         let mut number = 0u32;
-        while client.has_room_for(Stream::Stdout) {
+        while client.has_room_for(Stream::Stdout, false) {
             let chunk: Vec<u8> = std::iter::repeat_with(|| {
                 number += 1;
                 number.to_be_bytes()
@@ -259,6 +266,10 @@ mod tests {
             sent.extend(chunk);
         }
         assert!(client.pending.len() >= MAX_PENDING);
+        assert!(client.has_room_for(Stream::Stdout, true));
+        client.pending.extend(vec![0; MAX_LEFT]);
+        assert!(!client.has_room_for(Stream::Stdout, true), "bounded");
+        client.pending.truncate(client.pending.len() - MAX_LEFT);
         client.close();
         assert!(!client.is_gone(), "closed with output pending");
         let reader = std::thread::spawn(move || {

@@ -8,6 +8,7 @@ use berth_cgroup::Cgroup;
 
 use crate::launcher::warn;
 use crate::protocol::{EXIT_FILE, ExitRecord};
+use crate::steps::Step;
 use crate::sweep;
 
 /// What is known of a running container for its end.
@@ -17,6 +18,8 @@ pub(super) struct RunningState {
     pub(super) own_pid_namespace: bool,
     pub(super) state_dir: PathBuf,
     pub(super) started_at: String,
+    /// Where the time of the start went; taken by the message that says so.
+    pub(super) steps: Vec<Step>,
 }
 
 /// The container's control group; killed and removed on drop.

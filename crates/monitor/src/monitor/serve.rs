@@ -81,6 +81,7 @@ impl Container {
         connection.send(&FromMonitor::Started {
             pid: self.processes[0].pid,
             started_at: self.state.started_at.clone(),
+            steps: std::mem::take(&mut self.state.steps),
         });
         self.connections.push(connection);
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use berth_cgroup::Cgroup;
+use berth_runtime_core::steps::Clock;
 use berth_runtime_core::{Create, Root, Stdio};
 use berth_seccomp::Program;
 use berth_sys::signals::{self, SignalFd};
@@ -32,14 +33,18 @@ pub(super) fn start(
     fds: std::vec::IntoIter<OwnedFd>,
     host: &Surroundings<'_>,
 ) -> Result<Container, Failed> {
+    let mut clock = Clock::start();
     let signals = become_monitor().map_err(|error| Failed::system("set up the monitor", error))?;
     let fds = Descriptors::take(&start, fds)?;
     let spec: Spec = read_json("configuration", &fds.config)?;
     let seccomp = fds.seccomp.as_ref().map(read_seccomp).transpose()?;
+    clock.mark("monitor: receive");
 
     let run_dir = RunDir::create(&start.run_dir)?;
+    clock.mark("monitor: run directory");
     let root = overlay::mount_detached(&start.root, run_dir.path())
         .map_err(|error| Failed::system("mount the root filesystem", error))?;
+    clock.mark("monitor: overlay");
     let shm = match &fds.shm {
         Some(namespace) => Some(shm::open(namespace).map_err(|error| {
             Failed::system("open the shared memory of the other container", error)
@@ -51,6 +56,7 @@ pub(super) fn start(
     namespace::enter(host.namespace)
         .map_err(|error| Failed::system("return to the host's mount namespace", error))?;
     let log = Log::open(&start.log).map_err(|error| Failed::system("open the log", error))?;
+    clock.mark("monitor: return and log");
     // What an earlier monitor left when it was killed; we hold its lock.
     let group = CgroupGuard::new(Cgroup::open(host.cgroups, &start.cgroup));
     group
@@ -59,6 +65,7 @@ pub(super) fn start(
     let resources = berth_runtime_core::resources(&spec)?;
     Cgroup::create(host.cgroups, &start.cgroup, Some(&resources))
         .map_err(|error| Failed::system("create the control group", error))?;
+    clock.mark("monitor: control group");
 
     let pipes = if start.tty {
         None
@@ -91,6 +98,8 @@ pub(super) fn start(
         gate: false,
     })?;
     let started_at = Timestamp::now().to_string();
+    clock.extend(created.steps);
+    clock.mark("monitor: other");
 
     let process = created.process;
     let mut streams = match (pipes, process.console) {
@@ -103,6 +112,7 @@ pub(super) fn start(
         streams.attach(socket, *attach);
     }
     let state = RunningState {
+        steps: clock.into_steps(),
         own_pid_namespace: has_own_pid_namespace(&spec),
         state_dir: start.state_dir,
         started_at,

@@ -192,11 +192,10 @@ impl Streams {
     pub(super) fn interest<'a>(&'a self, add: &mut impl FnMut(Part, PollFd<'a>)) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(fd) = self.output(stream)
-                && (self.draining
-                    || self
-                        .clients
-                        .iter()
-                        .all(|client| client.has_room_for(stream)))
+                && self
+                    .clients
+                    .iter()
+                    .all(|client| client.has_room_for(stream, self.draining))
             {
                 add(
                     Part::Output(stream),

@@ -89,6 +89,7 @@ pub fn config() -> BridgeConfig {
         prefix_len: 16,
         mtu: 1500,
         masquerade: true,
+        foreign: false,
     }
 }
 

@@ -8,36 +8,101 @@
 //! its mount point ("copy-up"): that needs no mount, because a layer is a
 //! directory and whiteouts say what a higher one hides.
 
+mod manage;
+
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_api::Error;
+use berth_api::container::Labels;
 use berth_store::{LayerLocation, Snapshot};
+use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::container::{MountRecord, Record};
 use crate::error::io;
-use crate::files;
+use crate::{files, time};
+
+/// The label of a volume that was given no name.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
 #[derive(Debug)]
 pub(crate) struct Volumes {
     root: PathBuf,
+    gate: Mutex<()>,
+}
+
+/// `volume.json`: what is known of a volume besides its files.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Meta {
+    created_at: String,
+    labels: Option<Labels>,
+    options: Option<Labels>,
+}
+
+impl Meta {
+    fn new(labels: Option<Labels>, options: Option<Labels>) -> Self {
+        Self {
+            created_at: time::format_seconds(Timestamp::now()),
+            labels,
+            options,
+        }
+    }
+
+    fn read(volume: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(volume.join("volume.json")).ok()?).ok()
+    }
+
+    /// Of a volume of an engine that did not write it down.
+    fn of(data: &fs::Metadata, name: &str) -> Self {
+        let anonymous = || Labels::from([(ANONYMOUS.to_owned(), String::new())]);
+        Self {
+            created_at: Timestamp::from_second(data.mtime())
+                .map_or_else(|_| time::NEVER.to_owned(), time::format_seconds),
+            labels: files::is_id(name).then(anonymous),
+            options: None,
+        }
+    }
 }
 
 impl Volumes {
     pub(crate) fn open(root: PathBuf) -> Result<Self, Error> {
         files::make_dir(&root, 0o711).map_err(|error| io("make", &root, &error))?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            gate: Mutex::default(),
+        })
+    }
+
+    /// Held from before it is decided which containers have a volume until
+    /// what follows from that is done. Blocks.
+    pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, name: &str, meta: &Meta) -> Result<(), Error> {
+        let dir = self.root.join(name);
+        let data = dir.join("_data");
+        let making = |error: std::io::Error| io("make the volume", &dir, &error);
+        files::make_dir(&dir, 0o711).map_err(making)?;
+        let json = serde_json::to_vec(meta)
+            .map_err(|error| Error::system(format!("describe the volume {name}: {error}")))?;
+        files::replace(&dir.join("volume.json"), &json, 0o600).map_err(making)?;
+        files::make_dir(&data, 0o755).map_err(making)
     }
 
     /// Gives a container's volumes names and sources; new ones are made and
-    /// filled. Blocks.
+    /// filled. Returns the names of the new ones. Blocks.
     pub(crate) fn provide(
         &self,
         mounts: &mut [MountRecord],
         snapshot: &Snapshot,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
+        let mut made = Vec::new();
         for mount in mounts {
             if mount.point.r#type != "volume" {
                 continue;
@@ -52,30 +117,43 @@ impl Volumes {
             if data.is_dir() && fs::read_dir(&data).is_ok_and(|mut dir| dir.next().is_some()) {
                 continue;
             }
-            let making = |error: std::io::Error| io("make the volume", &data, &error);
-            if let Some(parent) = data.parent() {
-                files::make_dir(parent, 0o711).map_err(making)?;
+            if !data.is_dir() {
+                let anonymous = || Labels::from([(ANONYMOUS.to_owned(), String::new())]);
+                let labels = mount
+                    .labels
+                    .clone()
+                    .or_else(|| mount.anonymous.then(anonymous));
+                self.make(&mount.point.name, &Meta::new(labels, None))?;
+                made.push(mount.point.name.clone());
             }
-            files::make_dir(&data, 0o755).map_err(making)?;
             if fill {
                 copy_up(snapshot, &mount.point.destination, &data)?;
             }
         }
-        Ok(())
+        Ok(made)
     }
 
     /// Removes what was made with a container, unless another one has it too
     /// (`--volumes-from`).
-    pub(crate) fn remove_anonymous(&self, record: &Record, used: impl Fn(&str) -> bool) {
+    pub(crate) fn remove_anonymous(
+        &self,
+        record: &Record,
+        used: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let mut removed = Vec::new();
         for mount in &record.mounts {
             let name = &mount.point.name;
             if mount.anonymous && files::is_id(name) && !used(name) {
                 let path = self.root.join(&mount.point.name);
-                if let Err(error) = fs::remove_dir_all(&path) {
-                    tracing::warn!("remove the volume {}: {error}", path.display());
+                match fs::remove_dir_all(&path) {
+                    Ok(()) => removed.push(name.clone()),
+                    Err(error) => {
+                        tracing::warn!("remove the volume {}: {error}", path.display());
+                    }
                 }
             }
         }
+        removed
     }
 }
 

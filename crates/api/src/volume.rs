@@ -1,0 +1,44 @@
+//! Volumes as the Engine API shows them.
+
+use crate::container::Labels;
+
+go_struct! {
+    pub struct Volume {
+        created_at: String,
+        driver: String,
+        labels: Option<Labels>,
+        /// On the host.
+        mountpoint: String,
+        name: String,
+        options: Option<Labels>,
+        scope: String,
+    }
+}
+
+go_struct! {
+    /// Reply of `GET /volumes`.
+    pub struct VolumeList {
+        volumes: Vec<Volume>,
+        warnings: Option<Vec<String>>,
+    }
+}
+
+go_struct! {
+    /// Body of `POST /volumes/create`.
+    pub struct VolumeCreate {
+        name: String,
+        driver: String,
+        driver_opts: Option<Labels>,
+        labels: Option<Labels>,
+        cluster_volume_spec: Option<serde_json::Value>,
+    }
+}
+
+go_struct! {
+    /// Reply of `POST /volumes/prune`.
+    pub struct VolumePruneReport {
+        volumes_deleted: Option<Vec<String>>,
+        /// Bytes.
+        space_reclaimed: u64,
+    }
+}
