@@ -118,5 +118,5 @@ async fn find(
             Err(failure) => return Err(failure),
         }
     }
-    Err(Failure::new(format!("error: no such object: {name}")))
+    Err(Failure::new(format!("Error: No such object: {name}")))
 }

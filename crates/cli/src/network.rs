@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::flags::Parsed;
 use crate::output::template::{Listing, Row};
 use crate::output::{print, short_id};
+use crate::time;
 use crate::transport::Request;
 use crate::tree::Outcome;
 
@@ -54,12 +55,7 @@ fn row(network: &Network, full: bool) -> Row {
     row.set("IPv4", network.enable_ipv4.to_string());
     row.set("IPv6", network.enable_ipv6.to_string());
     row.set("Internal", network.internal.to_string());
-    let labels: Vec<_> = network
-        .labels
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    row.set("Labels", labels.join(","));
-    row.set("CreatedAt", network.created.clone());
+    row.set_labels(&network.labels);
+    row.set("CreatedAt", time::go_string(&network.created));
     row
 }

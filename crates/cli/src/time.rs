@@ -88,6 +88,17 @@ pub(crate) fn rfc3339(seconds: i64) -> String {
     )
 }
 
+/// An RFC 3339 time as Go prints one: "2024-05-01 12:00:00.5 +0000 UTC".
+pub(crate) fn go_string(text: &str) -> String {
+    if text.is_empty() {
+        return "0001-01-01 00:00:00 +0000 UTC".to_owned();
+    }
+    text.parse::<Timestamp>().map_or_else(
+        |_| text.to_owned(),
+        |stamp| stamp.strftime("%Y-%m-%d %H:%M:%S%.f +0000 UTC").to_string(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +115,9 @@ mod tests {
         assert!((now() - ten - 600).abs() <= 1);
         assert!(parse_point("2013-01-02").is_ok() && parse_point("2013-01-02T13:23").is_ok());
         assert!(parse_point("yesterday").is_err());
+        assert_eq!(
+            go_string("2024-05-01T12:00:00.5Z"),
+            "2024-05-01 12:00:00.5 +0000 UTC"
+        );
     }
 }

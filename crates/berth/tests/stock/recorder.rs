@@ -115,7 +115,7 @@ fn serve(connection: UnixStream, log: &Mutex<Vec<Recorded>>) {
 fn answer(method: &str, path: &str) -> (&'static str, String) {
     let id = "a".repeat(64);
     let container = format!(
-        r#"{{"Id":"{id}","Name":"/x","State":{{"Running":true}},"Config":{{"AttachStdout":true,"AttachStderr":true,"OpenStdin":true}},"HostConfig":{{"LogConfig":{{"Type":"json-file"}}}},"NetworkSettings":{{"Ports":{{"80/tcp":[{{"HostIp":"0.0.0.0","HostPort":"8080"}}],"53/udp":null}}}}}}"#
+        r#"{{"Id":"{id}","Name":"/x","State":{{"Running":true}},"Config":{{"AttachStdout":true,"AttachStderr":true,"OpenStdin":true}},"HostConfig":{{"LogConfig":{{"Type":"json-file"}}}},"NetworkSettings":{{"Ports":{{"53/udp":null,"80/tcp":[{{"HostIp":"0.0.0.0","HostPort":"8080"}}]}}}}}}"#
     );
     match (method, path) {
         ("POST", "/containers/create") => (
@@ -139,7 +139,8 @@ fn answer(method: &str, path: &str) -> (&'static str, String) {
             if path.starts_with("/containers/none")
                 || path.starts_with("/images/none")
                 || path.starts_with("/networks/none")
-                || path.starts_with("/volumes/none") =>
+                || path.starts_with("/volumes/none")
+                || path.starts_with("/plugins/none") =>
         {
             (
                 "404 Not Found",
@@ -230,33 +231,40 @@ fn decode(text: &str) -> String {
 }
 
 /// Drops what the engine takes for absent: null, false, 0, "" and empty lists.
-/// The order of variables is not fixed in Docker's client.
+/// The keys of sets (`Volumes`, `ExposedPorts`, …) stay. The order of variables
+/// and binds is not fixed in Docker's client.
 fn without_defaults(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let mut kept = serde_json::Map::new();
-            for (name, value) in fields {
-                let mut value = without_defaults(value);
-                if name == "Env"
-                    && let Value::Array(list) = &mut value
-                {
-                    list.sort_by_key(ToString::to_string);
-                }
-                let absent = match &value {
-                    Value::Null | Value::Bool(false) => true,
-                    Value::Number(number) => number.as_f64() == Some(0.0),
-                    Value::String(text) => text.is_empty(),
-                    Value::Array(list) => list.is_empty(),
-                    Value::Object(fields) => fields.is_empty() && name != "default",
-                    Value::Bool(true) => false,
-                };
-                if !absent {
-                    kept.insert(name, value);
-                }
-            }
-            Value::Object(kept)
+    const SETS: [&str; 4] = ["Volumes", "ExposedPorts", "EndpointsConfig", "Tmpfs"];
+    fn clean(value: Value, is_set: bool) -> Value {
+        match value {
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, value)| {
+                    let mut value = clean(value, SETS.contains(&name.as_str()));
+                    if matches!(name.as_str(), "Env" | "Binds")
+                        && let Value::Array(list) = &mut value
+                    {
+                        list.sort_by_key(ToString::to_string);
+                    }
+                    (name, value)
+                })
+                .filter(|(_, value)| is_set || !absent(value))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+            Value::Array(items) => items.into_iter().map(|item| clean(item, false)).collect(),
+            other => other,
         }
-        Value::Array(items) => Value::Array(items.into_iter().map(without_defaults).collect()),
-        other => other,
+    }
+    clean(value, false)
+}
+
+fn absent(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
     }
 }

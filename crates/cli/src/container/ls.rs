@@ -126,12 +126,7 @@ fn row(container: &Summary, full: bool) -> Row {
             own
         },
     );
-    let labels: Vec<_> = container
-        .labels
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    row.set("Labels", labels.join(","));
+    row.set_labels(&container.labels);
     let mounts: Vec<_> = container
         .mounts
         .iter()

@@ -96,7 +96,10 @@ fn rows(image: &Summary, full: bool, digests: bool) -> Vec<Row> {
     }
     names
         .into_iter()
-        .map(|(name, tag, digest)| row(image, name, tag, digest, full))
+        .map(|(name, tag, digest)| {
+            // Docker looks for digests only when they are shown.
+            row(image, name, tag, if digests { digest } else { NONE }, full)
+        })
         .collect()
 }
 
@@ -113,10 +116,9 @@ fn row(image: &Summary, name: &str, tag: &str, digest: &str, full: bool) -> Row 
     row.set("Digest", digest);
     row.set("CreatedSince", time::ago(image.created));
     row.set("CreatedAt", time::local(image.created));
-    let size = human_size(image.size as f64, 3);
     let known = |value: i64, text: String| if value < 0 { "N/A".to_owned() } else { text };
-    row.set("Size", size.clone());
-    row.set("VirtualSize", size);
+    row.set("Size", human_size(image.size as f64, 3));
+    row.set("VirtualSize", human_size(image.size as f64, 4));
     row.set(
         "SharedSize",
         known(image.shared_size, human_size(image.shared_size as f64, 3)),

@@ -1,5 +1,6 @@
 //! `--format`: Go templates, "table …" and "json".
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gotmpl::{MissingKey, Template, Value};
@@ -9,33 +10,77 @@ use super::{json, table};
 use crate::failure::Failure;
 
 /// One row for people: names as templates use them, and their values.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Row(pub(crate) Vec<(&'static str, Json)>);
+#[derive(Debug, Default)]
+pub(crate) struct Row {
+    fields: Vec<(&'static str, Json)>,
+    label: Option<Label>,
+}
+
+/// What `{{.Label "name"}}` gives.
+#[derive(Clone, Debug)]
+enum Label {
+    Of(BTreeMap<String, String>),
+    /// In the heading of a table: the name's last part.
+    Head,
+}
+
+impl Label {
+    fn get(&self, name: &str) -> String {
+        match self {
+            Self::Of(labels) => labels.get(name).cloned().unwrap_or_default(),
+            Self::Head => name
+                .rsplit('.')
+                .next()
+                .unwrap_or_default()
+                .replace(['-', '_'], " "),
+        }
+    }
+}
 
 impl Row {
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<Json>) {
-        self.0.push((name, value.into()));
+        self.fields.push((name, value.into()));
+    }
+
+    /// Sets `.Labels` and what `.Label` looks in.
+    pub(crate) fn set_labels(&mut self, labels: &BTreeMap<String, String>) {
+        let texts: Vec<_> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        self.set("Labels", texts.join(","));
+        self.label = Some(Label::Of(labels.clone()));
     }
 
     /// `{"Name":"…"}` in alphabetical order, as Docker's rows are.
     fn to_json(&self) -> String {
         let mut fields: Vec<_> = self
-            .0
+            .fields
             .iter()
-            .filter(|(name, _)| !name.starts_with('_'))
             .map(|(name, value)| format!("{}:{value}", Json::from(*name)))
             .collect();
         fields.sort_unstable();
+        // Go escapes these in JSON, for browsers.
         format!("{{{}}}", fields.join(","))
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026")
     }
 
     fn value(&self) -> Value {
-        Value::Map(Arc::new(
-            self.0
-                .iter()
-                .map(|(name, value)| (Arc::from(name.trim_start_matches('_')), to_value(value)))
-                .collect(),
-        ))
+        let mut fields: BTreeMap<Arc<str>, Value> = self
+            .fields
+            .iter()
+            .map(|(name, value)| (Arc::from(*name), to_value(value)))
+            .collect();
+        if let Some(label) = self.label.clone() {
+            let get: gotmpl::ValueFunc = Arc::new(move |args: &[Value]| {
+                let name = args.first().and_then(Value::as_str).unwrap_or_default();
+                Ok(Value::String(label.get(name).into()))
+            });
+            fields.insert(Arc::from("Label"), Value::Function(get));
+        }
+        Value::Map(Arc::new(fields))
     }
 }
 
@@ -77,6 +122,7 @@ impl Listing<'_> {
                 for (field, name) in self.heads {
                     head.set(field, *name);
                 }
+                head.label = Some(Label::Head);
                 let mut lines = vec![render_row(&heads_only(template), &head)?];
                 for row in rows {
                     lines.push(render_row(template, row)?);
@@ -103,7 +149,9 @@ fn render_row(template: &str, row: &Row) -> Result<String, Failure> {
     if template.split_whitespace().collect::<String>() == "{{json.}}" {
         return Ok(row.to_json());
     }
-    execute(template, &row.value())
+    // A method with an argument, which the template engine has as a function in
+    // a field.
+    execute(&template.replace(".Label ", "call .Label "), &row.value())
 }
 
 /// The heading of a table column is its field's name, whatever the template
@@ -143,26 +191,32 @@ pub(crate) fn over_json(template: &str, text: &str) -> Result<String, Failure> {
     }
     let value: Json = serde_json::from_str(text)
         .map_err(|error| Failure::new(format!("cannot read the engine's reply: {error}")))?;
-    execute_strict(&template, &to_value(&value))
+    execute_inspect(&template, &to_value(&value))
 }
 
+/// Renders `template`; an unknown field is an error. The words and statuses for
+/// mistakes are those of Docker's listings.
 fn execute(template: &str, data: &Value) -> Result<String, Failure> {
-    run(template, data, MissingKey::Error)
-}
-
-/// For inspect: an unknown field is an error, as it is in Docker.
-fn execute_strict(template: &str, data: &Value) -> Result<String, Failure> {
-    run(template, data, MissingKey::Error)
-}
-
-fn run(template: &str, data: &Value, missing: MissingKey) -> Result<String, Failure> {
-    let failed = |why: String| Failure::with_status(format!("template parsing error: {why}"), 64);
-    functions(Template::new(""))
-        .missing_key(missing)
-        .parse(template)
-        .map_err(|error| failed(error.to_string()))?
+    parse(template)
+        .map_err(|why| Failure::new(format!("failed to parse template: template: :1: {why}")))?
         .execute_to_string(data)
-        .map_err(|error| failed(error.to_string()))
+        .map_err(|why| Failure::new(format!("failed to execute template: template: {why}")))
+}
+
+/// The same with those of Docker's inspect.
+fn execute_inspect(template: &str, data: &Value) -> Result<String, Failure> {
+    parse(template)
+        .map_err(|why| {
+            Failure::with_status(format!("template parsing error: template: :1: {why}"), 64)
+        })?
+        .execute_to_string(data)
+        .map_err(|why| Failure::new(format!("template parsing error: template: {why}")))
+}
+
+fn parse(template: &str) -> gotmpl::Result<Template> {
+    functions(Template::new(""))
+        .missing_key(MissingKey::Error)
+        .parse(template)
 }
 
 /// Docker's functions on top of Go's own.
@@ -185,6 +239,11 @@ fn functions(template: Template) -> Template {
         .func("json", |args| {
             let value = args.first().map_or(Json::Null, from_value);
             Ok(Value::String(value.to_string().into()))
+        })
+        // Docker's lists may be null, whose length is 0.
+        .func("len", |args| {
+            let length = args.first().and_then(Value::len).unwrap_or(0);
+            Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
         })
         .func("split", |args| {
             let (text, separator) = (word(args, 0), word(args, 1));
@@ -333,6 +392,10 @@ mod tests {
                 "/| /x  |Ab",
             ),
             ("a\\tb", "a\tb"),
+            (
+                "{{range $p, $b := .NetworkSettings.Ports}}{{$p}} {{len $b}} {{end}}",
+                "80/tcp 1 81/tcp 0 ",
+            ),
         ] {
             assert_eq!(over_json(template, TEXT).unwrap(), want, "{template}");
         }
@@ -350,7 +413,7 @@ mod tests {
         let mut row = Row::default();
         row.set("ID", "123");
         row.set("Names", "a,b");
-        row.set("_Raw", 5);
+        row.set_labels(&BTreeMap::from([("a.b-c".to_owned(), "v".to_owned())]));
         let listing = |format| Listing {
             format,
             table: "{{.ID}}\t{{.Names}}",
@@ -363,8 +426,11 @@ mod tests {
             show("table {{.Names}}\\t{{.ID}}"),
             "NAMES     CONTAINER ID\na,b       123\n"
         );
-        assert_eq!(show("json"), "{\"ID\":\"123\",\"Names\":\"a,b\"}\n");
-        assert_eq!(show("{{json .}}"), "{\"ID\":\"123\",\"Names\":\"a,b\"}\n");
+        let json = "{\"ID\":\"123\",\"Labels\":\"a.b-c=v\",\"Names\":\"a,b\"}\n";
+        assert_eq!(show("json"), json);
+        assert_eq!(show("{{json .}}"), json);
+        assert_eq!(show("{{.Label \"a.b-c\"}}|{{.Label \"x\"}}"), "v|\n");
+        assert_eq!(show("table {{.Label \"a.b-c\"}}"), "b c\nv\n");
         assert_eq!(show("{{.ID}}: {{upper .Names}}"), "123: A,B\n");
     }
 }
