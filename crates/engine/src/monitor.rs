@@ -88,6 +88,7 @@ pub(crate) fn serve(
         begun: Some(begun),
         counter: 0,
         exited: false,
+        failed: false,
     };
     tokio::spawn(task.run(queue));
     Ok((Channel { requests }, first))
@@ -101,6 +102,8 @@ struct Task {
     begun: Option<oneshot::Sender<Begun>>,
     counter: u64,
     exited: bool,
+    /// The start failed.
+    failed: bool,
 }
 
 impl Task {
@@ -124,6 +127,10 @@ impl Task {
                     }
                 },
             }
+        }
+        // It said so, and whoever started it sees to the rest.
+        if self.failed {
+            return;
         }
         // Before it said anything: who waits for its word sees to the rest.
         if let Some(begun) = self.begun.take()
@@ -189,6 +196,7 @@ impl Task {
                 // Told only when the monitor has gone, so that whoever starts it
                 // again finds the ground clean.
                 while let Ok(Some(_)) = receive(&self.socket).await {}
+                self.failed = true;
                 if let Some(begun) = self.begun.take() {
                     let _ = begun.send(Err(Some((kind, message))));
                 }
