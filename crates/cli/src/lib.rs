@@ -169,7 +169,7 @@ fn command_name<'a>(program: &str, words: &'a [String]) -> Result<(String, &'a [
             if tree::find(&name).is_some() {
                 return Ok((name, rest));
             }
-            if tree::is_group(first) || tree::comes_later(first) {
+            if tree::is_group(first) {
                 return Err(unknown(program, &name));
             }
         }
