@@ -346,7 +346,7 @@ def errors(client):
     raises(APIError, lambda: client.containers.create("busybox", "true", mem_limit="1m"), 400, "6MB")
     raises(NotFound, lambda: client.networks.get("nope"), 404, "network nope not found")
     # What berth lacks is refused, not ignored.
-    raises(APIError, lambda: client.volumes.create("v"), 501, "not supported")
+    raises(APIError, lambda: client.networks.create("net"), 501, "not supported")
 
 
 def main():
