@@ -147,8 +147,9 @@ for kind in mnt pid net ipc uts cgroup user time; do
     [ "$kind" != net ] || host=$BERTH_DEMO_NETWORK
     printf '    %-7s %-24s %-24s %s\n' "$kind" "$host" "$theirs" "$([ "$host" = "$theirs" ] && echo shared || echo own)"
 done
-note "Capabilities, seccomp filter (2 = filter) and what of /proc is out of reach:"
-run berth exec box grep -E '^(CapEff|CapBnd|Seccomp|NoNewPrivs):' /proc/self/status
+note "What holds it, read back from the kernel:"
+run berth isolation box
+note "What of /proc and of the system calls is out of reach:"
 run berth exec box sh -c 'head -c 1 /proc/keys | wc -c'
 fails 'berth exec box sh -c "echo 1 >/proc/sys/kernel/panic"'
 fails 'berth exec box mount -t tmpfs none /mnt'
