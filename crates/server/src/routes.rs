@@ -195,6 +195,42 @@ mod tests {
         assert_eq!(name(&Method::GET, "/nowhere"), None);
     }
 
+    /// `| 4 | `GET /containers/{id}/top` | works | …` says what the table does.
+    #[test]
+    fn the_compatibility_page_is_true() {
+        let page = include_str!("../../../docs/compatibility.md");
+        let mut rows = 0;
+        for line in page
+            .lines()
+            .filter(|line| line.starts_with("| ") && line.contains("| `"))
+        {
+            let mut cells = line.split(" | ");
+            let number = cells
+                .next()
+                .and_then(|cell| cell.trim_start_matches("| ").parse::<u32>().ok());
+            let (Some(_), Some(operation), Some(state)) = (number, cells.next(), cells.next())
+            else {
+                continue;
+            };
+            let Some((method, path)) = operation.trim_matches('`').split_once(' ') else {
+                continue;
+            };
+            rows += 1;
+            let served = ROUTES.iter().any(|route| {
+                let mut ours = route.path.split('/');
+                let mut theirs = path.split('/');
+                route.method.as_str() == method
+                    && ours
+                        .by_ref()
+                        .zip(theirs.by_ref())
+                        .all(|(a, b)| a == b || (a == "{}" && b.starts_with('{')))
+                    && route.path.split('/').count() == path.split('/').count()
+            });
+            assert_eq!(state.starts_with("works"), served, "{line}");
+        }
+        assert_eq!(rows, 108);
+    }
+
     #[test]
     fn operations_appear_with_their_version() {
         let prune = |version| find(&Method::POST, "/containers/prune", version).is_some();
