@@ -178,11 +178,18 @@ impl State {
                 Ok(record) => {
                     self.images.insert(id, Arc::new(record));
                 }
+                // The disk's fault, perhaps a passing one: to go on would give
+                // the image up, and its layers with it.
+                Err(error @ Error::Io { .. }) if !is_absent(&error) => return Err(error),
                 Err(error) => tracing::warn!(%id, %error, "image is damaged and left out"),
             }
         }
         Ok(())
     }
+}
+
+fn is_absent(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 pub(crate) fn write_images(images: &Images) -> Result<Vec<u8>> {

@@ -219,23 +219,23 @@ impl super::Volumes {
     }
 }
 
-/// Bytes on disk, links not followed; a file with two names counts once.
+/// Bytes on disk, links not followed; a file with two names counts once. A list
+/// and no recursion: a container may have made the tree as deep as it likes.
 fn size(path: &Path) -> u64 {
-    fn walk(path: &Path, seen: &mut std::collections::HashSet<u64>) -> u64 {
-        let Ok(entries) = fs::read_dir(path) else {
-            return 0;
-        };
-        entries
-            .flatten()
-            .filter_map(|entry| {
-                let metadata = entry.metadata().ok()?;
-                if metadata.is_dir() {
-                    return Some(walk(&entry.path(), seen));
-                }
-                let first = metadata.nlink() == 1 || seen.insert(metadata.ino());
-                first.then_some(metadata.len())
-            })
-            .sum()
+    let mut seen = std::collections::HashSet::new();
+    let mut open = vec![path.to_owned()];
+    let mut bytes = 0;
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                open.push(entry.path());
+            } else if metadata.nlink() == 1 || seen.insert(metadata.ino()) {
+                bytes += metadata.len();
+            }
+        }
     }
-    walk(path, &mut std::collections::HashSet::new())
+    bytes
 }
