@@ -21,7 +21,7 @@ pub fn fresh_host() -> OwnedFd {
     berth_sys::netns::unshare_network().expect("these tests need CAP_SYS_ADMIN");
     ip("link set lo up");
     // A new namespace takes after the host, which may be a router.
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("it is this namespace's own");
+    fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("it is this namespace's own");
     own_namespace()
 }
 
