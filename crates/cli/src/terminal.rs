@@ -5,7 +5,7 @@ use std::future::Future;
 
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -46,7 +46,13 @@ impl Raw {
         }
         let failed = |error| Failure::new(format!("cannot set the terminal to raw mode: {error}"));
         let before = tcgetattr(stdin()).map_err(failed)?;
-        let watch = tokio::spawn(restore_on_signal(before.clone()));
+        // Caught from here on, before there is anything to restore: a task only
+        // begins at the next await.
+        let caught = ENDING
+            .into_iter()
+            .filter_map(|kind| Some((kind, signal(kind).ok()?)))
+            .collect();
+        let watch = tokio::spawn(restore_on_signal(before.clone(), caught));
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(stdin(), OptionalActions::Now, &raw).map_err(failed)?;
@@ -68,19 +74,20 @@ impl Drop for Raw {
     }
 }
 
-async fn restore_on_signal(before: Termios) {
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-        SignalKind::interrupt(),
-        SignalKind::quit(),
-    ];
-    let waits = kinds.into_iter().filter_map(|kind| {
-        let mut stream = signal(kind).ok()?;
-        Some(Box::pin(async move {
+/// Signals that end the program.
+const ENDING: [SignalKind; 4] = [
+    SignalKind::terminate(),
+    SignalKind::hangup(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+];
+
+async fn restore_on_signal(before: Termios, caught: Vec<(SignalKind, Signal)>) {
+    let waits = caught.into_iter().map(|(kind, mut stream)| {
+        Box::pin(async move {
             stream.recv().await;
             kind.as_raw_value()
-        }))
+        })
     });
     let (number, _, _) = futures_util::future::select_all(waits).await;
     let _ = tcsetattr(stdin(), OptionalActions::Now, &before);
