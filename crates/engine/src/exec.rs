@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use berth_api::Error;
 use berth_api::exec::{ExecConfig, ExecCreated, ExecInspect, ProcessConfig};
+use berth_monitor::client;
 use berth_monitor::protocol::{Attach, FromMonitor, ToMonitor};
 
 use crate::Attachment;
@@ -252,9 +253,9 @@ impl Engine {
         let failed = |error: std::io::Error| Error::system(format!("make a memory file: {error}"));
         let json = serde_json::to_vec(&process)
             .map_err(|error| Error::system(format!("encode the OCI process: {error}")))?;
-        let process = files::memory_file("process.json", &json).map_err(failed)?;
+        let process = client::memory_file("process.json", &json).map_err(failed)?;
         let seccomp = match seccomp {
-            Some(program) => Some(files::memory_file("seccomp", &program).map_err(failed)?),
+            Some(program) => Some(client::memory_file("seccomp", &program).map_err(failed)?),
             None => None,
         };
         Ok((process, seccomp))

@@ -1,12 +1,11 @@
 //! Small files that a crash leaves whole: written beside, then renamed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::MemfdFlags;
 use tokio::io::unix::AsyncFd;
 
 /// Replaces `path` in one step.
@@ -41,15 +40,6 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A memory file that holds `bytes`, read from its beginning.
-pub(crate) fn memory_file(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(fd);
-    file.write_all(bytes)?;
-    rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Start(0))?;
-    Ok(file.into())
 }
 
 /// A descriptor driven by the event loop.

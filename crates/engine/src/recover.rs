@@ -197,7 +197,7 @@ fn settle(engine: &Engine, container: &Arc<Container>) -> bool {
             record.endpoint.clone(),
         )
     };
-    let exit = read_exit(&container.dir)
+    let exit = recorded_exit(&container.dir)
         // Of a run that this record does not know of, or has not seen end.
         .filter(|exit| (running && !restarting) || exit.started_at != started_at);
     let leftover = engine.run_dir(&container.id).exists();
@@ -232,7 +232,7 @@ fn settle(engine: &Engine, container: &Arc<Container>) -> bool {
 pub(crate) fn bury(engine: &Engine, container: &Arc<Container>) -> ExitRecord {
     clean_up(engine, container);
     let started_at = container.record().state.started_at.clone();
-    read_exit(&container.dir)
+    recorded_exit(&container.dir)
         .filter(|exit| exit.started_at == started_at)
         .unwrap_or_else(|| ExitRecord {
             exit_code: 128 + libc::SIGKILL,
@@ -269,8 +269,9 @@ fn sweep_away(engine: &Engine, cgroup_parent: &str, id: &str) {
     }
 }
 
-fn read_exit(dir: &Path) -> Option<ExitRecord> {
-    serde_json::from_slice(&std::fs::read(dir.join("exit.json")).ok()?).ok()
+/// A record that cannot be read is none: the container ended all the same.
+fn recorded_exit(dir: &Path) -> Option<ExitRecord> {
+    client::read_exit_record(dir).ok().flatten()
 }
 
 /// What belongs to no container: snapshots, control groups, interfaces,

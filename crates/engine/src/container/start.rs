@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_api::{Error, Kind};
+use berth_monitor::client;
 use berth_monitor::protocol::{Attach, Failure, Layer, Log, RootFs, Start};
 use berth_monitor::steps::{Clock, Step};
 use berth_store::{LayerLocation, Snapshot};
@@ -13,7 +14,7 @@ use berth_sys::socket;
 use super::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, health, logs, monitor, recover, spec};
+use crate::{health, logs, monitor, recover, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -149,7 +150,7 @@ impl Engine {
         let config = serde_json::to_vec(&built.spec)
             .map_err(|error| Error::system(format!("encode the OCI configuration: {error}")))?;
         let memory = |name: &str, bytes: &[u8]| {
-            files::memory_file(name, bytes)
+            client::memory_file(name, bytes)
                 .map_err(|error| Error::system(format!("make a memory file: {error}")))
         };
         let config = memory("config.json", &config)?;
@@ -160,7 +161,7 @@ impl Engine {
         let shm = self.shared_memory(&record)?;
         clock.mark("engine: specification");
         // What is there now is about an earlier run.
-        let _ = std::fs::remove_file(container.file("exit.json"));
+        let _ = std::fs::remove_file(container.file(client::EXIT_FILE));
 
         let mut fds: Vec<BorrowedFd<'_>> = vec![channel.as_fd(), config.as_fd()];
         fds.extend(seccomp.iter().map(AsFd::as_fd));
