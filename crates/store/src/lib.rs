@@ -20,11 +20,13 @@ mod error;
 mod hello;
 mod images;
 mod import;
+mod incoming;
 mod layer;
 mod load;
 mod manifest;
 mod publish;
 mod reference;
+mod save;
 mod snapshot;
 mod state;
 mod store;
@@ -34,6 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +45,9 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::error::Error;
+pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader, PackAs, Packed};
 pub use crate::reference::Reference;
+pub use crate::usage::{Damage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".
 pub type Digest = String;
@@ -117,4 +122,38 @@ pub struct Snapshot {
 pub enum LayerLocation {
     Directory(PathBuf),
     Erofs(PathBuf),
+}
+
+/// A platform as manifests and `--platform` name it. Empty = any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+    pub variant: String,
+    pub os_version: String,
+}
+
+/// One manifest of an image: an entry of its index, or its only one.
+#[derive(Clone, Debug)]
+pub struct ManifestSummary {
+    pub digest: Digest,
+    pub media_type: String,
+    /// Bytes of the manifest itself.
+    pub size: u64,
+    pub kind: ManifestKind,
+    pub platform: Platform,
+    /// All its blobs are here.
+    pub available: bool,
+    /// Bytes: the blobs that are here, and the unpacked layers that are here.
+    pub content_size: u64,
+    pub unpacked_size: u64,
+    pub config_digest: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManifestKind {
+    Image,
+    /// Describes the manifest of that digest (provenance, SBOM).
+    Attestation(Digest),
+    Unknown,
 }
