@@ -14,6 +14,7 @@ want ps procps
 want curl curl
 want debootstrap debootstrap
 want python3 python3
+want docker-registry docker-registry
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 [ -e /usr/include/stdio.h ] || need+=(libc6-dev)
 

@@ -1,0 +1,5 @@
+//! The client against a real registry, and against servers that misbehave.
+
+mod rig;
+
+mod distribution;
