@@ -70,8 +70,9 @@ pub struct Image {
     /// Digest of the configuration blob; also accepted as an ID.
     pub config_digest: Digest,
     /// The configuration, parsed, and its bytes (Docker's additions included).
-    pub config: ImageConfiguration,
-    pub raw_config: Vec<u8>,
+    /// Shared: a list of a thousand images copies none of them.
+    pub config: Arc<ImageConfiguration>,
+    pub raw_config: Arc<[u8]>,
     /// Normalised names with tags ("docker.io/library/busybox:latest").
     pub names: Vec<String>,
     /// Normalised names with digests, for images that were pulled or pushed.

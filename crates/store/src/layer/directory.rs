@@ -19,24 +19,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Change, Form, FormKind, Layer, Path, Root, clean};
+use super::{Change, Form, FormKind, Layer, Options, Path, Root, clean};
 use crate::disk::remove_tree;
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Extent, Kind, Time};
 
 /// Files up to this size are written with one call.
 const BUFFER: usize = 128 << 10;
-
-/// How the tree is marked up for overlayfs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// `user.overlay.*` instead of `trusted.overlay.*`: for mounts in a user
-    /// namespace (`userxattr`).
-    pub(crate) userxattr: bool,
-    /// Make device nodes. A user namespace cannot; there they are left out, as
-    /// Docker does.
-    pub(crate) devices: bool,
-}
 
 /// A growing directory tree.
 #[derive(Debug)]

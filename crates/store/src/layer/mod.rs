@@ -8,8 +8,12 @@
 mod directory;
 
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 
-pub(crate) use self::directory::{Directory, Options};
+use rustix::fs::{Mode, mkdirat};
+
+use self::directory::Directory;
+use crate::disk::open_directory;
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
 use serde::{Deserialize, Serialize};
@@ -30,6 +34,27 @@ const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FormKind {
     Directory,
+}
+
+impl FormKind {
+    /// What the content is called in the layer's directory.
+    pub(crate) fn content(self) -> &'static str {
+        match self {
+            FormKind::Directory => "fs",
+        }
+    }
+}
+
+/// How layers are unpacked on this data root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) form: FormKind,
+    /// `user.overlay.*` instead of `trusted.overlay.*`: for mounts in a user
+    /// namespace (`userxattr`).
+    pub(crate) userxattr: bool,
+    /// Make device nodes. A user namespace cannot; there they are left out, as
+    /// Docker does.
+    pub(crate) devices: bool,
 }
 
 /// Mode and owner of a layer's root directory, which the root of a container
@@ -83,6 +108,39 @@ pub(crate) trait Form {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()>;
     /// After the last change.
     fn finish(self) -> Result<Layer>;
+}
+
+/// Content in the form that the options name.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Directory(Directory),
+}
+
+/// Begins the content of a layer in its new directory `at`.
+pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
+    let name = options.form.content();
+    let failed = || Error::io("make layer", name);
+    match options.form {
+        FormKind::Directory => {
+            mkdirat(at, name, Mode::RWXU).map_err(failed())?;
+            let root = open_directory(at.as_fd(), name.as_bytes()).map_err(failed())?;
+            Directory::new(root, options).map(Content::Directory)
+        }
+    }
+}
+
+impl Form for Content {
+    fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
+        match self {
+            Content::Directory(form) => form.apply(change, data),
+        }
+    }
+
+    fn finish(self) -> Result<Layer> {
+        match self {
+            Content::Directory(form) => form.finish(),
+        }
+    }
 }
 
 /// Whether a stream must close with the end-of-archive marker. Layers in
