@@ -199,6 +199,7 @@ fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) ->
         let path = inner.layer_path(diff_id, form);
         match form {
             FormKind::Directory => LayerLocation::Directory(path),
+            FormKind::Erofs => LayerLocation::Erofs(path),
         }
     });
     // `index=off` as Docker: no file handles, so layers may be on any file
