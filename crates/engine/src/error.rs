@@ -71,3 +71,22 @@ where
         .await
         .map_err(|error| Error::system(format!("the engine is shutting down: {error}")))?
 }
+
+/// Runs work that may wait for somebody else (a client's upload, a registry)
+/// on a thread of its own: the shared ones are few, and as many slow peers
+/// would stop the engine.
+pub(crate) async fn waiting<T, F>(name: &str, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Error> + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        // Nobody waits for the result when the request was given up.
+        .spawn(move || drop(sender.send(work())))
+        .map_err(|error| Error::system(format!("start a thread: {error}")))?;
+    receiver
+        .await
+        .map_err(|_| Error::system(format!("the thread \"{name}\" ended early")))?
+}

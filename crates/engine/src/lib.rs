@@ -45,7 +45,7 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 
-pub use config::{BridgeOptions, Config};
+pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
 

@@ -57,6 +57,9 @@ pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
 pub use crate::pack::{PackAs, Packed};
 pub use crate::reference::Reference;
+pub use crate::tar::{
+    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
+};
 pub use crate::usage::{Damage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".

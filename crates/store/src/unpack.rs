@@ -15,8 +15,8 @@ use crate::blob::Tee;
 use crate::decompress::{Compression, decode, detect};
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result};
-use crate::layer::{Directory, Ending, Layer, unpack};
-use crate::store::{Inner, LAYER_CONTENT, LAYER_RECORD, Work};
+use crate::layer::{self, Ending, Layer, unpack};
+use crate::store::{Inner, LAYER_RECORD, Work};
 
 /// Buffers between the two threads: enough that neither waits for the other's
 /// every step, small enough to stay in the processor's cache.
@@ -135,9 +135,7 @@ fn write_layer(
     let failed = || Error::io("make layer", &directory);
     mkdirat(&work.fd, directory.as_str(), Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
-    mkdirat(&at, LAYER_CONTENT, Mode::RWXU).map_err(failed())?;
-    let content = open_directory(at.as_fd(), LAYER_CONTENT.as_bytes()).map_err(failed())?;
-    let layer = unpack(&mut plain, ending, Directory::new(content, inner.options)?)?;
+    let layer = unpack(&mut plain, ending, layer::create(inner.options, &at)?)?;
     let mut file = create_file(&at, LAYER_RECORD).map_err(failed())?;
     serde_json::to_vec(&layer)
         .map_err(io::Error::from)

@@ -10,7 +10,7 @@ use tokio_util::io::SyncIoBridge;
 use super::{familiar, number};
 use crate::changes;
 use crate::engine::Engine;
-use crate::error::{IntoApi as _, blocking};
+use crate::error::{IntoApi as _, waiting};
 
 impl Engine {
     /// `archive` is the body as it arrives; progress lines go to `progress`.
@@ -22,7 +22,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let engine = self.clone();
         let mut reader = SyncIoBridge::new(archive);
-        blocking(move || {
+        waiting("load", move || {
             let mut report = |step: berth_store::Progress| {
                 let line = match step {
                     berth_store::Progress::Loaded { text } => Progress {
@@ -77,8 +77,10 @@ impl Engine {
         let mut reader = SyncIoBridge::new(archive);
         let store = self.0.store.clone();
         let name = reference.clone();
-        let image =
-            blocking(move || store.import(&mut reader, config, name.as_ref()).api()).await?;
+        let image = waiting("import", move || {
+            store.import(&mut reader, config, name.as_ref()).api()
+        })
+        .await?;
         let shown = reference.map_or_else(|| image.id.clone(), |name| name.familiar());
         self.image_event(&image.id, &shown, "import");
         Ok(image.id)
