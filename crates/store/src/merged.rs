@@ -244,3 +244,100 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     open(path, flags, Mode::empty()).map_err(Error::io("open", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use crate::layer::FormKind;
+    use crate::testing::{Tar, docker_archive, load};
+
+    /// Three layers, the middle one in the other form.
+    #[test]
+    fn a_stack_of_both_forms_is_seen_as_by_a_container() {
+        let low = Tar::default()
+            .dir("etc", 0o755)
+            .file("etc/passwd", b"low")
+            .file("etc/gone", b"low")
+            .file("etc/group", b"low group")
+            .symlink("link", "/usr/real")
+            .dir("hidden", 0o755)
+            .file("hidden/file", b"low")
+            .file("was/a/dir", b"low")
+            .device(b'6', "fifo", (0, 0))
+            .symlink("loop", "loop")
+            .finish();
+        let middle = Tar::default()
+            .file("etc/.wh.gone", b"")
+            .file("hidden/.wh..wh..opq", b"")
+            .file("hidden/new", b"middle")
+            .dir("usr/real", 0o755)
+            .file("usr/real/file", b"through links")
+            .file("was/a", b"a file now")
+            .finish();
+        let high = Tar::default()
+            .file("etc/passwd", b"high")
+            .symlink("out", "../../../../../../etc/../link")
+            .finish();
+        let dir = tempfile::tempdir().unwrap();
+        for (lower, upper) in [
+            (FormKind::Directory, FormKind::Erofs),
+            (FormKind::Erofs, FormKind::Directory),
+        ] {
+            let root = dir.path().join(lower.content());
+            let layers = [low.clone(), middle.clone(), high.clone()];
+            for (form, layers) in [
+                (lower, &layers[..1]),
+                (upper, &layers[..2]),
+                (lower, &layers),
+            ] {
+                let store = Store::open_with(&root, Some(form)).unwrap();
+                load(&store, &docker_archive(&["stack"], layers)).unwrap();
+            }
+            let store = Store::open_with(&root, Some(lower)).unwrap();
+            let image = load(&store, &docker_archive(&["stack"], &layers)).unwrap();
+            let snapshot = store.create_snapshot("c", &image[0], (0, 0)).unwrap();
+            let forms: Vec<_> = (snapshot.layers.iter())
+                .map(|layer| match layer {
+                    LayerLocation::Directory(_) => FormKind::Directory,
+                    LayerLocation::Erofs(_) => FormKind::Erofs,
+                })
+                .collect();
+            assert_eq!(forms, [lower, upper, lower]);
+            let read = |path: &str| {
+                let bytes = snapshot.read_file(path, 100)?;
+                Some(String::from_utf8(bytes).unwrap())
+            };
+            for (path, text) in [
+                ("etc/passwd", Some("high")),
+                ("/etc//./passwd", Some("high")),
+                ("etc/group", Some("low group")),
+                ("etc/gone", None),
+                ("hidden/file", None),
+                ("hidden/new", Some("middle")),
+                ("link/file", Some("through links")),
+                ("out/file", Some("through links")),
+                ("../../etc/passwd", Some("high")),
+                ("was/a/dir", None),
+                ("was/a", Some("a file now")),
+                ("etc", None),
+                ("etc/passwd/", None),
+                ("missing", None),
+                ("fifo", None),
+                ("loop", None),
+            ] {
+                assert_eq!(read(path).as_deref(), text, "{path}");
+            }
+            assert_eq!(snapshot.read_file("etc/group", 3).unwrap(), b"low");
+            // What the container wrote is above all.
+            let secret = dir.path().join("secret");
+            std::fs::write(&secret, "outside").unwrap();
+            std::fs::create_dir(snapshot.upper.join("etc")).unwrap();
+            std::fs::write(snapshot.upper.join("etc/group"), "own").unwrap();
+            std::os::unix::fs::symlink(&secret, snapshot.upper.join("etc/passwd")).unwrap();
+            assert_eq!(read("etc/group").as_deref(), Some("own"));
+            assert_eq!(read("etc/passwd"), None);
+            assert_eq!(read("link/file").as_deref(), Some("through links"));
+        }
+    }
+}

@@ -7,6 +7,7 @@
 
 mod directory;
 mod erofs;
+pub(crate) mod probe;
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
