@@ -209,6 +209,7 @@ fn locate(inner: &Inner, state: &State, record: &SnapshotRecord) -> Vec<LayerLoc
         let path = inner.layer_path(diff_id, form);
         match form {
             FormKind::Directory => LayerLocation::Directory(path),
+            FormKind::Erofs => LayerLocation::Erofs(path),
         }
     });
     layers.collect()

@@ -6,14 +6,17 @@
 //! needs only to take the same changes.
 
 mod directory;
+mod erofs;
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno;
 
 use self::directory::Directory;
-use crate::disk::open_directory;
+use self::erofs::Erofs;
+use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,7 @@ const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FormKind {
     Directory,
+    Erofs,
 }
 
 impl FormKind {
@@ -41,6 +45,7 @@ impl FormKind {
     pub(crate) fn content(self) -> &'static str {
         match self {
             FormKind::Directory => "fs",
+            FormKind::Erofs => "layer.erofs",
         }
     }
 }
@@ -55,6 +60,17 @@ pub(crate) struct Options {
     /// Make device nodes. A user namespace cannot; there they are left out, as
     /// Docker does.
     pub(crate) devices: bool,
+}
+
+impl Options {
+    /// The attribute of a directory that hides what lower layers have in it.
+    fn opaque_mark(self) -> &'static str {
+        if self.userxattr {
+            "user.overlay.opaque"
+        } else {
+            "trusted.overlay.opaque"
+        }
+    }
 }
 
 /// Mode and owner of a layer's root directory, which the root of a container
@@ -114,6 +130,7 @@ pub(crate) trait Form {
 #[derive(Debug)]
 pub(crate) enum Content {
     Directory(Directory),
+    Erofs(Box<Erofs>),
 }
 
 /// Begins the content of a layer in its new directory `at`.
@@ -126,6 +143,10 @@ pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
             let root = open_directory(at.as_fd(), name.as_bytes()).map_err(failed())?;
             Directory::new(root, options).map(Content::Directory)
         }
+        FormKind::Erofs => {
+            let file = create_file(at, name).map_err(failed())?;
+            Ok(Content::Erofs(Box::new(Erofs::new(file, options))))
+        }
     }
 }
 
@@ -133,12 +154,14 @@ impl Form for Content {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
         match self {
             Content::Directory(form) => form.apply(change, data),
+            Content::Erofs(form) => form.apply(change, data),
         }
     }
 
     fn finish(self) -> Result<Layer> {
         match self {
             Content::Directory(form) => form.finish(),
+            Content::Erofs(form) => form.finish(),
         }
     }
 }
@@ -230,6 +253,40 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
         return invalid(format!("its name is deeper than {MAX_DEPTH} directories"));
     }
     Ok(path)
+}
+
+/// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
+/// layer must not steer overlayfs (redirects, metacopy). Not security labels,
+/// which are this machine's to give.
+fn is_wanted(name: &[u8]) -> bool {
+    match name {
+        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+        _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
+    }
+}
+
+fn display(path: &Path) -> String {
+    format!(
+        "{} in the layer",
+        String::from_utf8_lossy(&path.join(&b'/'))
+    )
+}
+
+/// Errors that the archive provokes are its fault, the others the machine's.
+fn refused(errno: Errno, action: &'static str, path: &Path) -> Error {
+    match errno {
+        Errno::LOOP
+        | Errno::NOTDIR
+        | Errno::NAMETOOLONG
+        | Errno::XDEV
+        | Errno::INVAL
+        | Errno::NOENT => Error::Invalid(format!(
+            "cannot {action} {}: {}",
+            display(path),
+            std::io::Error::from(errno)
+        )),
+        _ => Error::io(action, display(path))(errno),
+    }
 }
 
 #[cfg(test)]
