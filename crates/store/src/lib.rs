@@ -24,6 +24,7 @@ mod incoming;
 mod layer;
 mod load;
 mod manifest;
+mod merged;
 mod publish;
 mod reference;
 mod save;
