@@ -31,12 +31,14 @@ mod logs;
 mod monitor;
 mod networks;
 mod recover;
+mod rootfs;
 mod seccomp;
 mod signals;
 mod spec;
 mod stats;
 mod time;
 mod top;
+mod tree;
 mod volumes;
 
 use berth_api::Error;
