@@ -67,14 +67,19 @@ impl Engine {
 
     /// Starts one without images.
     pub fn start_empty(flags: &[&str]) -> Self {
+        Self::start_in(&std::env::temp_dir(), flags)
+    }
+
+    /// The same with everything it owns below `place`.
+    pub fn start_in(place: &Path, flags: &[&str]) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "the end-to-end tests need root"
         );
         let dir = tempfile::Builder::new()
             .prefix("berth-e2e-")
-            .tempdir()
-            .expect("/tmp can be written");
+            .tempdir_in(place)
+            .expect("the directory can be written");
         let namespace = Command::new("unshare")
             .args([
                 "--net",

@@ -155,7 +155,9 @@ fn greet(exec_root: &Path) -> io::Result<OwnedFd> {
     let hello = serde_json::to_vec(&ToLauncher::Hello { version: VERSION })?;
     socket::send(&socket, &hello, &[])?;
     let (bytes, _) = socket::receive(&socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let FromLauncher::Hello { version, .. } = serde_json::from_slice(&bytes)?;
+    let FromLauncher::Hello { version, .. } = serde_json::from_slice(&bytes)? else {
+        return Err(io::Error::other("the launcher does not greet"));
+    };
     if version < VERSION {
         return Err(io::Error::other(format!(
             "the running launcher speaks version {version} of the protocol, this engine needs {VERSION}"

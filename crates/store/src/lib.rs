@@ -47,6 +47,9 @@ use serde::{Deserialize, Serialize};
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader, PackAs, Packed};
 pub use crate::reference::Reference;
+pub use crate::tar::{
+    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
+};
 pub use crate::usage::{Damage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".
@@ -67,8 +70,9 @@ pub struct Image {
     /// Digest of the configuration blob; also accepted as an ID.
     pub config_digest: Digest,
     /// The configuration, parsed, and its bytes (Docker's additions included).
-    pub config: ImageConfiguration,
-    pub raw_config: Vec<u8>,
+    /// Shared: a list of a thousand images copies none of them.
+    pub config: Arc<ImageConfiguration>,
+    pub raw_config: Arc<[u8]>,
     /// Normalised names with tags ("docker.io/library/busybox:latest").
     pub names: Vec<String>,
     /// Normalised names with digests, for images that were pulled or pushed.

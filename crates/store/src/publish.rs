@@ -12,12 +12,10 @@ use crate::blob::{Spool, Tee};
 use crate::decompress::decompress;
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result};
-use crate::layer::{Directory, Ending, Layer, unpack};
+use crate::layer::{self, Ending, Layer, unpack};
 use crate::manifest::Resolved;
 use crate::state::{Saved, State, set_name};
-use crate::store::{
-    Inner, LAYER_CONTENT, LAYER_RECORD, StoredBlobs, Work, crash_point, hex, publish,
-};
+use crate::store::{Inner, LAYER_RECORD, StoredBlobs, Work, crash_point, hex, publish};
 use crate::{Digest, Image};
 
 /// A layer complete in a work directory.
@@ -50,11 +48,8 @@ pub(crate) fn unpack_plain(
     let failed = || Error::io("make layer", &directory);
     mkdirat(&work.fd, directory.as_str(), Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
-    mkdirat(&at, LAYER_CONTENT, Mode::RWXU).map_err(failed())?;
-    let content = open_directory(at.as_fd(), LAYER_CONTENT.as_bytes()).map_err(failed())?;
-
     let mut plain = Tee::hash(plain);
-    let layer = unpack(&mut plain, ending, Directory::new(content, inner.options)?)?;
+    let layer = unpack(&mut plain, ending, layer::create(inner.options, &at)?)?;
     let (diff_id, _) = plain.finish().map_err(Error::stream("the archive"))?;
 
     let mut file = create_file(&at, LAYER_RECORD).map_err(failed())?;

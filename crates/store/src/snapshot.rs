@@ -192,8 +192,14 @@ fn fill(
 fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) -> Snapshot {
     let at = inner.root.join("snapshots").join(key);
     let layers = record.layers.iter().map(|diff_id| {
-        match state.layers.get(diff_id).map(|layer| layer.form) {
-            Some(FormKind::Directory) | None => LayerLocation::Directory(inner.layer_path(diff_id)),
+        let form = state
+            .layers
+            .get(diff_id)
+            .map_or(FormKind::Directory, |layer| layer.form);
+        let path = inner.layer_path(diff_id, form);
+        match form {
+            FormKind::Directory => LayerLocation::Directory(path),
+            FormKind::Erofs => LayerLocation::Erofs(path),
         }
     });
     // `index=off` as Docker: no file handles, so layers may be on any file

@@ -130,8 +130,8 @@ impl State {
         let image = Image {
             id: saved.id.clone(),
             config_digest: resolved.config_digest,
-            config: resolved.config,
-            raw_config: resolved.raw_config,
+            config: resolved.config.into(),
+            raw_config: resolved.raw_config.into(),
             names: saved.names.clone(),
             digests: saved.digests.clone(),
             size,

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::blob::{Source, open_file};
 use crate::disk::{children, open_directory, remove_tree, replace_file};
 use crate::error::{Error, Result, invalid};
-use crate::layer::{Layer, Options};
+use crate::layer::{FormKind, Layer, Options};
 use crate::state::{Images, SnapshotRecord, State, write_images};
 use crate::trash::Trash;
 use crate::{Digest, Store};
@@ -25,7 +25,6 @@ use crate::{Digest, Store};
 const IMAGES: &str = "images.json";
 const LOCK: &str = "lock";
 pub(crate) const LAYER_RECORD: &str = "layer.json";
-pub(crate) const LAYER_CONTENT: &str = "fs";
 pub(crate) const SNAPSHOT_RECORD: &str = "snapshot.json";
 
 /// Longest record beside a layer or snapshot.
@@ -94,6 +93,7 @@ impl Store {
             .and_then(Trash::new)
             .map_err(Error::io("start", "background removal"))?;
         let options = Options {
+            form: FormKind::Directory,
             userxattr: false,
             devices: is_initial_user_namespace(),
         };
@@ -312,11 +312,11 @@ impl Inner {
     }
 
     /// Where the content of a layer is.
-    pub(crate) fn layer_path(&self, diff_id: &str) -> PathBuf {
+    pub(crate) fn layer_path(&self, diff_id: &str, form: FormKind) -> PathBuf {
         self.root
             .join("layers/sha256")
             .join(hex(diff_id))
-            .join(LAYER_CONTENT)
+            .join(form.content())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod clone;
 pub mod exec;
 pub mod fork;
 pub mod inherited;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod netns;
