@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use berth_api::{Error, Kind};
+use berth_api::Error;
 use berth_registry::client::{self, Repository};
 use berth_store::{Blob, Incoming, Ingest};
 use bytes::Bytes;
@@ -208,7 +208,9 @@ impl Fetch {
                         }
                         return Ok(());
                     };
-                    self.unpack(blob, diff_id, &Arc::new(true.into())).await?;
+                    self.unpack(blob, diff_id, &Arc::new(true.into()))
+                        .await?
+                        .api()?;
                     self.board.status(&id, last);
                     return Ok(());
                 }
@@ -277,19 +279,17 @@ impl Fetch {
         blob: &Descriptor,
         diff_id: &str,
         arrived: &Arc<AtomicBool>,
-    ) -> Result<(), Error> {
+    ) -> Result<Result<(), berth_store::Error>, Error> {
         let (fetch, blob, diff_id) = (Arc::clone(self), blob.clone(), diff_id.to_owned());
         let arrived = Arc::clone(arrived);
         waiting("unpack", move || {
             let id = blob.short();
-            fetch
-                .incoming
-                .unpack(&blob.digest, &diff_id, &mut |done| {
-                    if arrived.load(Ordering::Relaxed) {
-                        fetch.board.bar(&id, "Extracting", done, blob.size);
-                    }
-                })
-                .api()
+            let mut report = |done| {
+                if arrived.load(Ordering::Relaxed) {
+                    fetch.board.bar(&id, "Extracting", done, blob.size);
+                }
+            };
+            Ok(fetch.incoming.unpack(&blob.digest, &diff_id, &mut report))
         })
         .await
     }
@@ -306,7 +306,7 @@ impl Fetch {
         let unpacked = async {
             match diff_id {
                 Some(diff_id) => self.unpack(blob, diff_id, &here).await,
-                None => Ok(()),
+                None => Ok(Ok(())),
             }
         };
         let arrived = async {
@@ -333,15 +333,17 @@ impl Fetch {
                 unpacked.await
             }
             result = &mut unpacked => {
-                // If bad data has a wrong digest as well, that is the reason.
-                if result.as_ref().is_err_and(|error| error.kind != Kind::Invalid) {
-                    return result.map_err(Wrong::Other);
+                // Bad data that has a wrong digest as well is asked for again;
+                // more of it does not help a full disk.
+                if !matches!(&result, Ok(Err(error)) if is_full(error)) {
+                    arrived.await?;
                 }
-                arrived.await?;
                 result
             }
         };
-        unpacked.map_err(Wrong::Other)
+        unpacked
+            .and_then(|result| result.api())
+            .map_err(Wrong::Other)
     }
 
     /// Reads along until the blob is there or its writer gave up.
@@ -352,7 +354,8 @@ impl Fetch {
         diff_id: Option<&str>,
     ) -> Result<(), Error> {
         if let Some(diff_id) = diff_id {
-            return self.unpack(blob, diff_id, &Arc::new(true.into())).await;
+            let shown = Arc::new(true.into());
+            return self.unpack(blob, diff_id, &shown).await?.api();
         }
         let (fetch, blob) = (Arc::clone(self), blob.clone());
         waiting("follow", move || {
@@ -422,6 +425,16 @@ impl Fetch {
 enum Wrong {
     Digest(Error),
     Other(Error),
+}
+
+fn is_full(error: &berth_store::Error) -> bool {
+    let berth_store::Error::Io { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn failure(error: client::Error) -> Failure {
