@@ -19,7 +19,7 @@ use crate::busy::Busy;
 use crate::disk::{children, open_directory, remove_tree, replace_file};
 use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
-use crate::layer::{FormKind, Layer, Options};
+use crate::layer::{FormKind, Layer, Options, probe};
 use crate::slots::Slots;
 use crate::state::{Images, SnapshotRecord, State, write_images};
 use crate::trash::Trash;
@@ -91,6 +91,11 @@ impl Store {
     /// # Errors
     /// `Conflict` if another process has it open.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, probe::requested()?)
+    }
+
+    /// With new layers in that form, not the one that a probe finds.
+    pub(crate) fn open_with(root: &Path, form: Option<FormKind>) -> Result<Self> {
         let dirs = Dirs::open(root)?;
         let root = root
             .canonicalize()
@@ -101,10 +106,11 @@ impl Store {
             .try_clone()
             .and_then(Trash::new)
             .map_err(Error::io("start", "background removal"))?;
+        let devices = is_initial_user_namespace();
         let options = Options {
-            form: FormKind::Directory,
+            form: form.unwrap_or_else(|| probe::find(&dirs.tmp, "probe", devices)),
             userxattr: false,
-            devices: is_initial_user_namespace(),
+            devices,
         };
         let inner = Inner {
             root,
