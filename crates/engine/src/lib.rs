@@ -32,6 +32,7 @@ mod monitor;
 mod networks;
 mod recover;
 mod rootfs;
+mod registries;
 mod seccomp;
 mod signals;
 mod spec;
@@ -50,6 +51,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
+pub use images::{PullRequest, PushRequest};
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]
