@@ -12,8 +12,9 @@ packages=("$@")
 [ ${#packages[@]} -gt 0 ] || packages=(docker.io docker-cli containerd runc crun podman conmon netavark aardvark-dns
     golang-github-containers-common golang-github-containers-image
     iptables libassuan9 libblake3-0 libbtrfs0t64 libc6 libcap2 libcriu2 libdevmapper1.02.1 libedit2
+    libglib2.0-0t64
     libgpgme11t64 libgpgme45 libip4tc2 libip6tc2 libjansson4 libmnl0 libnetfilter-conntrack3
-    libnfnetlink0 libnftables1 libnftnl11 libseccomp2 libsqlite3-0 libsubid5 libsubid6 libsystemd0
+    libnfnetlink0 libnftables1 libnftnl11 libpcre2-8-0 libseccomp2 libsqlite3-0 libsubid5 libsubid6 libsystemd0
     libtinfo6 libxtables12 libyajl2)
 
 # shellcheck source=scripts/debian.sh

@@ -13,6 +13,7 @@ want nft nftables
 want ps procps
 want curl curl
 want debootstrap debootstrap
+want fsck.erofs erofs-utils
 want python3 python3
 want docker-registry docker-registry
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
@@ -34,11 +35,25 @@ if [ ${#need[@]} -gt 0 ]; then
     apt-get -qq install --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-# The stock Docker client, for the tests that drive berth with it. Only the
-# client: no engine is installed or started.
-if ! command -v docker >/dev/null 2>&1 && [ "$(id -u)" -eq 0 ] &&
-    apt-cache show docker-cli >/dev/null 2>&1; then
-    apt-get -qq install --no-install-recommends docker-cli >/dev/null
+# What the tests drive berth with or check it against: the stock Docker client
+# (only the client: no engine is installed or started), other clients, the
+# reference registry, the EROFS tools. A test whose program is missing says so.
+foreign=()
+also() { command -v "$1" >/dev/null 2>&1 || foreign+=("$2"); }
+also docker docker-cli
+also docker-registry docker-registry
+also skopeo skopeo
+also podman podman
+also buildah buildah
+also fsck.erofs erofs-utils
+if [ ${#foreign[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing for the tests: ${foreign[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    [ ${#need[@]} -gt 0 ] || apt-get -qq update
+    for package in "${foreign[@]}"; do
+        apt-get -qq install --no-install-recommends "$package" >/dev/null 2>&1 ||
+            echo "(no package $package here: its tests will be skipped)"
+    done
 fi
 
 if ! cargo nextest --version >/dev/null 2>&1; then

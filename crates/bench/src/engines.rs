@@ -1,10 +1,10 @@
 //! Whole commands against whole engines.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_e2e::Engine;
+use berth_e2e::{Engine, Run};
 
 use crate::sample::{Series, Subject, in_turn, table};
 
@@ -136,13 +136,24 @@ fn wait_for_one(running: &mut Vec<Child>) {
 
 /// A dockerd of our own, when one is installed: in PATH, or in a tree made by
 /// scripts/peers.sh that BERTH_PEERS names.
-struct Docker {
+pub(crate) struct Docker {
     daemon: Child,
     dir: tempfile::TempDir,
 }
 
 impl Docker {
     fn start() -> Option<Self> {
+        let docker = Self::start_in(Path::new("/var/tmp"))?;
+        Run::new(
+            docker.command().args(["import", "-", "busybox"]),
+            &berth_e2e::image::busybox_rootfs(),
+        )
+        .ok();
+        Some(docker)
+    }
+
+    /// Without images, its data below `place`.
+    pub(crate) fn start_in(place: &Path) -> Option<Self> {
         // In a network namespace of its own, as berth's engines are.
         let peer = peer("dockerd")?;
         let mut launch = Command::new("unshare");
@@ -150,8 +161,8 @@ impl Docker {
         launch.arg(peer.get_program()).args(peer.get_args());
         let dir = tempfile::Builder::new()
             .prefix("bench-docker-")
-            .tempdir_in("/var/tmp")
-            .expect("/var/tmp can be written");
+            .tempdir_in(place)
+            .expect("the directory can be written");
         let path = |name: &str| dir.path().join(name);
         launch
             .arg("-H")
@@ -190,15 +201,15 @@ impl Docker {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        berth_e2e::Run::new(
-            docker.command().args(["import", "-", "busybox"]),
-            &berth_e2e::image::busybox_rootfs(),
-        )
-        .ok();
         Some(docker)
     }
 
-    fn command(&self) -> Command {
+    /// The daemon's process, which is in a network namespace of its own.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("docker");
         command.env(
             "DOCKER_HOST",
@@ -235,37 +246,62 @@ impl Drop for Docker {
     }
 }
 
-struct Podman {
+pub(crate) struct Podman {
     dir: tempfile::TempDir,
+    /// Keeps a network namespace with a loopback of its own.
+    network: Child,
 }
 
 impl Podman {
     fn find() -> Option<Self> {
-        peer("podman")?;
-        let dir = tempfile::Builder::new()
-            .prefix("bench-podman-")
-            .tempdir_in("/var/tmp")
-            .expect("/var/tmp can be written");
-        let podman = Self { dir };
+        let podman = Self::find_in(Path::new("/var/tmp"))?;
         // An unpacked tree may lack a library of its parts.
-        let import = berth_e2e::Run::new(
+        let import = Run::new(
             podman.command().args(["import", "-", "localhost/busybox"]),
             &berth_e2e::image::busybox_rootfs(),
         );
         let first = run("none", "localhost/busybox");
-        let first = berth_e2e::Run::new(podman.command().args(first), b"");
+        let first = Run::new(podman.command().args(first), b"");
         for run in [import, first] {
             if run.code != 0 {
-                println!("(podman does not work here: {})", run.stderr.trim());
+                println!("(podman cannot run containers here: {})", run.stderr.trim());
                 return None;
             }
         }
         Some(podman)
     }
 
-    fn command(&self) -> Command {
-        let mut command = peer("podman").expect("found before");
+    /// Without images, its data below `place`.
+    pub(crate) fn find_in(place: &Path) -> Option<Self> {
+        peer("podman")?;
+        let dir = tempfile::Builder::new()
+            .prefix("bench-podman-")
+            .tempdir_in(place)
+            .expect("the directory can be written");
+        let network = Command::new("unshare")
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up; exec sleep infinity",
+            ])
+            .spawn()
+            .expect("util-linux and iproute2 are installed");
+        Some(Self { dir, network })
+    }
+
+    /// A process in the network namespace of the commands.
+    pub(crate) fn network(&self) -> u32 {
+        self.network.id()
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let podman = peer("podman").expect("found before");
+        let mut command = Command::new("nsenter");
         command
+            .arg(format!("--net=/proc/{}/ns/net", self.network.id()))
+            .arg(podman.get_program())
+            .args(podman.get_args())
             .arg("--root")
             .arg(self.dir.path().join("root"))
             .arg("--runroot")
@@ -285,6 +321,13 @@ impl Podman {
                 command
             }),
         }
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let _ = self.network.kill();
+        let _ = self.network.wait();
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod engines;
+mod images;
 mod memory;
 mod runtimes;
 mod sample;
@@ -28,7 +29,7 @@ fn main() {
             "--only" => only = args.next().unwrap_or_default(),
             other => {
                 eprintln!(
-                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|memory|steps]"
+                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|images|memory|steps]"
                 );
                 std::process::exit(2);
             }
@@ -41,6 +42,9 @@ fn main() {
     }
     if wanted("engines") {
         engines::measure(rounds);
+    }
+    if wanted("images") {
+        images::measure(rounds);
     }
     if wanted("steps") {
         steps::measure();

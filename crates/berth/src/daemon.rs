@@ -17,6 +17,7 @@ mod log;
 mod notify;
 mod options;
 mod pidfile;
+mod registries;
 mod settings;
 
 use options::{Kind, OPTIONS, Support, Values};

@@ -67,14 +67,19 @@ impl Engine {
 
     /// Starts one without images.
     pub fn start_empty(flags: &[&str]) -> Self {
+        Self::start_in(&std::env::temp_dir(), flags)
+    }
+
+    /// The same with everything it owns below `place`.
+    pub fn start_in(place: &Path, flags: &[&str]) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "the end-to-end tests need root"
         );
         let dir = tempfile::Builder::new()
             .prefix("berth-e2e-")
-            .tempdir()
-            .expect("/tmp can be written");
+            .tempdir_in(place)
+            .expect("the directory can be written");
         let namespace = Command::new("unshare")
             .args([
                 "--net",
@@ -250,6 +255,27 @@ impl Engine {
                 .args(args),
             b"",
         )
+    }
+
+    /// Runs `work` on a thread inside the engine's network namespace. Sockets
+    /// and threads it makes stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.namespace.id());
+        let namespace = std::fs::File::open(path).expect("the namespace is held");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), None)
+                    .expect("root may enter");
+                work()
+            });
+            thread.join().expect("the work does not panic")
+        })
+    }
+
+    /// The arguments that run a program inside the engine's network namespace.
+    pub fn nsenter(&self) -> [String; 2] {
+        let target = format!("--net=/proc/{}/ns/net", self.namespace.id());
+        ["nsenter".to_owned(), target]
     }
 
     /// Makes the image "busybox".

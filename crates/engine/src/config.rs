@@ -13,6 +13,7 @@ pub struct Config {
     /// Parent of the containers' control groups ("/berth").
     pub cgroup_parent: String,
     pub bridge: BridgeOptions,
+    pub registries: RegistryOptions,
     pub log_driver: String,
     pub log_opts: BTreeMap<String, String>,
     pub labels: Vec<String>,
@@ -34,6 +35,33 @@ pub struct Config {
     pub debug: bool,
     /// Ready network namespaces of each kind.
     pub network_pool: usize,
+}
+
+/// How images come from registries and go there.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Base addresses that are asked before Docker Hub.
+    pub mirrors: Vec<String>,
+    /// Hosts (with port) and networks that may do without a trusted
+    /// certificate; the loopback networks always may.
+    pub insecure: Vec<String>,
+    /// Blobs in transfer at a time, for the whole engine; 0 = no limit.
+    pub max_downloads: usize,
+    pub max_uploads: usize,
+    /// Tries for one blob; at least 1.
+    pub download_attempts: u32,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            mirrors: Vec::new(),
+            insecure: Vec::new(),
+            max_downloads: 3,
+            max_uploads: 5,
+            download_attempts: 5,
+        }
+    }
 }
 
 /// The default bridge network.

@@ -21,6 +21,23 @@ impl<T> IntoApi<T> for Result<T, berth_store::Error> {
     }
 }
 
+impl<T> IntoApi<T> for Result<T, berth_registry::client::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(from_registry)
+    }
+}
+
+pub(crate) fn from_registry(error: berth_registry::client::Error) -> Error {
+    use berth_registry::client::Error as Registry;
+    match error {
+        Registry::Denied(reason) => Error::new(Kind::Unauthorized, reason),
+        Registry::NotFound(reason) => Error::not_found(reason),
+        Registry::Unsupported(reason) => Error::not_implemented(reason),
+        // A bad gateway to HTTP, but a plain failure to Docker.
+        Registry::Invalid(reason) | Registry::Unavailable(reason) => Error::system(reason),
+    }
+}
+
 impl<T> IntoApi<T> for Result<T, berth_network::Error> {
     fn api(self) -> Result<T, Error> {
         self.map_err(|error| {
@@ -70,4 +87,23 @@ where
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::system(format!("the engine is shutting down: {error}")))?
+}
+
+/// Runs work that may wait for somebody else (a client's upload, a registry)
+/// on a thread of its own: the shared ones are few, and as many slow peers
+/// would stop the engine.
+pub(crate) async fn waiting<T, F>(name: &str, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Error> + Send + 'static,
+{
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        // Nobody waits for the result when the request was given up.
+        .spawn(move || drop(sender.send(work())))
+        .map_err(|error| Error::system(format!("start a thread: {error}")))?;
+    receiver
+        .await
+        .map_err(|_| Error::system(format!("the thread \"{name}\" ended early")))?
 }

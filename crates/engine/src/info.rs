@@ -10,6 +10,9 @@ use berth_api::system::{
 use berth_api::version::{ApiVersion, DOCKER_VERSION};
 use berth_cgroup::Layout;
 
+use serde_json::json;
+
+use crate::config::RegistryOptions;
 use crate::engine::Engine;
 use crate::time;
 
@@ -154,6 +157,7 @@ impl Engine {
             os_type: "linux".into(),
             architecture: architecture().0,
             index_server_address: "https://index.docker.io/v1/".into(),
+            registry_config: Some(registry_config(&config.registries)),
             n_cpu: i64::from(host.cpus),
             mem_total: i64::try_from(host.memory).unwrap_or(i64::MAX),
             name: host.hostname.clone(),
@@ -266,9 +270,52 @@ impl Engine {
     }
 }
 
+/// As the API shows it; sorted, so that equal settings look equal.
+fn registry_config(options: &RegistryOptions) -> serde_json::Value {
+    let index = |name: &str, mirrors: &[String], official: bool| json!({"Name": name, "Mirrors": mirrors, "Secure": official, "Official": official});
+    let mut networks = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];
+    let mut indexes = serde_json::Map::new();
+    for name in &options.insecure {
+        if name.contains('/') {
+            networks.push(name.clone());
+        } else {
+            indexes.insert(name.clone(), index(name, &[], false));
+        }
+    }
+    indexes.insert(
+        "docker.io".to_owned(),
+        index("docker.io", &options.mirrors, true),
+    );
+    networks.sort_unstable();
+    networks.dedup();
+    json!({
+        "InsecureRegistryCIDRs": networks,
+        "IndexConfigs": indexes,
+        "Mirrors": options.mirrors,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn registries_are_shown() {
+        let shown = registry_config(&RegistryOptions {
+            mirrors: vec!["http://m/".into()],
+            insecure: vec!["10.0.0.0/8".into(), "r:5000".into()],
+            ..RegistryOptions::default()
+        });
+        assert_eq!(
+            shown["InsecureRegistryCIDRs"],
+            json!(["10.0.0.0/8", "127.0.0.0/8", "::1/128"])
+        );
+        assert_eq!(shown["IndexConfigs"]["r:5000"]["Secure"], false);
+        assert_eq!(
+            shown["IndexConfigs"]["docker.io"]["Mirrors"],
+            json!(["http://m/"])
+        );
+    }
 
     #[test]
     fn host_files() {

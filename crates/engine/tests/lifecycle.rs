@@ -46,6 +46,7 @@ impl Bed {
             exec_root: self.dir.path().join("run"),
             runtime: runtime(),
             cgroup_parent: self.cgroup.clone(),
+            registries: berth_engine::RegistryOptions::default(),
             bridge: berth_engine::BridgeOptions {
                 disabled: true,
                 ..Default::default()

@@ -173,6 +173,11 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "seccomp-profile"      None,      "seccomp-profile",      Text, Works("Path of a seccomp profile, builtin or unconfined");
     "init"                 None,      "init",                 Bool, Works("Run an init in containers");
     "experimental"         None,      "experimental",         Bool, Works("Enable experimental features");
+    "insecure-registry"    None,      "insecure-registries",  List, Works("Registry (host[:port] or network) that may do without a trusted certificate");
+    "registry-mirror"      None,      "registry-mirrors",     List, Works("Mirror to ask before Docker Hub: http:// or https://");
+    "max-concurrent-downloads" None,  "max-concurrent-downloads", Int, Works("Blobs that all pulls together download at a time; 0 = no limit");
+    "max-concurrent-uploads"   None,  "max-concurrent-uploads",   Int, Works("Blobs that all pushes together upload at a time; 0 = no limit");
+    "max-download-attempts"    None,  "max-download-attempts",    Int, Works("Tries to download a blob");
     "shutdown-timeout"     None,      "shutdown-timeout",     Int,  Works("Seconds that requests may take to finish at shutdown");
     ""                     None,      "min-api-version",      Text, Works("Oldest API version served");
 
@@ -223,11 +228,6 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "no-proxy"             None,      "no-proxy",             Text, NO;
     ""                     None,      "proxies",              Map,  NO;
     "init-path"            None,      "init-path",            Text, NO;
-    "insecure-registry"    None,      "insecure-registries",  List, NO;
-    "registry-mirror"      None,      "registry-mirrors",     List, NO;
-    "max-concurrent-downloads" None,  "max-concurrent-downloads", Int, Only(&["3"]);
-    "max-concurrent-uploads"   None,  "max-concurrent-uploads",   Int, Only(&["5"]);
-    "max-download-attempts"    None,  "max-download-attempts",    Int, Only(&["5"]);
     "metrics-addr"         None,      "metrics-addr",         Text, NO;
     "node-generic-resource" None,     "node-generic-resources", List, NO;
     "nri-opts"             None,      "nri-opts",             Map,  NO;
@@ -267,8 +267,8 @@ mod tests {
             check("icc", Value::Bool(false)).unwrap_err(),
             "icc=false is not supported by berth yet"
         );
-        assert!(check("registry-mirrors", Value::List(vec![])).is_ok());
-        assert!(check("registry-mirrors", Value::List(vec!["x".into()])).is_err());
+        assert!(check("storage-opts", Value::List(vec![])).is_ok());
+        assert!(check("storage-opts", Value::List(vec!["x".into()])).is_err());
         assert!(
             check("live-restore", Value::Bool(false))
                 .unwrap_err()

@@ -12,6 +12,7 @@ use berth_server::listen::Address;
 use tracing::level_filters::LevelFilter;
 
 use super::options::{self, Value, Values};
+use super::registries;
 
 /// Where the daemon's file is looked for when none is named.
 const FILES: [&str; 2] = ["/etc/berth/daemon.json", "/etc/docker/daemon.json"];
@@ -212,6 +213,7 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
             mtu,
             masquerade: given.flag("ip-masq", true),
         },
+        registries: registries::options(*given)?,
         log_driver: given
             .some_text("log-driver")
             .unwrap_or("json-file")
@@ -315,7 +317,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    fn number(self, name: &str, default: i64) -> Result<i64, String> {
+    pub(crate) fn number(self, name: &str, default: i64) -> Result<i64, String> {
         match self.0.get(name) {
             Some(Value::Int(value)) => Ok(*value),
             _ => Ok(default),
@@ -350,7 +352,7 @@ impl<'a> Given<'a> {
             })
     }
 
-    fn list(self, name: &str) -> &'a [String] {
+    pub(crate) fn list(self, name: &str) -> &'a [String] {
         match self.0.get(name) {
             Some(Value::List(list)) => list,
             _ => &[],

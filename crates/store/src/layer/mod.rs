@@ -6,10 +6,19 @@
 //! needs only to take the same changes.
 
 mod directory;
+mod erofs;
+pub(crate) mod probe;
 
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 
-pub(crate) use self::directory::{Directory, Options};
+use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno;
+
+use self::directory::Directory;
+use self::erofs::Erofs;
+pub(crate) use self::erofs::{Image, ImageNode};
+use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
 use serde::{Deserialize, Serialize};
@@ -30,6 +39,38 @@ const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FormKind {
     Directory,
+    Erofs,
+}
+
+impl FormKind {
+    /// What the content is called in the layer's directory.
+    pub(crate) fn content(self) -> &'static str {
+        match self {
+            FormKind::Directory => "fs",
+            FormKind::Erofs => "layer.erofs",
+        }
+    }
+}
+
+/// How layers are unpacked on this data root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) form: FormKind,
+    /// `user.overlay.*` instead of `trusted.overlay.*`: for mounts in a user
+    /// namespace (`userxattr`).
+    pub(crate) userxattr: bool,
+    /// Make device nodes. A user namespace cannot; there they are left out, as
+    /// Docker does.
+    pub(crate) devices: bool,
+}
+
+/// The attribute of a directory that hides what lower layers have in it.
+pub(crate) fn opaque_mark(userxattr: bool) -> &'static str {
+    if userxattr {
+        "user.overlay.opaque"
+    } else {
+        "trusted.overlay.opaque"
+    }
 }
 
 /// Mode and owner of a layer's root directory, which the root of a container
@@ -83,6 +124,46 @@ pub(crate) trait Form {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()>;
     /// After the last change.
     fn finish(self) -> Result<Layer>;
+}
+
+/// Content in the form that the options name.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Directory(Directory),
+    Erofs(Box<Erofs>),
+}
+
+/// Begins the content of a layer in its new directory `at`.
+pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
+    let name = options.form.content();
+    let failed = || Error::io("make layer", name);
+    match options.form {
+        FormKind::Directory => {
+            mkdirat(at, name, Mode::RWXU).map_err(failed())?;
+            let root = open_directory(at.as_fd(), name.as_bytes()).map_err(failed())?;
+            Directory::new(root, options).map(Content::Directory)
+        }
+        FormKind::Erofs => {
+            let file = create_file(at, name).map_err(failed())?;
+            Ok(Content::Erofs(Box::new(Erofs::new(file, options))))
+        }
+    }
+}
+
+impl Form for Content {
+    fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
+        match self {
+            Content::Directory(form) => form.apply(change, data),
+            Content::Erofs(form) => form.apply(change, data),
+        }
+    }
+
+    fn finish(self) -> Result<Layer> {
+        match self {
+            Content::Directory(form) => form.finish(),
+            Content::Erofs(form) => form.finish(),
+        }
+    }
 }
 
 /// Whether a stream must close with the end-of-archive marker. Layers in
@@ -172,6 +253,40 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
         return invalid(format!("its name is deeper than {MAX_DEPTH} directories"));
     }
     Ok(path)
+}
+
+/// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
+/// layer must not steer overlayfs (redirects, metacopy). Not security labels,
+/// which are this machine's to give.
+fn is_wanted(name: &[u8]) -> bool {
+    match name {
+        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+        _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
+    }
+}
+
+fn display(path: &Path) -> String {
+    format!(
+        "{} in the layer",
+        String::from_utf8_lossy(&path.join(&b'/'))
+    )
+}
+
+/// Errors that the archive provokes are its fault, the others the machine's.
+fn refused(errno: Errno, action: &'static str, path: &Path) -> Error {
+    match errno {
+        Errno::LOOP
+        | Errno::NOTDIR
+        | Errno::NAMETOOLONG
+        | Errno::XDEV
+        | Errno::INVAL
+        | Errno::NOENT => Error::Invalid(format!(
+            "cannot {action} {}: {}",
+            display(path),
+            std::io::Error::from(errno)
+        )),
+        _ => Error::io(action, display(path))(errno),
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use super::Time;
 use crate::error::{Result, invalid};
 
 /// What a member makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    #[default]
     File,
     Directory,
     Symlink,

@@ -1,4 +1,4 @@
-//! Reads tar streams: ustar, PAX and GNU, as Go's `archive/tar` (and so
+//! Tar streams. Reads ustar, PAX and GNU, as Go's `archive/tar` (and so
 //! Docker) understands them.
 //!
 //! The stream is foreign. Where two readers could see different entries
@@ -9,11 +9,13 @@
 mod header;
 mod pax;
 mod sparse;
+mod write;
 
 use std::io::{self, Read};
 
-pub(crate) use self::header::Kind;
-pub(crate) use self::sparse::Extent;
+pub use self::header::Kind;
+pub use self::sparse::Extent;
+pub use self::write::TarWriter;
 use crate::error::{Error, Result, invalid};
 
 const BLOCK: usize = 512;
@@ -23,30 +25,32 @@ const MAX_EXTENSION: u64 = 1 << 20;
 
 /// A point in time: seconds since 1970 and nanoseconds below a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Time {
-    pub(crate) seconds: i64,
-    pub(crate) nanoseconds: u32,
+pub struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
 }
 
-/// One member; its stored bytes are read from the [`Reader`].
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: Vec<u8>,
-    pub(crate) kind: Kind,
+/// One member; its stored bytes come beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// As in the archive: relative, a directory's with or without its slash.
+    pub name: Vec<u8>,
+    pub kind: Kind,
     /// Target of a symbolic or hard link.
-    pub(crate) link: Vec<u8>,
+    pub link: Vec<u8>,
     /// The lower twelve bits.
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Time,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Time,
     /// Bytes of the file once written, holes included.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Major and minor number.
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub device: (u32, u32),
+    /// Names with their namespace ("security.capability"), and values.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the stored bytes go, for a sparse file.
-    pub(crate) extents: Option<Vec<Extent>>,
+    pub extents: Option<Vec<Extent>>,
 }
 
 /// A tar stream, read forward once.

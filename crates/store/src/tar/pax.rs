@@ -3,7 +3,7 @@
 use super::Time;
 use crate::error::{Error, Result, invalid};
 
-const XATTR: &[u8] = b"SCHILY.xattr.";
+pub(super) const XATTR: &[u8] = b"SCHILY.xattr.";
 const SPARSE: &[u8] = b"GNU.sparse.";
 
 /// The records that matter for a file system.

@@ -10,9 +10,9 @@ const MAX_EXTENTS: usize = 1 << 20;
 
 /// Stored bytes that belong at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
+pub struct Extent {
+    pub offset: u64,
+    pub length: u64,
 }
 
 /// A sparse file: its pieces in the order stored, and its size with holes.

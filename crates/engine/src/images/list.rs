@@ -1,0 +1,124 @@
+//! `GET /images/json`.
+
+use std::collections::HashMap;
+
+use berth_api::Error;
+use berth_api::filters::Filters;
+use berth_api::image;
+
+use super::{config_of, familiar, number};
+use crate::engine::Engine;
+use crate::time;
+
+impl Engine {
+    pub async fn image_list(
+        &self,
+        _all: bool,
+        filters: &Filters,
+    ) -> Result<Vec<image::Summary>, Error> {
+        filters.validate(&[
+            "before",
+            "dangling",
+            "label",
+            "label!",
+            "reference",
+            "since",
+            "until",
+        ])?;
+        let dangling = filters.boolean("dangling", false)?;
+        let border = |field: &str| {
+            let name = filters.get(field).next();
+            name.map(|name| self.find_image(name).map(|image| image.created))
+                .transpose()
+        };
+        let (before, since) = (border("before")?, border("since")?);
+        let until = match filters.get("until").next() {
+            Some(text) => Some(
+                time::parse_filter_time(text)
+                    .ok_or_else(|| Error::invalid(format!("invalid value for until: {text}")))?
+                    / 1_000_000_000,
+            ),
+            None => None,
+        };
+        let mut used: HashMap<String, i64> = HashMap::new();
+        for container in self.index().all() {
+            *used.entry(container.record().image.clone()).or_default() += 1;
+        }
+        let mut rows = Vec::new();
+        for image in self.0.store.images() {
+            let labels = config_of(&image)?.labels;
+            let all_labels = labels.clone().unwrap_or_default();
+            let mut tags: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
+            if filters.contains("reference") {
+                tags.retain(|tag| {
+                    filters
+                        .get("reference")
+                        .any(|pattern| matches(pattern, tag))
+                });
+                if tags.is_empty() {
+                    continue;
+                }
+            }
+            let wanted = (!filters.contains("dangling") || image.names.is_empty() == dangling)
+                && before.is_none_or(|border| image.created < border)
+                && since.is_none_or(|border| image.created > border)
+                && until.is_none_or(|border| image.created < border)
+                && filters.labels("label", &all_labels)
+                && (!filters.contains("label!") || !filters.labels("label!", &all_labels));
+            if wanted {
+                rows.push(image::Summary {
+                    containers: used.get(&image.id).copied().unwrap_or(0),
+                    created: image.created,
+                    id: image.id.clone(),
+                    labels,
+                    repo_digests: image.digests.iter().map(|name| familiar(name)).collect(),
+                    repo_tags: tags,
+                    shared_size: -1,
+                    size: number(image.size + image.blob_size),
+                    ..image::Summary::default()
+                });
+            }
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.created));
+        Ok(rows)
+    }
+}
+
+/// Go's `path.Match` for `*` and `?`, on the name with and without its tag.
+fn matches(pattern: &str, tag: &str) -> bool {
+    fn glob(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern, text) {
+            ([], []) => true,
+            ([b'*', rest @ ..], text) => {
+                let end = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
+                (0..=end).any(|skip| glob(rest, &text[skip..]))
+            }
+            ([b'?', rest @ ..], [byte, more @ ..]) if *byte != b'/' => glob(rest, more),
+            ([a, rest @ ..], [b, more @ ..]) if a == b => glob(rest, more),
+            _ => false,
+        }
+    }
+    let bare = tag.rsplit_once(':').map_or(tag, |(bare, _)| bare);
+    [tag, bare]
+        .iter()
+        .any(|text| glob(pattern.as_bytes(), text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reference_patterns() {
+        for (pattern, tag, same) in [
+            ("busybox", "busybox:latest", true),
+            ("busy*", "busybox:latest", true),
+            ("busybox:l?test", "busybox:latest", true),
+            ("*", "a/b:c", false),
+            ("*/*", "a/b:c", true),
+            ("box", "busybox:latest", false),
+        ] {
+            assert_eq!(matches(pattern, tag), same, "{pattern} {tag}");
+        }
+    }
+}

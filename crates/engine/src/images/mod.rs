@@ -1,0 +1,69 @@
+//! Images as clients see them; the store does the work.
+
+mod board;
+mod document;
+mod fetch;
+mod hub;
+mod inspect;
+mod list;
+mod load;
+mod names;
+mod platform;
+mod pull;
+mod push;
+mod tree;
+
+pub use pull::PullRequest;
+pub use push::PushRequest;
+
+use std::collections::BTreeMap;
+
+use berth_api::Error;
+use berth_api::container::Config;
+use berth_store::{Image, Reference};
+use serde::Deserialize;
+
+use crate::engine::Engine;
+use crate::error::IntoApi as _;
+
+/// The configuration section of an image, Docker's additions included.
+pub(crate) fn config_of(image: &Image) -> Result<Config, Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Raw {
+        config: Option<Config>,
+    }
+    let raw: Raw = serde_json::from_slice(&image.raw_config).map_err(|error| {
+        Error::system(format!("read the configuration of {}: {error}", image.id))
+    })?;
+    Ok(raw.config.unwrap_or_default())
+}
+
+fn familiar(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Engine {
+    /// With Docker's words when there is none: the name with its tag.
+    pub(crate) fn find_image(&self, name: &str) -> Result<Image, Error> {
+        match self.0.store.find(name) {
+            Err(berth_store::Error::NotFound(_)) => {
+                let shown = match Reference::parse(name) {
+                    Ok(reference) if !name.starts_with("sha256:") => reference.familiar(),
+                    _ => name.to_owned(),
+                };
+                Err(Error::not_found(format!("No such image: {shown}")))
+            }
+            other => other.api(),
+        }
+    }
+
+    fn image_event(&self, id: &str, name: &str, action: &str) {
+        let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+        self.0.events.emit("image", action, id, attributes);
+    }
+}
