@@ -239,13 +239,15 @@ fn progress_is_dockers() {
             format!("Status: Image is up to date for {name}:1")
         ]
     );
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
     let events = engine
         .berth(&[
             "events",
             "--since",
             "1",
             "--until",
-            "0s",
+            &now,
             "--filter",
             "event=pull",
         ])
@@ -479,7 +481,7 @@ fn credentials_are_asked_for_and_used() {
                 &["login", "-u", "me", "--password-stdin", &registry.address],
                 b"wrong",
             )
-            .fails(1, "unauthorized");
+            .fails(1, "401 Unauthorized");
         let login = engine
             .client_with(
                 client,
