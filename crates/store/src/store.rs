@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, statat,
@@ -15,9 +15,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::blob::{Source, open_file};
+use crate::busy::Busy;
 use crate::disk::{children, open_directory, remove_tree, replace_file};
 use crate::error::{Error, Result, invalid};
+use crate::ingest::Ingests;
 use crate::layer::{FormKind, Layer, Options, probe};
+use crate::slots::Slots;
 use crate::state::{Images, SnapshotRecord, State, write_images};
 use crate::trash::Trash;
 use crate::{Digest, Store};
@@ -38,8 +41,33 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     pub(crate) trash: Trash,
     serial: AtomicU64,
+    pub(crate) ingests: Ingests,
+    pub(crate) slots: Arc<Slots>,
+    /// Diff IDs that are being unpacked.
+    pub(crate) unpacking: Busy,
+    removed: Hook,
     /// Holds the lock on the data root.
     _lock: File,
+}
+
+/// Whom to tell that layers were removed.
+#[derive(Default)]
+struct Hook(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl Hook {
+    fn call(&self) {
+        if let Some(tell) = self.0.get() {
+            tell();
+        }
+    }
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hook")
+            .field(&self.0.get().is_some())
+            .finish()
+    }
 }
 
 #[derive(Debug)]
@@ -49,6 +77,7 @@ pub(crate) struct Dirs {
     pub(crate) blobs: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) snapshots: OwnedFd,
+    pub(crate) ingest: OwnedFd,
 }
 
 impl Dirs {
@@ -72,6 +101,7 @@ impl Dirs {
             blobs: make("blobs/sha256", 0o711)?,
             layers: make("layers/sha256", 0o711)?,
             snapshots: make("snapshots", 0o711)?,
+            ingest: make("ingest/sha256", 0o700)?,
         })
     }
 }
@@ -110,12 +140,24 @@ impl Store {
             state: Mutex::default(),
             trash,
             serial: AtomicU64::new(0),
+            ingests: Ingests::default(),
+            slots: Slots::new(),
+            unpacking: Busy::default(),
+            removed: Hook::default(),
             _lock: lock,
         };
         inner.recover()?;
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Has `tell` called whenever layers have been removed from their places:
+    /// whoever mounted them lets them go, else their space never comes back.
+    /// Called with the store locked: it must be short and not use the store.
+    /// Only the first one set is used.
+    pub fn on_layers_removed(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.inner.removed.0.set(Box::new(tell));
     }
 }
 
@@ -189,16 +231,14 @@ impl Inner {
                 let mut text = Vec::new();
                 file.read_to_end(&mut text)
                     .map_err(Error::io("read", self.root.join(IMAGES).display()))?;
-                let source = StoredBlobs {
-                    inner: self,
-                    sizes: state.blobs.clone(),
-                };
-                state.read_images(&text, &source)?;
+                state.read_images(&text, self)?;
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::io("open", self.root.join(IMAGES).display())(e)),
         }
-        self.collect(&mut state)
+        self.collect(&mut state);
+        self.sweep_ingests(&state);
+        Ok(())
     }
 
     fn list_blobs(&self) -> Result<HashMap<Digest, u64>> {
@@ -286,19 +326,22 @@ impl Inner {
         }
     }
 
-    /// Removes every blob and layer that no image, snapshot or running load
-    /// stands on. A trace, not a count: it cannot drift.
-    pub(crate) fn collect(&self, state: &mut State) -> Result<()> {
+    /// Removes every blob and layer that no image, snapshot or operation in
+    /// flight stands on. A trace, not a count: it cannot drift.
+    pub(crate) fn collect(&self, state: &mut State) {
         let (blobs, layers) = state.unreachable();
         for digest in blobs {
             state.blobs.remove(&digest);
             self.discard(&self.dirs.blobs, hex(&digest).as_bytes());
         }
+        let any = !layers.is_empty();
         for digest in layers {
             state.layers.remove(&digest);
             self.discard(&self.dirs.layers, hex(&digest).as_bytes());
         }
-        Ok(())
+        if any {
+            self.removed.call();
+        }
     }
 
     /// Changes the images: on disk, then in memory.
@@ -334,7 +377,7 @@ pub(crate) fn hex(digest: &str) -> &str {
 /// The blobs that are visible.
 pub(crate) struct StoredBlobs<'a> {
     pub(crate) inner: &'a Inner,
-    pub(crate) sizes: HashMap<Digest, u64>,
+    pub(crate) sizes: &'a HashMap<Digest, u64>,
 }
 
 impl Source for StoredBlobs<'_> {
@@ -348,23 +391,28 @@ impl Source for StoredBlobs<'_> {
 }
 
 /// A directory of one operation below `tmp/`, gone when it is dropped.
-pub(crate) struct Work<'a> {
-    pub(crate) inner: &'a Inner,
-    pub(crate) name: String,
+#[derive(Debug)]
+pub(crate) struct Work {
+    inner: Arc<Inner>,
+    name: String,
     pub(crate) fd: OwnedFd,
 }
 
-impl<'a> Work<'a> {
-    pub(crate) fn new(inner: &'a Inner, kind: &str) -> Result<Self> {
+impl Work {
+    pub(crate) fn new(inner: &Arc<Inner>, kind: &str) -> Result<Self> {
         let name = inner.unique(kind);
         let failed = || Error::io("make directory", format!("tmp/{name} of the store"));
         mkdirat(&inner.dirs.tmp, name.as_str(), Mode::RWXU).map_err(failed())?;
         let fd = open_directory(inner.dirs.tmp.as_fd(), name.as_bytes()).map_err(failed())?;
-        Ok(Self { inner, name, fd })
+        Ok(Self {
+            inner: inner.clone(),
+            name,
+            fd,
+        })
     }
 }
 
-impl Drop for Work<'_> {
+impl Drop for Work {
     fn drop(&mut self) {
         // Nearly always empty by now; a failed load leaves more.
         self.inner.trash.push(std::mem::take(&mut self.name));

@@ -198,9 +198,17 @@ fn shared_and_pinned_layers_stay() {
             .count()
     };
     assert_eq!(layers(), 3);
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = told.clone();
+    store.on_layers_removed(move || {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
     let snapshot = store.create_snapshot("c1", &one[0], (0, 0)).unwrap();
+    assert_eq!(store.layers(&one[0]).unwrap(), snapshot.layers);
     store.remove("one", true, &free).unwrap();
+    assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 0);
     store.remove("two", true, &free).unwrap();
+    assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert_eq!(layers(), 2, "what the snapshot stands on");
     for layer in &snapshot.layers {
         let (LayerLocation::Directory(path) | LayerLocation::Erofs(path)) = layer;
