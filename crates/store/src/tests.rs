@@ -198,7 +198,7 @@ fn shared_and_pinned_layers_stay() {
             .count()
     };
     assert_eq!(layers(), 3);
-    let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = told.clone();
     store.on_layers_removed(move || {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
