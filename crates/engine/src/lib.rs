@@ -31,6 +31,7 @@ mod logs;
 mod monitor;
 mod networks;
 mod recover;
+mod registries;
 mod rootfs;
 mod seccomp;
 mod signals;
@@ -50,6 +51,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
+pub use images::{PullRequest, PushRequest};
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]
