@@ -96,8 +96,6 @@ static LATER: &[&str] = &[
     "image prune",
     "image push",
     "image save",
-    "login",
-    "logout",
     "manifest",
     "network connect",
     "network create",
