@@ -19,6 +19,7 @@ mod inspect;
 mod network;
 mod output;
 mod reference;
+mod registry;
 mod run;
 mod signals;
 mod streams;
