@@ -3,7 +3,7 @@
 /// A name taken apart and made complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
-    domain: String,
+    pub(crate) domain: String,
     path: String,
     pub(crate) tag: Option<String>,
     pub(crate) digest: Option<String>,

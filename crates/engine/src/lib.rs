@@ -31,12 +31,15 @@ mod logs;
 mod monitor;
 mod networks;
 mod recover;
+mod registries;
+mod rootfs;
 mod seccomp;
 mod signals;
 mod spec;
 mod stats;
 mod time;
 mod top;
+mod tree;
 mod volumes;
 
 use berth_api::Error;
@@ -48,6 +51,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
+pub use images::{PullRequest, PushRequest};
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use crate::reply::{self, Reply};
 use crate::streams::{self, Lines};
-use crate::{Call, versions};
+use crate::{Call, registry, versions};
 
 /// Lines of progress that may wait for a slow client.
-const PROGRESS_BUFFER: usize = 64;
+pub(crate) const PROGRESS_BUFFER: usize = 64;
 
 pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
     let mut filters = call.query.filters()?;
@@ -87,21 +87,10 @@ pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
 /// `POST /images/create`: a pull with `fromImage`, an import with `fromSrc`.
 pub(crate) async fn create(call: Call) -> Result<Reply, Error> {
     if call.query.has("fromImage") && !call.query.text("fromImage").is_empty() {
-        pull(call).await
+        registry::pull(call).await
     } else {
         import(call).await
     }
-}
-
-async fn pull(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    let lines = Lines::negotiate(&call.head.headers, call.version);
-    let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
-    let engine = call.engine;
-    let name = call.query.text("fromImage").to_owned();
-    let tag = call.query.text("tag").to_owned();
-    let work = async move { engine.image_pull(&name, &tag, sender).await };
-    streams::progress(call.version, lines, messages, work).await
 }
 
 async fn import(call: Call) -> Result<Reply, Error> {

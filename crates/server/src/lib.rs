@@ -23,6 +23,7 @@ mod hijack;
 mod images;
 pub mod listen;
 mod networks;
+mod registry;
 mod reply;
 mod routes;
 mod socket;

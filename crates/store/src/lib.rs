@@ -29,6 +29,7 @@ mod layer;
 mod lease;
 mod load;
 mod manifest;
+mod merged;
 mod pack;
 mod platform;
 mod publish;

@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod erofs;
 pub mod exec;
 pub mod fork;
 pub mod inherited;

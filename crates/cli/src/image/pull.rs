@@ -1,6 +1,7 @@
 //! `pull`, and the pull that `run` and `create` do.
 
 use crate::context::Context;
+use crate::credentials;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::{print_line, progress};
@@ -52,8 +53,7 @@ pub(crate) async fn pull_for_run(
 async fn begin(context: &Context, reference: &Reference, platform: &str) -> Result<Lines, Failure> {
     let tag = reference.digest.as_ref().or(reference.tag.as_ref());
     let request = Request::post("/images/create")
-        // An empty JSON object in base64: no credentials.
-        .header("x-registry-auth", "e30=")
+        .registry_auth(&credentials::for_host(&context.config, &reference.domain)?)
         .query("fromImage", reference.full_name())
         .query_some("tag", tag.cloned().unwrap_or_default())
         .query_some("platform", platform);

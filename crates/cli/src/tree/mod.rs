@@ -101,8 +101,6 @@ static LATER: &[&str] = &[
     "image prune",
     "image push",
     "image save",
-    "login",
-    "logout",
     "manifest",
     "network connect",
     "network create",

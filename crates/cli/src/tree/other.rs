@@ -3,7 +3,7 @@
 use super::{Command, FORMAT, Words};
 use crate::flags::Kind::*;
 use crate::flags::flag;
-use crate::{inspect, network, system, volume};
+use crate::{inspect, login, network, system, volume};
 
 pub(super) static COMMANDS: &[Command] = &[
     Command {
@@ -157,6 +157,32 @@ pub(super) static COMMANDS: &[Command] = &[
         words: Words::AtLeast(1),
         stop_at_word: false,
         run: |cx, args| Box::pin(inspect::inspect(cx, args)),
+    },
+    Command {
+        names: &["login"],
+        usage: "[OPTIONS] [SERVER]",
+        about: "Authenticate to a registry",
+        flags: &[&[
+            flag("password", Text, "Password or Personal Access Token (PAT)").short('p'),
+            flag(
+                "password-stdin",
+                Bool,
+                "Take the Password or Personal Access Token (PAT) from stdin",
+            ),
+            flag("username", Text, "Username").short('u'),
+        ]],
+        words: Words::AtMost(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(login::login(cx, args)),
+    },
+    Command {
+        names: &["logout"],
+        usage: "[SERVER]",
+        about: "Log out from a registry",
+        flags: &[],
+        words: Words::AtMost(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(login::logout(cx, args)),
     },
     Command {
         names: &["version"],

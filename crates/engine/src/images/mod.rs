@@ -1,10 +1,20 @@
 //! Images as clients see them; the store does the work.
 
+mod board;
+mod document;
+mod fetch;
+mod hub;
 mod inspect;
 mod list;
 mod load;
 mod names;
+mod platform;
 mod pull;
+mod push;
+mod tree;
+
+pub use pull::PullRequest;
+pub use push::PushRequest;
 
 use std::collections::BTreeMap;
 

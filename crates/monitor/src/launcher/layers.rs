@@ -9,24 +9,14 @@
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use berth_sys::loop_device;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
-};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use crate::protocol::Layer;
-
-/// Block size of the loop device: that of every image made here, and one that
-/// direct I/O works with on any disk.
-const BLOCK: u32 = 4096;
 
 /// Overlay gives files of several file systems one device number (so that
 /// `du -x` and `find -xdev` see one) only with this.
@@ -121,19 +111,7 @@ impl Layers {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let mount = mount_file(&file).or_else(|first| {
-            // Linux before 6.12, or the data root on a file system that cannot.
-            mount_loop(&file, path).map_err(|second| {
-                if first.raw_os_error() == Some(Errno::NOTBLK.raw_os_error()) {
-                    second
-                } else {
-                    io::Error::new(
-                        second.kind(),
-                        format!("{first}; through a loop device: {second}"),
-                    )
-                }
-            })
-        })?;
+        let mount = berth_sys::erofs::mount(&file, path.as_os_str().as_bytes())?;
         move_mount(
             &mount,
             "",
@@ -168,44 +146,10 @@ fn is_mounted(place: &Path) -> bool {
         .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Straight from the file (Linux 6.12), read past its page cache where the
-/// kernel can (6.13): else each page would be held twice.
-fn mount_file(file: &File) -> io::Result<OwnedFd> {
-    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match mount_erofs(&source, &["directio"]) {
-        Err(Errno::INVAL) => mount_erofs(&source, &[]),
-        result => result,
-    }
-    .map_err(io::Error::from)
-}
-
-fn mount_loop(file: &File, path: &Path) -> io::Result<OwnedFd> {
-    let device = loop_device::attach(file.as_fd(), BLOCK, path.as_os_str().as_bytes())?;
-    let source = device.path.to_str().ok_or(io::ErrorKind::InvalidData)?;
-    Ok(mount_erofs(source, &[])?)
-}
-
-fn mount_erofs(source: &str, flags: &[&str]) -> Result<OwnedFd, Errno> {
-    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let context = context.as_fd();
-    fsconfig_set_string(context, "source", source)?;
-    fsconfig_set_flag(context, "ro")?;
-    for flag in flags {
-        fsconfig_set_flag(context, *flag)?;
-    }
-    fsconfig_create(context)?;
-    fsmount(
-        context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::{AsRawFd, OwnedFd};
     use std::os::unix::fs::FileExt;
     use std::process::Command;
 
@@ -380,7 +324,7 @@ mod tests {
             let path = dir.join("layer");
             image(&path, file("name", "text"));
             let file = File::open(&path).unwrap();
-            let mount = mount_loop(&file, &path).unwrap();
+            let mount = berth_sys::erofs::through_loop_device(&file, b"test").unwrap();
             let flags = rustix::fs::OFlags::RDONLY;
             let name = rustix::fs::openat(&mount, "name", flags, rustix::fs::Mode::empty());
             let mut text = [0; 4];

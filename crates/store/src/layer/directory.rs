@@ -20,7 +20,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{
-    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, is_wanted, refused,
+    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, is_wanted, opaque_mark,
+    refused,
 };
 use crate::disk::remove_tree;
 use crate::error::{Error, Result, invalid};
@@ -173,7 +174,7 @@ impl Directory {
     }
 
     fn mark_opaque(&self, directory: &OwnedFd, path: &Path) -> Result<()> {
-        let mark = self.options.opaque_mark();
+        let mark = opaque_mark(self.options.userxattr);
         fsetxattr(directory, mark, b"y", XattrFlags::empty())
             .map_err(failed("mark as opaque", path))
     }

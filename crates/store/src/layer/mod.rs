@@ -7,6 +7,7 @@
 
 mod directory;
 mod erofs;
+pub(crate) mod probe;
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 
 use self::directory::Directory;
 use self::erofs::Erofs;
+pub(crate) use self::erofs::{Image, ImageNode};
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
@@ -62,14 +64,12 @@ pub(crate) struct Options {
     pub(crate) devices: bool,
 }
 
-impl Options {
-    /// The attribute of a directory that hides what lower layers have in it.
-    fn opaque_mark(self) -> &'static str {
-        if self.userxattr {
-            "user.overlay.opaque"
-        } else {
-            "trusted.overlay.opaque"
-        }
+/// The attribute of a directory that hides what lower layers have in it.
+pub(crate) fn opaque_mark(userxattr: bool) -> &'static str {
+    if userxattr {
+        "user.overlay.opaque"
+    } else {
+        "trusted.overlay.opaque"
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::acl::Acl;
 use super::format::{MAX_XATTRS, XATTR_HEADER, XATTR_PREFIXES, u32_at};
 use crate::error::{Error, Result, invalid};
-use crate::layer::{Options, Root, is_wanted};
+use crate::layer::{Options, Root, is_wanted, opaque_mark};
 use crate::tar::{Entry, Time};
 
 /// `XATTR_NAME_MAX`.
@@ -82,7 +82,7 @@ impl Attributes {
     }
 
     pub(super) fn mark_opaque(&mut self, options: Options) -> Result<()> {
-        self.insert(options.opaque_mark().as_bytes(), b"y".to_vec())
+        self.insert(opaque_mark(options.userxattr).as_bytes(), b"y".to_vec())
     }
 
     fn set_all(&mut self, entry: &Entry, directory: bool) -> Result<()> {

@@ -12,11 +12,13 @@
 mod acl;
 mod attributes;
 mod directories;
-#[allow(dead_code)] // the reader follows
 mod format;
 mod output;
+mod reader;
 mod sparse;
 mod tree;
+
+pub(crate) use self::reader::{Image, Node as ImageNode};
 
 use std::fs::File;
 use std::io::Read;

@@ -1,16 +1,20 @@
 //! The file form against the directory form, through the kernel's own eyes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{lgetxattr, llistxattr};
+use rustix::fs::{FileType, lgetxattr, llistxattr};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
 };
 
+use super::reader::Image;
 use crate::layer::{self, Ending, FormKind, Layer, Options, unpack};
 use crate::testing::{Member, Tar};
 
@@ -23,9 +27,15 @@ struct Unpacked {
     _dir: tempfile::TempDir,
 }
 
+impl Unpacked {
+    fn file_content(&self) -> Vec<u8> {
+        std::fs::read(&self.file).unwrap()
+    }
+}
+
 fn unpacked(form: FormKind, stream: &[u8]) -> crate::error::Result<Unpacked> {
     let dir = tempfile::tempdir().unwrap();
-    let at = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+    let at = OwnedFd::from(File::open(dir.path()).unwrap());
     let options = Options {
         form,
         userxattr: false,
@@ -147,7 +157,41 @@ fn same(stream: &[u8]) -> BTreeMap<PathBuf, String> {
         ),
     );
     fsck(&file.file);
+    same_to_our_reader(&file.file, &got);
     got
+}
+
+/// What our reader finds in the file is what the kernel shows.
+fn same_to_our_reader(file: &Path, kernel: &BTreeMap<PathBuf, String>) {
+    let seen = read_back(&Image::open(File::open(file).unwrap()).unwrap()).unwrap();
+    assert_eq!(seen.len(), kernel.len());
+    for (path, (kind, content, xattrs)) in seen {
+        let text = &kernel[Path::new(OsStr::from_bytes(&path))];
+        let content = match kind {
+            FileType::RegularFile => crate::blob::digest_of(&content),
+            _ => String::from_utf8_lossy(&content).into_owned(),
+        };
+        let end = format!("{content} {xattrs:?}");
+        assert!(text.ends_with(&end), "{path:?}: {text} and not {end}");
+    }
+}
+
+type Seen = BTreeMap<Vec<u8>, (FileType, Vec<u8>, BTreeMap<String, Vec<u8>>)>;
+
+fn read_back(image: &Image) -> crate::error::Result<Seen> {
+    let mut seen = Seen::new();
+    image.walk(&mut |path, node| {
+        let content = match node.kind() {
+            FileType::RegularFile => image.read(node, u64::MAX)?,
+            FileType::Symlink => image.link(node)?,
+            _ => Vec::new(),
+        };
+        let xattrs = image.xattrs(node)?.into_iter();
+        let xattrs = xattrs.map(|(name, value)| (String::from_utf8_lossy(&name).into(), value));
+        seen.insert(path.to_vec(), (node.kind(), content, xattrs.collect()));
+        Ok(())
+    })?;
+    Ok(seen)
 }
 
 fn fsck(file: &Path) {
@@ -268,4 +312,71 @@ fn deep_trees() {
         .file("to/file", b"deep");
     let seen = same(&tar.finish());
     assert!(seen.contains_key(&Path::new(&deep).join("file")));
+}
+
+/// Any byte of a file may be wrong: our reader ends, and does not take more
+/// memory than the file is long.
+#[test]
+fn damage_is_an_error_and_no_panic() {
+    let stream = Tar::default()
+        .pax(&[("SCHILY.xattr.user.note", b"dir")])
+        .dir("d", 0o755)
+        .file("d/file", &[7; 4100])
+        .symlink("d/link", "file")
+        .pax(&[
+            ("GNU.sparse.major", b"0"),
+            ("GNU.sparse.minor", b"1"),
+            ("GNU.sparse.name", b"sparse"),
+            ("GNU.sparse.realsize", b"40000"),
+            ("GNU.sparse.map", b"8192,3"),
+        ])
+        .file("x", b"abc")
+        .finish();
+    let file = unpacked(FormKind::Erofs, &stream).unwrap().file_content();
+    let whole = read_back(&image(&file)).unwrap();
+    assert_eq!(whole[&b"sparse"[..]].1.len(), 40000);
+    let interesting: Vec<usize> = (0..file.len())
+        .filter(|&at| file[at] != 0 || at.checked_sub(1).is_some_and(|before| file[before] != 0))
+        .filter(|at| !(8192..8192 + 4096).contains(at))
+        .collect();
+    let bad = temporary(&file);
+    let overwrite = |bytes: &[u8], at: usize| bad.write_all_at(bytes, at as u64).unwrap();
+    for at in interesting {
+        for value in [0, 0xff, file[at] ^ 0x80, file[at].wrapping_add(1)] {
+            overwrite(&[value], at);
+            // The checksum would find it first.
+            let mut first = *file.first_chunk().unwrap();
+            if let Some(byte) = first.get_mut(at) {
+                *byte = value;
+            }
+            super::format::seal(&mut first);
+            overwrite(&first, 0);
+            if let Ok(image) = Image::open(bad.try_clone().unwrap()) {
+                let _ = read_back_bounded(&image);
+            }
+        }
+        overwrite(&[file[at]], at);
+    }
+    for length in (0..file.len()).step_by(509) {
+        assert!(Image::open(temporary(&file[..length])).is_err());
+    }
+}
+
+fn image(bytes: &[u8]) -> Image {
+    Image::open(temporary(bytes)).unwrap()
+}
+
+fn temporary(bytes: &[u8]) -> File {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+    file
+}
+
+fn read_back_bounded(image: &Image) -> crate::error::Result<()> {
+    image.walk(&mut |_, node| {
+        // A hole may be as long as it likes.
+        image.read(node, 1 << 20)?;
+        image.xattrs(node)?;
+        Ok(())
+    })
 }
