@@ -21,6 +21,7 @@ mod login;
 mod network;
 mod output;
 mod reference;
+mod registry;
 mod run;
 mod signals;
 mod streams;
