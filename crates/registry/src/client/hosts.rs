@@ -149,7 +149,12 @@ impl Configuration {
         };
         let mut settings = self.at(&url, None, own)?;
         if place.override_path {
-            settings.base = url;
+            settings.base = url.clone();
+        }
+        if !place.authorities.is_empty() && !self.insecure.names_it(&authority(&url)) {
+            // Loopback, too, must be who the file says.
+            settings.insecure = url.scheme() == "http";
+            settings.verify = true;
         }
         settings.verify &= !place.skip_verify;
         settings.authorities = read_all(&place.authorities)?;

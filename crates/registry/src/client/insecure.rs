@@ -45,26 +45,29 @@ impl Insecure {
 
     /// `host` with its port, if it has one.
     pub(super) fn contains(&self, host: &str) -> bool {
+        let name = split(host).0;
+        is_loopback(host) || self.names_it(host) || addresses(name).iter().any(IpAddr::is_loopback)
+    }
+
+    /// Without loopback: the user has named it.
+    pub(super) fn names_it(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let (name, _) = split(&host);
-        if is_loopback(&host) || self.names.iter().any(|n| *n == host || n == name) {
+        if self.names.iter().any(|n| *n == host || n == name) {
             return true;
         }
         // Only what the machine itself says of a name counts: who answers for
         // DNS must not be able to turn verification off.
         addresses(name).into_iter().any(|address| {
-            address.is_loopback()
-                || self
-                    .networks
-                    .iter()
-                    .any(|network| is_within(address, *network))
+            let mut networks = self.networks.iter();
+            networks.any(|network| is_within(address, *network))
         })
     }
 }
 
 /// By its name, without looking anything up.
 pub(super) fn is_loopback(host: &str) -> bool {
-    let (name, _) = split(host);
+    let name = split(host).0.to_ascii_lowercase();
     name == "localhost"
         || name.ends_with(".localhost")
         || name

@@ -13,6 +13,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const TOTAL: Duration = Duration::from_secs(180);
+/// Seconds for a number that is too large to be one.
+const FOREVER: u64 = u32::MAX as u64;
 /// As Docker's `max-download-attempts`.
 pub(super) const ATTEMPTS: u32 = 5;
 
@@ -72,7 +74,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u32::MAX.into())));
+        return Some(Duration::from_secs(text.parse().unwrap_or(FOREVER)));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
