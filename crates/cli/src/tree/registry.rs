@@ -11,8 +11,95 @@ pub(super) static COMMANDS: &[Command] = &[Command {
     about: "Run a registry in the foreground",
     flags: &[&[
         flag("addr", Text, "Address to listen on, HOST:PORT").default("127.0.0.1:5000"),
-        flag("root", Text, "Directory of the registry's data"),
+        flag(
+            "anonymous-pull",
+            Bool,
+            "Let whoever has no password pull (with --htpasswd-tokens)",
+        ),
+        flag(
+            "gc-grace",
+            Duration,
+            "Keep what was uploaded or asked for within this time",
+        )
+        .default("1h"),
+        flag(
+            "gc-interval",
+            Duration,
+            "Time between garbage collections, 0 for only on SIGUSR1",
+        )
+        .default("24h"),
+        flag(
+            "gc-untagged",
+            Bool,
+            "Collect manifests that no tag leads to",
+        ),
+        flag(
+            "htpasswd",
+            Text,
+            "File of users and bcrypt hashes, as of 'htpasswd -B'",
+        ),
+        flag(
+            "htpasswd-tokens",
+            Bool,
+            "Let users of the htpasswd file get tokens from this registry",
+        ),
+        flag(
+            "insecure-no-auth",
+            Bool,
+            "Serve other hosts without authentication",
+        ),
+        flag("insecure-no-tls", Bool, "Serve other hosts without TLS"),
+        flag("max-manifest", Bytes, "Longest manifest that is accepted").default("4MiB"),
+        flag(
+            "metrics-addr",
+            Text,
+            "Address of /metrics and /healthz, HOST:PORT",
+        ),
+        flag(
+            "proxy",
+            Text,
+            "URL of a registry whose content is served and kept",
+        ),
+        flag(
+            "proxy-password-file",
+            Text,
+            "File with the password for the registry behind the proxy",
+        ),
+        flag(
+            "proxy-ttl",
+            Duration,
+            "Time before a tag is asked for again",
+        )
+        .default("5m"),
+        flag("proxy-user", Text, "User for the registry behind the proxy"),
+        flag(
+            "public-url",
+            Text,
+            "URL by which clients reach this registry (with --htpasswd-tokens)",
+        ),
         flag("read-only", Bool, "Refuse all that changes something"),
+        flag("root", Text, "Directory of the registry's data"),
+        flag("tls-cert", Text, "Certificate chain in PEM"),
+        flag(
+            "tls-client-ca",
+            Text,
+            "Certificates in PEM that sign those clients must show",
+        ),
+        flag("tls-key", Text, "Private key in PEM"),
+        flag("token-issuer", Text, "Issuer of tokens"),
+        flag(
+            "token-keys",
+            Text,
+            "JSON web key set, or PEM with public keys or certificates",
+        ),
+        flag("token-realm", Text, "URL of the server that gives tokens"),
+        flag("token-service", Text, "Service that tokens are for"),
+        flag(
+            "upload-expiry",
+            Duration,
+            "Remove unfinished uploads after this time without a byte",
+        )
+        .default("168h"),
     ]],
     words: Words::Exactly(0),
     stop_at_word: false,

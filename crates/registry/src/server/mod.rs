@@ -4,10 +4,12 @@
 //! `blobs`, `push`, `pull`, `catalog` (the reply) → `storage`, `manifests`,
 //! `uploads` (files below the root).
 
+mod auth;
 mod blobs;
 mod catalog;
 mod document;
 mod errors;
+mod gc;
 mod listen;
 mod manifests;
 mod metrics;
@@ -17,18 +19,20 @@ mod pull;
 mod push;
 mod reply;
 mod routes;
+mod stamp;
 mod storage;
+mod tls;
 mod uploads;
 
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 
+use auth::{Auth, Need};
 use errors::{Code, Failure};
 use metrics::Metrics;
 use reply::Body;
@@ -37,7 +41,7 @@ use storage::Storage;
 use uploads::Uploads;
 
 pub use listen::{Error, Registry};
-pub use options::Options;
+pub use options::{Authentication, Options, Proxy, TlsFiles};
 
 type Reply = Result<Response<Body>, Failure>;
 
@@ -51,6 +55,7 @@ struct Shared {
     storage: Arc<Storage>,
     uploads: Arc<Uploads>,
     metrics: Metrics,
+    auth: Auth,
 }
 
 impl Deref for Server {
@@ -121,7 +126,14 @@ impl Server {
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let (method, headers) = (head.method, head.headers);
         let reads = method == Method::GET || method == Method::HEAD;
-        if !reads && self.options.read_only && route != Route::Token {
+        if route == Route::Token {
+            return auth::issue(&self.auth, &method, &query, &headers, body).await;
+        }
+        let granted = self
+            .auth
+            .check(&headers, need(&route, &method).as_ref())
+            .await?;
+        if !reads && self.options.read_only {
             return Err(Failure::new(
                 Code::Unsupported,
                 "this registry is read-only",
@@ -148,7 +160,7 @@ impl Server {
             }
             (&Method::DELETE, Route::Blob(name, digest)) => blobs::delete(self, name, digest).await,
             (&Method::POST, Route::Uploads(name)) => {
-                push::start(self, name, &query, &headers, body, true).await
+                push::start(self, name, &query, &headers, body, &granted).await
             }
             (_, Route::Upload(name, id)) if reads => push::status(self, &name, &id).await,
             (&Method::PATCH, Route::Upload(name, id)) => {
@@ -164,11 +176,20 @@ impl Server {
             )),
         }
     }
+}
 
-    fn metrics_text(&self) -> String {
-        let bytes = self.storage.bytes.load(Ordering::Relaxed);
-        self.metrics.text(self.uploads.count(), bytes)
-    }
+/// What the client of a request must be allowed.
+fn need(route: &Route, method: &Method) -> Option<Need> {
+    let Some(name) = route.repository() else {
+        return (*route == Route::Catalog).then(Need::catalog);
+    };
+    let actions: &[&str] = match (route, method) {
+        (Route::Uploads(_) | Route::Upload(..), _) => &["pull", "push"],
+        (_, &Method::GET | &Method::HEAD) => &["pull"],
+        (_, &Method::DELETE) => &["delete"],
+        _ => &["pull", "push"],
+    };
+    Some(Need::repository(name, actions))
 }
 
 /// Runs what blocks on a thread for that.
