@@ -115,6 +115,9 @@ fn what_is_pushed_is_pulled() {
         assert!(mounted.contains("Mounted from "), "{mounted}");
 
         engine.client(client, &["rmi", &beside]).ok();
+        // With its tag went the digest it was known by there.
+        let digests = inspect(&engine, &image, "{{json .RepoDigests}}");
+        assert!(!digests.contains("beside"), "{digests}");
         engine.client(client, &["rmi", &image]).ok();
         let pulled = engine.client(client, &["pull", &image]).ok();
         assert!(
