@@ -317,6 +317,25 @@ fn platforms_are_chosen_and_pushed_whole() {
     }
 }
 
+/// One that is of one platform is pulled wherever it is asked for by name.
+#[test]
+fn an_image_of_another_platform() {
+    let engine = Engine::start_empty(&[]);
+    let registry = DockerRegistry::start(&engine, 5000);
+    let (content, _, [_, other]) = two_platforms();
+    let image = registry.name("other:1");
+    publish(&engine, &content, &other, &image);
+    for client in clients() {
+        engine
+            .client(client, &["pull", "--platform", "linux/riscv64", &image])
+            .fails(1, "does not provide the specified platform (linux/riscv64)");
+        assert_eq!(engine.berth(&["images", "-aq"]).ok(), "");
+        engine.client(client, &["pull", &image]).ok();
+        assert_eq!(inspect(&engine, &image, "{{.Architecture}}"), "s390x");
+        engine.client(client, &["rmi", &image]).ok();
+    }
+}
+
 #[test]
 fn all_tags() {
     let engine = Engine::start_empty(&[]);
