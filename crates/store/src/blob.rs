@@ -1,7 +1,6 @@
 //! Content by digest: written into a work directory while it is hashed, made
 //! visible by rename once all that belongs together is verified.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -10,7 +9,6 @@ use rustix::fs::{Mode, OFlags, openat};
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
-use crate::disk::create_file;
 use crate::error::{Error, Result, invalid};
 use crate::reference::is_lower_hex;
 
@@ -21,6 +19,9 @@ pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
 pub(crate) fn hex_of(digest: &str) -> Result<&str> {
     match digest.strip_prefix("sha256:") {
         Some(hex) if hex.len() == 64 && hex.bytes().all(is_lower_hex) => Ok(hex),
+        None if digest.starts_with("sha512:") => invalid(format!(
+            "digest {digest:?} is not a SHA-256 digest: images with SHA-512 digests are not supported"
+        )),
         _ => invalid(format!("digest {digest:?} is not a SHA-256 digest")),
     }
 }
@@ -35,7 +36,7 @@ pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
     name_digest(Sha256::new_with_prefix(bytes))
 }
 
-fn name_digest(hasher: Sha256) -> Digest {
+pub(crate) fn name_digest(hasher: Sha256) -> Digest {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(71);
     text.push_str("sha256:");
@@ -119,70 +120,6 @@ pub(crate) trait Source {
             .read_to_end(&mut bytes)
             .map_err(Error::io("read blob", digest))?;
         Ok(bytes)
-    }
-}
-
-/// Blobs in a work directory, by digest: the file's name and length.
-#[derive(Debug)]
-pub(crate) struct Spool<'a> {
-    directory: &'a OwnedFd,
-    blobs: HashMap<Digest, Blob>,
-    serial: usize,
-}
-
-#[derive(Debug)]
-pub(crate) struct Blob {
-    pub(crate) file: String,
-    pub(crate) size: u64,
-}
-
-impl<'a> Spool<'a> {
-    pub(crate) fn new(directory: &'a OwnedFd) -> Self {
-        Self {
-            directory,
-            blobs: HashMap::new(),
-            serial: 0,
-        }
-    }
-
-    /// A file to write the next blob to; to be given to [`Self::add`].
-    pub(crate) fn create(&mut self) -> Result<(String, File)> {
-        let name = format!("blob-{}", self.serial);
-        self.serial += 1;
-        let file = create_file(self.directory, &name)
-            .map_err(Error::io("create temporary file", &name))?;
-        Ok((name, file))
-    }
-
-    pub(crate) fn add(&mut self, file: String, digest: Digest, size: u64) {
-        self.blobs.insert(digest, Blob { file, size });
-    }
-
-    /// Spools the rest of a stream.
-    pub(crate) fn store(&mut self, input: &mut dyn Read) -> Result<Digest> {
-        let (name, file) = self.create()?;
-        let (digest, size) = Tee::copy(input, file)
-            .finish()
-            .map_err(Error::stream("the archive"))?;
-        self.add(name, digest.clone(), size);
-        Ok(digest)
-    }
-
-    pub(crate) fn blob(&self, digest: &str) -> Option<&Blob> {
-        self.blobs.get(digest)
-    }
-}
-
-impl Source for Spool<'_> {
-    fn size(&self, digest: &str) -> Option<u64> {
-        self.blobs.get(digest).map(|blob| blob.size)
-    }
-
-    fn open(&self, digest: &str) -> Result<File> {
-        let Some(blob) = self.blobs.get(digest) else {
-            return invalid(format!("blob {digest} is missing"));
-        };
-        open_file(self.directory, &blob.file).map_err(Error::io("open blob", digest))
     }
 }
 

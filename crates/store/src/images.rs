@@ -13,7 +13,7 @@ const MIN_SHORT_ID: usize = 4;
 
 /// How a reference led to an image.
 #[derive(Debug, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     /// By this full name.
     Name(String),
     Id,
@@ -113,7 +113,7 @@ impl Store {
             images.remove(&record.saved.id);
             Ok(())
         })?;
-        self.inner.collect(state)?;
+        self.inner.collect(state);
         Ok(removed)
     }
 
@@ -140,7 +140,7 @@ fn as_reference_user(text: &str, record: &Record) -> String {
     }
 }
 
-fn find(state: &State, text: &str) -> Result<(Arc<Record>, By)> {
+pub(crate) fn find(state: &State, text: &str) -> Result<(Arc<Record>, By)> {
     let bare = text.strip_prefix("sha256:").unwrap_or(text);
     if is_full_id(bare) {
         let id = format!("sha256:{bare}");

@@ -4,14 +4,15 @@ use std::io::Read;
 
 use oci_spec::image::{HistoryBuilder, ImageConfiguration, RootFs};
 
-use crate::blob::{Spool, Tee, digest_of};
+use crate::blob::Tee;
 use crate::decompress::{Compression, decode, detect};
 use crate::error::{Error, Result, invalid};
+use crate::incoming::Incoming;
 use crate::layer::Ending;
-use crate::manifest::{Family, resolve, write};
-use crate::publish::{NewImage, Publication, unpack_plain};
+use crate::manifest::{Family, write};
+use crate::publish::NewImage;
 use crate::state::now;
-use crate::store::Work;
+use crate::unpack::unpack_plain;
 use crate::{Image, Reference, Store};
 
 impl Store {
@@ -31,28 +32,27 @@ impl Store {
         if name.is_some_and(|name| name.digest.is_some()) {
             return invalid("cannot import digest reference");
         }
-        let inner = &*self.inner;
-        let work = Work::new(inner, "import")?;
-        let mut spool = Spool::new(&work.fd);
+        let incoming = Incoming::new(&self.inner, "import")?;
+        let (inner, work) = (incoming.inner(), incoming.work());
 
         // One pass: the blob as it came is written while it is unpacked. What
         // no media type can name (xz, bzip2) is kept plain instead.
-        let (file_name, file) = spool.create()?;
+        let (file_name, file) = incoming.create()?;
         let (compression, stream) = detect(archive)?;
         let (layer, blob, stored_as) = match compression {
             Compression::Xz | Compression::Bzip2 => {
                 let mut plain = Tee::copy(decode(compression, stream)?, file);
-                let layer = unpack_plain(inner, &work, &mut plain, Ending::Marked)?;
+                let layer = unpack_plain(inner, work, &mut plain, Ending::Marked)?;
                 (layer, plain.finish(), Compression::None)
             }
             known => {
                 let mut raw = Tee::copy(stream, file);
-                let layer = unpack_plain(inner, &work, decode(known, &mut raw)?, Ending::Marked)?;
+                let layer = unpack_plain(inner, work, decode(known, &mut raw)?, Ending::Marked)?;
                 (layer, raw.finish(), known)
             }
         };
         let (blob, size) = blob.map_err(Error::stream("the archive"))?;
-        spool.add(file_name, blob.clone(), size);
+        incoming.add(file_name, blob.clone(), size);
 
         let time = now();
         let created = config.created().clone().unwrap_or_else(|| time.clone());
@@ -77,26 +77,22 @@ impl Store {
         let raw_config = serde_json::to_value(&config)
             .and_then(|value| serde_json::to_vec(&value))
             .map_err(|e| Error::Invalid(format!("configuration of the image: {e}")))?;
-        let config_digest = spool.store(&mut raw_config.as_slice())?;
+        let config_digest = incoming.spool(&mut raw_config.as_slice())?;
         let manifest = write(
             Family::Oci,
             (&config_digest, raw_config.len() as u64),
             &[(stored_as, &blob, size)],
         );
-        let id = digest_of(&manifest);
-        spool.store(&mut manifest.as_slice())?;
+        let id = incoming.spool(&mut manifest.as_slice())?;
 
-        let resolved = resolve(&id, &spool)?;
-        let mut publication = Publication::new(inner, &work, &spool);
-        publication.add_layer(layer);
-        let names = name.map(Reference::full).into_iter().collect();
-        publication.images.push(NewImage {
+        incoming.add_layer(layer)?;
+        let images = incoming.publish(vec![NewImage {
             id: id.clone(),
-            names,
-            resolved,
+            names: name.map(Reference::full).into_iter().collect(),
+            digests: Vec::new(),
             loaded_at: time,
-        });
-        let image = publication.commit()?.pop();
+        }]);
+        let image = images?.pop();
         image.ok_or_else(|| Error::NotFound(format!("No such image: {id}")))
     }
 }

@@ -8,12 +8,15 @@
 //! <root>/layers/sha256/<hex>/        one per diff ID: layer.json (form) + content
 //! <root>/snapshots/<key>/{upper,work}
 //! <root>/images.json                 images by manifest digest, and their names
+//! <root>/ingest/sha256/<hex>         downloads, partial or in no image yet
 //! <root>/tmp/                        emptied at open; made visible by rename
 //! ```
 //!
 //! A kill at any moment leaves the old or the new state.
 
+mod arrival;
 mod blob;
+mod busy;
 mod decompress;
 mod disk;
 mod error;
@@ -21,12 +24,17 @@ mod hello;
 mod images;
 mod import;
 mod incoming;
+mod ingest;
 mod layer;
+mod lease;
 mod load;
 mod manifest;
+mod pack;
+mod platform;
 mod publish;
 mod reference;
 mod save;
+mod slots;
 mod snapshot;
 mod state;
 mod store;
@@ -36,6 +44,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod unpack;
 mod usage;
 
 use std::path::PathBuf;
@@ -45,7 +54,8 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::error::Error;
-pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader, PackAs, Packed};
+pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
+pub use crate::pack::{PackAs, Packed};
 pub use crate::reference::Reference;
 pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,

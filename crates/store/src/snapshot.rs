@@ -79,7 +79,7 @@ impl Store {
         if let Some(record) = state.snapshots.remove(key)
             && record.layers.iter().any(|layer| !state.is_used(layer))
         {
-            inner.collect(state)?;
+            inner.collect(state);
         }
         Ok(())
     }
@@ -107,6 +107,9 @@ impl Store {
 /// Topmost layer first, down to the first that hides all below it; and what
 /// the container's root directory looks like.
 fn plan(state: &State, image: &Image) -> Result<(SnapshotRecord, Root)> {
+    if (state.images.get(&image.id)).is_some_and(|record| record.is_artifact) {
+        return invalid(format!("{} is an artifact, not an image to run", image.id));
+    }
     let mut layers = Vec::new();
     let mut root = None;
     for diff_id in image.config.rootfs().diff_ids().iter().rev() {

@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blob::{Source, hex_of};
+use crate::blob::Source;
 use crate::error::{Error, Result, invalid};
 use crate::layer::Layer;
-use crate::manifest::{Resolved, resolve};
+use crate::manifest::{Found, walk};
+use crate::store::{Inner, StoredBlobs};
 use crate::{Digest, Image};
 
 const VERSION: u32 = 1;
 
 /// `images.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
+struct File<S> {
     version: u32,
-    images: Vec<Saved>,
+    images: Vec<S>,
 }
 
 /// What of an image is not in its blobs.
@@ -41,9 +42,14 @@ pub(crate) struct Saved {
 pub(crate) struct Record {
     pub(crate) saved: Saved,
     pub(crate) image: Image,
-    /// Diff IDs, bottom first.
+    /// Diff IDs of the layers that are unpacked, of all its platforms.
     pub(crate) layers: Vec<Digest>,
+    /// All that are here.
     pub(crate) blobs: Vec<Digest>,
+    /// In the index's order.
+    pub(crate) manifests: Arc<[Found]>,
+    /// There is nothing to run in it.
+    pub(crate) is_artifact: bool,
 }
 
 pub(crate) type Images = BTreeMap<Digest, Arc<Record>>;
@@ -57,7 +63,7 @@ pub(crate) struct State {
     /// Length by digest.
     pub(crate) blobs: HashMap<Digest, u64>,
     pub(crate) snapshots: HashMap<String, SnapshotRecord>,
-    /// Layers that running loads count on.
+    /// Blobs and layers that operations in flight count on: how many do.
     pub(crate) leases: HashMap<Digest, usize>,
 }
 
@@ -71,10 +77,8 @@ pub(crate) struct SnapshotRecord {
 impl State {
     /// What nothing stands on: blobs and layers.
     pub(crate) fn unreachable(&self) -> (Vec<Digest>, Vec<Digest>) {
-        let blobs: HashSet<&Digest> = self
-            .images
-            .values()
-            .flat_map(|record| &record.blobs)
+        let blobs: HashSet<&Digest> = (self.images.values().flat_map(|record| &record.blobs))
+            .chain(self.leases.keys())
             .collect();
         let layers: HashSet<&Digest> = (self.images.values().flat_map(|record| &record.layers))
             .chain(
@@ -110,58 +114,10 @@ impl State {
                 .any(|snapshot| snapshot.layers.contains(layer))
     }
 
-    /// Describes an image whose layers are all there.
-    pub(crate) fn describe(
-        &self,
-        saved: Saved,
-        resolved: Resolved,
-        source: &dyn Source,
-    ) -> Result<Record> {
-        let mut size = 0;
-        for (diff_id, _) in &resolved.layers {
-            match self.layers.get(diff_id) {
-                Some(layer) => size += layer.size,
-                None => {
-                    return invalid(format!("layer {diff_id} of image {} is missing", saved.id));
-                }
-            }
-        }
-        let created = resolved.config.created().as_deref().and_then(seconds);
-        let image = Image {
-            id: saved.id.clone(),
-            config_digest: resolved.config_digest,
-            config: resolved.config.into(),
-            raw_config: resolved.raw_config.into(),
-            names: saved.names.clone(),
-            digests: saved.digests.clone(),
-            size,
-            blob_size: resolved
-                .blobs
-                .iter()
-                .filter_map(|digest| source.size(digest))
-                .sum(),
-            created: created
-                .or_else(|| seconds(&saved.loaded_at))
-                .unwrap_or_default(),
-            tagged_at: saved.tagged_at.clone(),
-        };
-        let layers = resolved
-            .layers
-            .into_iter()
-            .map(|(diff_id, _)| diff_id)
-            .collect();
-        Ok(Record {
-            saved,
-            image,
-            layers,
-            blobs: resolved.blobs,
-        })
-    }
-
     /// Reads `images.json`. An image that has lost a part is left out with a
     /// warning: one damaged image must not keep the engine from starting.
-    pub(crate) fn read_images(&mut self, text: &[u8], source: &dyn Source) -> Result<()> {
-        let file: File = serde_json::from_slice(text)
+    pub(crate) fn read_images(&mut self, text: &[u8], inner: &Inner) -> Result<()> {
+        let file: File<Saved> = serde_json::from_slice(text)
             .map_err(|e| Error::Invalid(format!("images.json is damaged: {e}")))?;
         if file.version != VERSION {
             return invalid(format!(
@@ -169,11 +125,13 @@ impl State {
                 file.version
             ));
         }
+        let source = StoredBlobs {
+            inner,
+            sizes: &self.blobs,
+        };
         for saved in file.images {
             let id = saved.id.clone();
-            let record = hex_of(&id)
-                .and_then(|_| resolve(&id, source))
-                .and_then(|resolved| self.describe(saved, resolved, source));
+            let record = describe(saved, &self.layers, &source);
             match record {
                 Ok(record) => {
                     self.images.insert(id, Arc::new(record));
@@ -188,6 +146,56 @@ impl State {
     }
 }
 
+/// Describes an image from its blobs; the layers of the platform that is run
+/// here must be unpacked.
+pub(crate) fn describe(
+    saved: Saved,
+    unpacked: &HashMap<Digest, Layer>,
+    source: &dyn Source,
+) -> Result<Record> {
+    let tree = walk(&saved.id, source)?;
+    let resolved = tree.resolve(&saved.id, &|layer| unpacked.contains_key(layer), source)?;
+    let mut size = 0;
+    for (diff_id, _) in &resolved.layers {
+        match unpacked.get(diff_id) {
+            Some(layer) => size += layer.size,
+            None => return invalid(format!("layer {diff_id} of image {} is missing", saved.id)),
+        }
+    }
+    let own = resolved.layers.iter().map(|(diff_id, _)| diff_id);
+    let others = tree.manifests.iter().flat_map(|found| &found.layers);
+    let others = others.map(|(diff_id, _)| diff_id);
+    let layers: HashSet<_> = own
+        .chain(others.filter(|diff_id| unpacked.contains_key(*diff_id)))
+        .cloned()
+        .collect();
+    let created = resolved.config.created().as_deref().and_then(seconds);
+    let image = Image {
+        id: saved.id.clone(),
+        config_digest: resolved.config_digest,
+        config: resolved.config.into(),
+        raw_config: resolved.raw_config.into(),
+        names: saved.names.clone(),
+        digests: saved.digests.clone(),
+        size,
+        blob_size: (tree.blobs.iter())
+            .filter_map(|digest| source.size(digest))
+            .sum(),
+        created: created
+            .or_else(|| seconds(&saved.loaded_at))
+            .unwrap_or_default(),
+        tagged_at: saved.tagged_at.clone(),
+    };
+    Ok(Record {
+        saved,
+        image,
+        layers: layers.into_iter().collect(),
+        blobs: tree.blobs,
+        manifests: tree.manifests.into(),
+        is_artifact: resolved.is_artifact,
+    })
+}
+
 fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
@@ -195,7 +203,7 @@ fn is_absent(error: &Error) -> bool {
 pub(crate) fn write_images(images: &Images) -> Result<Vec<u8>> {
     let file = File {
         version: VERSION,
-        images: images.values().map(|record| record.saved.clone()).collect(),
+        images: images.values().map(|record| &record.saved).collect(),
     };
     let mut text = serde_json::to_vec_pretty(&file).map_err(|e| Error::Io {
         action: "encode",

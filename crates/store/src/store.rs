@@ -15,9 +15,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::blob::{Source, open_file};
+use crate::busy::Busy;
 use crate::disk::{children, open_directory, remove_tree, replace_file};
 use crate::error::{Error, Result, invalid};
+use crate::ingest::Ingests;
 use crate::layer::{FormKind, Layer, Options};
+use crate::slots::Slots;
 use crate::state::{Images, SnapshotRecord, State, write_images};
 use crate::trash::Trash;
 use crate::{Digest, Store};
@@ -38,6 +41,10 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     pub(crate) trash: Trash,
     serial: AtomicU64,
+    pub(crate) ingests: Ingests,
+    pub(crate) slots: Arc<Slots>,
+    /// Diff IDs that are being unpacked.
+    pub(crate) unpacking: Busy,
     /// Holds the lock on the data root.
     _lock: File,
 }
@@ -49,6 +56,7 @@ pub(crate) struct Dirs {
     pub(crate) blobs: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) snapshots: OwnedFd,
+    pub(crate) ingest: OwnedFd,
 }
 
 impl Dirs {
@@ -72,6 +80,7 @@ impl Dirs {
             blobs: make("blobs/sha256", 0o711)?,
             layers: make("layers/sha256", 0o711)?,
             snapshots: make("snapshots", 0o711)?,
+            ingest: make("ingest/sha256", 0o700)?,
         })
     }
 }
@@ -104,6 +113,9 @@ impl Store {
             state: Mutex::default(),
             trash,
             serial: AtomicU64::new(0),
+            ingests: Ingests::default(),
+            slots: Slots::new(),
+            unpacking: Busy::default(),
             _lock: lock,
         };
         inner.recover()?;
@@ -183,16 +195,14 @@ impl Inner {
                 let mut text = Vec::new();
                 file.read_to_end(&mut text)
                     .map_err(Error::io("read", self.root.join(IMAGES).display()))?;
-                let source = StoredBlobs {
-                    inner: self,
-                    sizes: state.blobs.clone(),
-                };
-                state.read_images(&text, &source)?;
+                state.read_images(&text, self)?;
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::io("open", self.root.join(IMAGES).display())(e)),
         }
-        self.collect(&mut state)
+        self.collect(&mut state);
+        self.sweep_ingests(&state);
+        Ok(())
     }
 
     fn list_blobs(&self) -> Result<HashMap<Digest, u64>> {
@@ -280,9 +290,9 @@ impl Inner {
         }
     }
 
-    /// Removes every blob and layer that no image, snapshot or running load
-    /// stands on. A trace, not a count: it cannot drift.
-    pub(crate) fn collect(&self, state: &mut State) -> Result<()> {
+    /// Removes every blob and layer that no image, snapshot or operation in
+    /// flight stands on. A trace, not a count: it cannot drift.
+    pub(crate) fn collect(&self, state: &mut State) {
         let (blobs, layers) = state.unreachable();
         for digest in blobs {
             state.blobs.remove(&digest);
@@ -292,7 +302,6 @@ impl Inner {
             state.layers.remove(&digest);
             self.discard(&self.dirs.layers, hex(&digest).as_bytes());
         }
-        Ok(())
     }
 
     /// Changes the images: on disk, then in memory.
@@ -328,7 +337,7 @@ pub(crate) fn hex(digest: &str) -> &str {
 /// The blobs that are visible.
 pub(crate) struct StoredBlobs<'a> {
     pub(crate) inner: &'a Inner,
-    pub(crate) sizes: HashMap<Digest, u64>,
+    pub(crate) sizes: &'a HashMap<Digest, u64>,
 }
 
 impl Source for StoredBlobs<'_> {
@@ -342,23 +351,28 @@ impl Source for StoredBlobs<'_> {
 }
 
 /// A directory of one operation below `tmp/`, gone when it is dropped.
-pub(crate) struct Work<'a> {
-    pub(crate) inner: &'a Inner,
-    pub(crate) name: String,
+#[derive(Debug)]
+pub(crate) struct Work {
+    inner: Arc<Inner>,
+    name: String,
     pub(crate) fd: OwnedFd,
 }
 
-impl<'a> Work<'a> {
-    pub(crate) fn new(inner: &'a Inner, kind: &str) -> Result<Self> {
+impl Work {
+    pub(crate) fn new(inner: &Arc<Inner>, kind: &str) -> Result<Self> {
         let name = inner.unique(kind);
         let failed = || Error::io("make directory", format!("tmp/{name} of the store"));
         mkdirat(&inner.dirs.tmp, name.as_str(), Mode::RWXU).map_err(failed())?;
         let fd = open_directory(inner.dirs.tmp.as_fd(), name.as_bytes()).map_err(failed())?;
-        Ok(Self { inner, name, fd })
+        Ok(Self {
+            inner: inner.clone(),
+            name,
+            fd,
+        })
     }
 }
 
-impl Drop for Work<'_> {
+impl Drop for Work {
     fn drop(&mut self) {
         // Nearly always empty by now; a failed load leaves more.
         self.inner.trash.push(std::mem::take(&mut self.name));

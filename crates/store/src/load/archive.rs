@@ -6,9 +6,10 @@ use std::io::Read;
 use serde::de::DeserializeOwned;
 
 use crate::Digest;
-use crate::blob::{Source, Spool};
+use crate::blob::Source;
 use crate::decompress::decompress;
 use crate::error::{Error, Result, invalid};
+use crate::incoming::{Arrived, Incoming};
 use crate::layer::clean;
 use crate::tar::{Kind, Reader};
 
@@ -18,19 +19,19 @@ const MAX_FILES: usize = 100_000;
 const MAX_LINKS: usize = 8;
 
 #[derive(Debug)]
-pub(super) struct Archive<'a> {
-    spool: Spool<'a>,
+pub(super) struct Archive {
+    incoming: Incoming,
     files: HashMap<Vec<u8>, Digest>,
     /// Links between names: old archives have each layer's bytes once.
     links: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-impl<'a> Archive<'a> {
-    pub(super) fn read(input: &mut dyn Read, spool: Spool<'a>) -> Result<Self> {
+impl Archive {
+    pub(super) fn read(input: &mut dyn Read, incoming: Incoming) -> Result<Self> {
         let (_, plain) = decompress(input)?;
         let mut tar = Reader::new(plain);
         let mut archive = Self {
-            spool,
+            incoming,
             files: HashMap::new(),
             links: HashMap::new(),
         };
@@ -48,7 +49,7 @@ impl<'a> Archive<'a> {
                     return Err(here(Error::Invalid("it is sparse".to_owned())));
                 }
                 Kind::File => {
-                    let digest = archive.spool.store(&mut tar).map_err(here)?;
+                    let digest = archive.incoming.spool(&mut tar).map_err(here)?;
                     check_name(&name, &digest)?;
                     archive.links.remove(&name);
                     archive.files.insert(name, digest);
@@ -94,20 +95,16 @@ impl<'a> Archive<'a> {
         let Some(digest) = self.find(name) else {
             return invalid(format!("the archive has no {name}"));
         };
-        serde_json::from_slice(&self.spool.document(digest)?)
+        serde_json::from_slice(&self.blobs().document(digest)?)
             .or_else(|error| invalid(format!("{name} is not valid: {error}")))
     }
 
-    pub(super) fn spool(&mut self) -> &mut Spool<'a> {
-        &mut self.spool
+    pub(super) fn incoming(&self) -> &Incoming {
+        &self.incoming
     }
 
-    pub(super) fn blobs(&self) -> &Spool<'a> {
-        &self.spool
-    }
-
-    pub(super) fn into_spool(self) -> Spool<'a> {
-        self.spool
+    pub(super) fn blobs(&self) -> Arrived<'_> {
+        Arrived(&self.incoming)
     }
 }
 

@@ -39,7 +39,7 @@ impl Item {
 
 /// Such an archive has no manifests as registries know them: they are made
 /// here, byte for byte as containerd makes them.
-pub(super) fn offers(archive: &mut Archive<'_>) -> Result<Vec<Offer>> {
+pub(super) fn offers(archive: &Archive) -> Result<Vec<Offer>> {
     let items: Vec<Item> = archive.json("manifest.json")?;
     items
         .iter()
@@ -52,7 +52,7 @@ pub(super) fn offers(archive: &mut Archive<'_>) -> Result<Vec<Offer>> {
         .collect()
 }
 
-fn manifest(archive: &mut Archive<'_>, item: &Item) -> Result<Digest> {
+fn manifest(archive: &Archive, item: &Item) -> Result<Digest> {
     let config = find(archive, &item.config)?;
     let mut layers = Vec::new();
     for name in item.layers.iter().flatten() {
@@ -73,24 +73,24 @@ fn manifest(archive: &mut Archive<'_>, item: &Item) -> Result<Digest> {
         .map(|(compression, digest, size)| (*compression, digest.as_str(), *size))
         .collect();
     let bytes = write(Family::Docker, (&config, size(archive, &config)?), &layers);
-    archive.spool().store(&mut bytes.as_slice())
+    archive.incoming().spool(&mut bytes.as_slice())
 }
 
-fn store(archive: &mut Archive<'_>, mut plain: Box<dyn Read + '_>, name: &str) -> Result<Digest> {
+fn store(archive: &Archive, mut plain: Box<dyn Read + '_>, name: &str) -> Result<Digest> {
     archive
-        .spool()
-        .store(&mut plain)
+        .incoming()
+        .spool(&mut plain)
         .map_err(|error| error.within(name))
 }
 
-fn find(archive: &Archive<'_>, name: &str) -> Result<Digest> {
+fn find(archive: &Archive, name: &str) -> Result<Digest> {
     archive.find(name).cloned().map_or_else(
         || invalid(format!("the archive lacks {name}, named in manifest.json")),
         Ok,
     )
 }
 
-fn size(archive: &Archive<'_>, digest: &str) -> Result<u64> {
+fn size(archive: &Archive, digest: &str) -> Result<u64> {
     archive
         .blobs()
         .size(digest)

@@ -10,7 +10,7 @@ use super::{Offer, docker};
 use crate::Reference;
 use crate::blob::hex_of;
 use crate::error::{Result, invalid};
-use crate::manifest::resolve;
+use crate::manifest::walk;
 
 /// The full name, as containerd and Docker write it.
 const NAME: &str = "io.containerd.image.name";
@@ -25,7 +25,7 @@ struct Layout {
     image_layout_version: String,
 }
 
-pub(super) fn offers(archive: &Archive<'_>) -> Result<Vec<Offer>> {
+pub(super) fn offers(archive: &Archive) -> Result<Vec<Offer>> {
     let layout: Layout = archive.json("oci-layout")?;
     if layout.image_layout_version != VERSION {
         return invalid(format!(
@@ -80,17 +80,22 @@ fn is_referrer(descriptor: &Descriptor) -> bool {
 }
 
 fn named_by_docker(
-    archive: &Archive<'_>,
+    archive: &Archive,
     id: &str,
     items: &[docker::Item],
 ) -> Result<Option<Vec<Reference>>> {
     if items.is_empty() {
         return Ok(None);
     }
-    let config = resolve(id, archive.blobs())?.config_digest;
-    let item = items
-        .iter()
-        .find(|item| archive.find(&item.config) == Some(&config));
+    // It names the configuration of one of the platforms.
+    let tree = walk(id, &archive.blobs())?;
+    let item = items.iter().find(|item| {
+        let config = archive.find(&item.config);
+        config.is_some_and(|config| {
+            let mut manifests = tree.manifests.iter();
+            manifests.any(|found| found.config_digest == *config)
+        })
+    });
     item.filter(|item| item.repo_tags.as_ref().is_some_and(|tags| !tags.is_empty()))
         .map(docker::Item::names)
         .transpose()

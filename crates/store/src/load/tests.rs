@@ -1,3 +1,4 @@
+use std::io;
 use std::io::Write;
 use std::path::Path;
 
@@ -330,7 +331,7 @@ fn bad_archives_are_refused_and_leave_nothing() {
         ),
         (
             docker_archive_claiming(&["a"], &[layer("a")], &[digest_of(b"other")]),
-            "invalid diffID for layer 0",
+            "layer 0 (d9298a10d1b0): invalid diffID: expected",
         ),
         (
             docker_archive_claiming(&["a"], &[layer("a")], &[]),
@@ -470,7 +471,7 @@ fn a_load_killed_anywhere_leaves_the_old_or_the_new_state() {
         })
         .collect();
     cases.extend((1..7).map(|n| ("BERTH_STORE_TEST_REPORTS", n.to_string(), false)));
-    for (point, done) in [("layers", false), ("blobs", false), ("images", true)] {
+    for (point, done) in [("layer", false), ("blobs", false), ("images", true)] {
         cases.push(("BERTH_STORE_TEST_CRASH", point.to_owned(), done));
     }
     for (variable, value, done) in cases {

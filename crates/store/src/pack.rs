@@ -1,0 +1,155 @@
+//! A plain layer becomes a blob while it is unpacked (commit, build).
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::Digest;
+use crate::blob::name_digest;
+use crate::error::{Error, Result, invalid};
+use crate::incoming::Incoming;
+use crate::layer::Ending;
+use crate::unpack::unpack_plain;
+
+/// Buffers between reading and compressing.
+const BUFFER: usize = 128 << 10;
+const DEPTH: usize = 8;
+
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Compression of a blob that is made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackAs {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// A layer made by [`Incoming::pack`].
+#[derive(Clone, Debug)]
+pub struct Packed {
+    pub diff_id: Digest,
+    pub digest: Digest,
+    pub size: u64,
+    pub media_type: String,
+}
+
+impl PackAs {
+    fn media_type(self) -> String {
+        let suffix = match self {
+            PackAs::Plain => "",
+            PackAs::Gzip => "+gzip",
+            PackAs::Zstd => "+zstd",
+        };
+        format!("application/vnd.oci.image.layer.v1.tar{suffix}")
+    }
+}
+
+impl Incoming {
+    /// Unpacks a plain tar stream that is in no blob yet, which becomes one,
+    /// compressed as given (commit, build): the layer's descriptor.
+    pub fn pack(&self, plain: &mut dyn Read, compression: PackAs) -> Result<Packed> {
+        let (name, file) = self.create()?;
+        let (sender, pieces) = sync_channel(DEPTH);
+        let (layer, blob) = thread::scope(|scope| {
+            let packer = thread::Builder::new()
+                .name("store-pack".to_owned())
+                .spawn_scoped(scope, move || pack(&pieces, compression, file))
+                .map_err(Error::io("start", "a thread"))?;
+            let fork = Fork {
+                input: plain,
+                pieces: sender,
+            };
+            let fork = BufReader::with_capacity(BUFFER, fork);
+            let layer = unpack_plain(self.inner(), self.work(), fork, Ending::Marked);
+            let blob = match packer.join() {
+                Ok(blob) => blob.map_err(Error::io("write blob", &name))?,
+                Err(_) => return invalid("packing a layer failed"),
+            };
+            Ok((layer?, blob))
+        })?;
+        let (digest, size) = blob;
+        let packed = Packed {
+            diff_id: layer.diff_id.clone(),
+            digest: digest.clone(),
+            size,
+            media_type: compression.media_type(),
+        };
+        self.add_layer(layer)?;
+        self.add(name, digest, size);
+        Ok(packed)
+    }
+}
+
+/// Passes on what it reads, and a copy of it to the other thread.
+struct Fork<'a> {
+    input: &'a mut dyn Read,
+    pieces: SyncSender<Vec<u8>>,
+}
+
+impl Read for Fork<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buffer)?;
+        // If it is gone it has an error of its own, which is told.
+        if n > 0 && self.pieces.send(buffer[..n].to_vec()).is_err() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(n)
+    }
+}
+
+fn pack(pieces: &Receiver<Vec<u8>>, compression: PackAs, file: File) -> io::Result<(Digest, u64)> {
+    let out = Hashing {
+        file,
+        hasher: Sha256::new(),
+        count: 0,
+    };
+    let out = match compression {
+        PackAs::Plain => copy(pieces, out)?,
+        PackAs::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            for piece in pieces {
+                encoder.write_all(&piece)?;
+            }
+            encoder.finish()?
+        }
+        PackAs::Zstd => {
+            let mut encoder = zstd::stream::write::Encoder::new(out, ZSTD_LEVEL)?;
+            for piece in pieces {
+                encoder.write_all(&piece)?;
+            }
+            encoder.finish()?
+        }
+    };
+    Ok((name_digest(out.hasher), out.count))
+}
+
+fn copy(pieces: &Receiver<Vec<u8>>, mut out: Hashing) -> io::Result<Hashing> {
+    for piece in pieces {
+        out.write_all(&piece)?;
+    }
+    Ok(out)
+}
+
+struct Hashing {
+    file: File,
+    hasher: Sha256,
+    count: u64,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

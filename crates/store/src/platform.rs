@@ -1,0 +1,173 @@
+//! Platforms of an image: which there are, and one of them picked out.
+
+use std::fs::File;
+
+use crate::blob::{hex_of, open_file};
+use crate::error::{Error, Result};
+use crate::images::find;
+use crate::manifest::{Found, image};
+use crate::store::{StoredBlobs, hex};
+use crate::{Image, ManifestKind, ManifestSummary, Platform, Store};
+
+impl Store {
+    /// Opens a blob for reading: the file and its length.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_blob(&self, digest: &str) -> Result<(File, u64)> {
+        hex_of(digest)?;
+        let state = self.inner.state();
+        let missing = || Error::NotFound(format!("blob {digest} not found"));
+        let size = *state.blobs.get(digest).ok_or_else(missing)?;
+        let file = open_file(&self.inner.dirs.blobs, hex(digest))
+            .map_err(Error::io("open blob", digest))?;
+        Ok((file, size))
+    }
+
+    /// The manifests of an image, in the index's order: those that are here,
+    /// whole or in part, and those that its index only speaks of.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn manifests(&self, id: &str) -> Result<Vec<ManifestSummary>> {
+        let state = self.inner.state();
+        let record = find(&state, id)?.0;
+        let blob_size = |digest: &String| state.blobs.get(digest);
+        let layer_size = |(diff_id, _): &(String, String)| Some(state.layers.get(diff_id)?.size);
+        let summaries = record.manifests.iter().map(|found| ManifestSummary {
+            digest: found.digest.clone(),
+            media_type: found.media_type.clone(),
+            size: found.size,
+            kind: found.kind.clone(),
+            platform: found.platform.clone(),
+            available: found.available,
+            content_size: found.blobs.iter().filter_map(blob_size).sum(),
+            unpacked_size: found.layers.iter().filter_map(layer_size).sum(),
+            config_digest: found.config_digest.clone(),
+        });
+        Ok(summaries.collect())
+    }
+
+    /// Like [`Store::find`], for a platform other than this machine's; its
+    /// `config` and sizes are that platform's, its `id` stays the index's.
+    ///
+    /// # Errors
+    /// `NotFound` ("image with reference x was found but does not provide the
+    /// specified platform (linux/arm64)").
+    pub fn find_platform(&self, reference: &str, platform: &Platform) -> Result<Image> {
+        let state = self.inner.state();
+        let record = find(&state, reference)?.0;
+        let candidates = record.manifests.iter();
+        let best = candidates
+            .filter(|found| found.available && found.kind == ManifestKind::Image)
+            .filter_map(|found| Some((platform.rank(&found.platform)?, found)))
+            .min_by_key(|(rank, _)| *rank);
+        let Some((_, found)) = best else {
+            return Err(Error::NotFound(format!(
+                "image with reference {reference} was found but does not provide the specified platform ({platform})"
+            )));
+        };
+        let source = StoredBlobs {
+            inner: &self.inner,
+            sizes: &state.blobs,
+        };
+        let resolved = image(found, &source)?;
+        let layers = resolved.layers.iter();
+        Ok(Image {
+            config_digest: resolved.config_digest,
+            config: resolved.config.into(),
+            raw_config: resolved.raw_config.into(),
+            size: layers
+                .filter_map(|(diff_id, _)| Some(state.layers.get(diff_id)?.size))
+                .sum(),
+            blob_size: content_size(found, &source),
+            ..record.image.clone()
+        })
+    }
+}
+
+fn content_size(found: &Found, source: &StoredBlobs<'_>) -> u64 {
+    let sizes = found.blobs.iter().filter_map(|blob| source.sizes.get(blob));
+    sizes.sum()
+}
+
+impl Platform {
+    /// How well something made for `other` does where this is asked for: 0
+    /// best, none if it does not. What is empty here may be anything.
+    pub fn rank(&self, other: &Platform) -> Option<u8> {
+        let wanted = self.normalized();
+        let other = other.normalized();
+        let same = |wanted: &str, other: &str| wanted.is_empty() || wanted == other;
+        if !same(&wanted.os, &other.os) || !same(&wanted.architecture, &other.architecture) {
+            return None;
+        }
+        if !self.os_version.is_empty() && !other.os_version.starts_with(&wanted.os_version) {
+            return None;
+        }
+        match (wanted.level(), other.level()) {
+            // A processor does what its forerunners did.
+            (Some(wanted), Some(level)) if level <= wanted => Some(wanted - level),
+            (Some(_), Some(_)) => None,
+            _ if same(&wanted.variant, &other.variant) => Some(0),
+            _ => None,
+        }
+    }
+
+    /// In Go's words, as containerd normalises them.
+    pub fn normalized(&self) -> Platform {
+        let lower = |text: &str| text.to_ascii_lowercase();
+        let (os, variant) = (lower(&self.os), lower(&self.variant));
+        let (architecture, variant) = match (lower(&self.architecture).as_str(), variant.as_str()) {
+            ("x86_64" | "x86-64" | "amd64", "v1" | "") => ("amd64".to_owned(), String::new()),
+            ("x86_64" | "x86-64" | "amd64", other) => ("amd64".to_owned(), other.to_owned()),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0" | "") => ("arm64".to_owned(), String::new()),
+            ("aarch64" | "arm64", other) => ("arm64".to_owned(), other.to_owned()),
+            ("armhf", _) | ("arm", "" | "7") => ("arm".to_owned(), "v7".to_owned()),
+            ("armel", _) | ("arm", "6") => ("arm".to_owned(), "v6".to_owned()),
+            ("arm", "5") => ("arm".to_owned(), "v5".to_owned()),
+            ("i386", _) => ("386".to_owned(), String::new()),
+            (other, variant) => (other.to_owned(), variant.to_owned()),
+        };
+        Platform {
+            os: if os == "macos" {
+                "darwin".to_owned()
+            } else {
+                os
+            },
+            architecture,
+            variant,
+            os_version: self.os_version.clone(),
+        }
+    }
+
+    /// The level of a family of processors in which each runs what is made for
+    /// a lower one.
+    fn level(&self) -> Option<u8> {
+        match (self.architecture.as_str(), self.variant.as_str()) {
+            ("amd64", "") => Some(1),
+            ("arm64", "") => Some(80),
+            ("amd64" | "arm", variant) => variant.strip_prefix('v')?.parse().ok(),
+            ("arm64", variant) => {
+                let (major, minor) = variant.strip_prefix('v')?.split_once('.')?;
+                let minor: u8 = minor.parse().ok().filter(|minor| *minor < 10)?;
+                major
+                    .parse::<u8>()
+                    .ok()?
+                    .checked_mul(10)?
+                    .checked_add(minor)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [&self.os, &self.architecture, &self.variant];
+        let given: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        for (at, part) in given.iter().enumerate() {
+            write!(f, "{}{part}", if at == 0 { "" } else { "/" })?;
+        }
+        Ok(())
+    }
+}
