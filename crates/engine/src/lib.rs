@@ -17,6 +17,7 @@
 mod changes;
 mod config;
 mod container;
+mod download;
 mod engine;
 mod error;
 mod events;
@@ -97,6 +98,15 @@ pub struct LogOptions {
 #[derive(Debug)]
 pub struct Logs {
     pub tty: bool,
+    pub chunks: mpsc::Receiver<Result<Bytes, Error>>,
+}
+
+/// A stream that is made while it is read. An error in it means that what came
+/// before is not the whole: the client must not be told that it ended well.
+#[derive(Debug)]
+pub struct Download {
+    /// Empty when there is nothing at all.
+    pub first: Bytes,
     pub chunks: mpsc::Receiver<Result<Bytes, Error>>,
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::reply::{self, Reply};
 use crate::streams::{self, Lines};
-use crate::{Call, versions};
+use crate::{Call, platform, versions};
 
 /// Lines of progress that may wait for a slow client.
 const PROGRESS_BUFFER: usize = 64;
@@ -20,7 +20,11 @@ pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
     }
     let mut rows = call
         .engine
-        .image_list(call.query.flag("all"), &filters)
+        .image_list(
+            &filters,
+            call.query.flag("shared-size"),
+            call.query.flag("manifests"),
+        )
         .await?;
     for row in &mut rows {
         versions::image_summary(call.version, row);
@@ -29,14 +33,22 @@ pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    let inspect = call.engine.image_inspect(&call.name).await?;
+    let platform = platform::one(&call.query)?;
+    let manifests = call.query.flag("manifests");
+    let inspect = call
+        .engine
+        .image_inspect(&call.name, platform.as_ref(), manifests)
+        .await?;
     reply::ok(&versions::image_inspect(call.version, &inspect)?)
 }
 
 pub(crate) async fn history(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    reply::ok(&call.engine.image_history(&call.name).await?)
+    let platform = platform::one(&call.query)?;
+    let history = call
+        .engine
+        .image_history(&call.name, platform.as_ref())
+        .await?;
+    reply::ok(&history)
 }
 
 pub(crate) async fn tag(call: Call) -> Result<Reply, Error> {
@@ -82,6 +94,26 @@ pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
         streams::with_upload(pump, load).await
     };
     streams::progress(call.version, lines, messages, work).await
+}
+
+/// `GET /images/get?names=…`
+pub(crate) async fn save(call: Call) -> Result<Reply, Error> {
+    let names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
+    save_all(&call, &names).await
+}
+
+pub(crate) async fn save_one(call: Call) -> Result<Reply, Error> {
+    save_all(&call, std::slice::from_ref(&call.name)).await
+}
+
+async fn save_all(call: &Call, names: &[String]) -> Result<Reply, Error> {
+    let platforms = platform::all(&call.query)?;
+    let archive = call.engine.image_save(names, &platforms).await?;
+    Ok(reply::with_type(
+        StatusCode::OK,
+        "application/x-tar",
+        reply::download(archive),
+    ))
 }
 
 /// `POST /images/create`: a pull with `fromImage`, an import with `fromSrc`.

@@ -23,6 +23,7 @@ mod hijack;
 mod images;
 pub mod listen;
 mod networks;
+mod platform;
 mod reply;
 mod routes;
 mod socket;

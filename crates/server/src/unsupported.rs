@@ -58,7 +58,6 @@ const CHECKPOINT: Why = Unwritten("checkpointing containers");
 const NETWORKS: Why = Unwritten("managing networks");
 const PLUGINS: Why = Unwritten("managing plugins");
 const REGISTRY: Why = Unwritten("talking to registries");
-const SAVE: Why = Unwritten("saving images");
 const SWARM: Why = Unwritten("swarm mode");
 
 pub(crate) static MISSING: &[Missing] = missing! {
@@ -84,8 +83,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/distribution/{}/json"         30 => REGISTRY;
     POST   "/auth"                         24 => REGISTRY;
     POST   "/images/prune"                 25 => Unwritten("pruning images");
-    GET    "/images/get"                   24 => SAVE;
-    GET    "/images/{}/get"                24 => SAVE;
     GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
     PUT    "/volumes/{}"                   42 => NeedsManager;

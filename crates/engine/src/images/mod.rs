@@ -3,13 +3,15 @@
 mod inspect;
 mod list;
 mod load;
+mod manifests;
 mod names;
 mod pull;
+mod save;
 
 use std::collections::BTreeMap;
 
 use berth_api::Error;
-use berth_api::container::Config;
+use berth_api::container::{Config, Platform};
 use berth_store::{Image, Reference};
 use serde::Deserialize;
 
@@ -33,6 +35,16 @@ fn familiar(name: &str) -> String {
     Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
+/// A platform as the store names it.
+pub(crate) fn platform(platform: &Platform) -> berth_store::Platform {
+    berth_store::Platform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+    }
+}
+
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -49,6 +61,15 @@ impl Engine {
                 Err(Error::not_found(format!("No such image: {shown}")))
             }
             other => other.api(),
+        }
+    }
+
+    /// The same for one platform of an image.
+    fn find_image_for(&self, name: &str, wanted: Option<&Platform>) -> Result<Image, Error> {
+        let image = self.find_image(name)?;
+        match wanted {
+            None => Ok(image),
+            Some(wanted) => self.0.store.find_platform(name, &platform(wanted)).api(),
         }
     }
 

@@ -143,6 +143,16 @@ impl Form for Content {
     }
 }
 
+/// Looks whether the content of a layer can be what its record says.
+pub(crate) fn verify(layer: &Layer, directory: &OwnedFd) -> Result<()> {
+    let name = layer.form.content();
+    match layer.form {
+        FormKind::Directory => open_directory(directory.as_fd(), name.as_bytes())
+            .map(drop)
+            .map_err(Error::io("open content", name)),
+    }
+}
+
 /// Whether a stream must close with the end-of-archive marker. Layers in
 /// images are judged by their digest instead: some builders leave it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
