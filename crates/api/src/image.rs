@@ -110,6 +110,13 @@ go_struct! {
 }
 
 go_struct! {
+    /// Reply of `POST /commit`.
+    pub struct Created {
+        id: String,
+    }
+}
+
+go_struct! {
     /// Reply of `POST /images/prune`.
     pub struct PruneReport {
         images_deleted: Option<Vec<Deleted>>,

@@ -49,6 +49,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
+pub use images::CommitOptions;
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]

@@ -1,14 +1,16 @@
 //! `/images`.
 
 use berth_api::Error;
+use berth_api::image::Created;
 use berth_api::progress::Progress;
 use berth_api::version::ApiVersion;
+use berth_engine::CommitOptions;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::reply::{self, Reply};
 use crate::streams::{self, Lines};
-use crate::{Call, platform, versions};
+use crate::{Call, extract, platform, versions};
 
 /// Lines of progress that may wait for a slow client.
 const PROGRESS_BUFFER: usize = 64;
@@ -94,6 +96,26 @@ pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
         streams::with_upload(pump, load).await
     };
     streams::progress(call.version, lines, messages, work).await
+}
+
+/// `POST /commit`
+pub(crate) async fn commit(call: Call) -> Result<Reply, Error> {
+    let query = &call.query;
+    let text = |name: &str| query.text(name).to_owned();
+    let mut options = CommitOptions {
+        container: text("container"),
+        repo: text("repo"),
+        tag: text("tag"),
+        comment: text("comment"),
+        author: text("author"),
+        changes: query.all("changes").map(str::to_owned).collect(),
+        pause: query.flag_or("pause", true),
+        config: None,
+    };
+    options.config = extract::json(&call.head.headers, call.body).await?;
+    let engine = call.engine;
+    let id = Call::finish(call.guard, async move { engine.commit(options).await }).await?;
+    reply::json(StatusCode::CREATED, &Created { id })
 }
 
 /// `GET /images/get?names=…`

@@ -69,6 +69,7 @@ static ROUTES: &[Route] = table! {
     POST   "/exec/{}/resize"             24 => execs::resize;
     GET    "/exec/{}/json"               24 => execs::inspect;
 
+    POST   "/commit"                     24 => images::commit;
     GET    "/images/json"                24 => images::list;
     POST   "/images/create"              24 => images::create;
     POST   "/images/load"                24 => images::load;

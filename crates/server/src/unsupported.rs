@@ -69,7 +69,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/containers/{}/attach/ws"      24 => Unwritten("attaching through a websocket");
     GET    "/containers/{}/checkpoints"    25 => CHECKPOINT;
     POST   "/containers/{}/checkpoints"    25 => CHECKPOINT;
-    POST   "/commit"                       24 => Unwritten("making images from containers");
 
     POST   "/build"                        24 => BUILD;
     POST   "/build/prune"                  31 => BUILD;

@@ -19,6 +19,7 @@ mod blob;
 mod busy;
 mod check;
 mod decompress;
+mod diff;
 mod disk;
 mod error;
 mod hello;

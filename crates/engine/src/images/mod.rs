@@ -1,5 +1,6 @@
 //! Images as clients see them; the store does the work.
 
+mod commit;
 mod inspect;
 mod list;
 mod load;
@@ -15,6 +16,7 @@ use berth_api::container::{Config, Platform};
 use berth_store::{Image, Reference};
 use serde::Deserialize;
 
+pub use self::commit::CommitOptions;
 use crate::engine::Engine;
 use crate::error::IntoApi as _;
 

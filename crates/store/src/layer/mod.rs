@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, mkdirat};
 
 use self::directory::Directory;
+pub(crate) use self::directory::is_wanted;
 use crate::disk::open_directory;
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
@@ -25,9 +26,9 @@ const MAX_NAME: usize = 4095;
 const MAX_COMPONENT: usize = 255;
 const MAX_DEPTH: usize = 512;
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How a layer's content is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
