@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::auth::Auth;
 use super::metrics::{self, Metrics};
+use super::proxy::Origin;
 use super::reply::Body;
 use super::storage::{self, Storage};
 use super::tls::Tls;
@@ -156,12 +157,14 @@ fn open(options: Options) -> Result<(Server, Option<Arc<Tls>>), Error> {
     let storage = Storage::open(&options.root)?;
     let auth = Auth::open(&options, &storage)?;
     let tls = options.tls.clone().map(Tls::open).transpose()?;
+    let origin = options.proxy.as_ref().map(Origin::new).transpose()?;
     let server = Server(Arc::new(Shared {
         options,
         storage: Arc::new(storage),
         uploads: Arc::default(),
         metrics: Metrics::default(),
         auth,
+        origin: origin.map(Arc::new),
     }));
     Ok((server, tls.map(Arc::new)))
 }

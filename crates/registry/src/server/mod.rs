@@ -8,6 +8,7 @@ mod auth;
 mod blobs;
 mod catalog;
 mod document;
+mod download;
 mod errors;
 mod gc;
 mod listen;
@@ -15,6 +16,7 @@ mod manifests;
 mod metrics;
 mod names;
 mod options;
+mod proxy;
 mod pull;
 mod push;
 mod reply;
@@ -35,6 +37,7 @@ use hyper::{Method, Request, Response};
 use auth::{Auth, Need};
 use errors::{Code, Failure};
 use metrics::Metrics;
+use proxy::Origin;
 use reply::Body;
 use routes::{Query, Route};
 use storage::Storage;
@@ -56,6 +59,8 @@ struct Shared {
     uploads: Arc<Uploads>,
     metrics: Metrics,
     auth: Auth,
+    /// Whose content is served.
+    origin: Option<Arc<Origin>>,
 }
 
 impl Deref for Server {
@@ -139,6 +144,12 @@ impl Server {
                 "this registry is read-only",
             ));
         }
+        if !reads && self.origin.is_some() {
+            return Err(Failure::new(
+                Code::Unsupported,
+                "this registry only passes on what another one has: push there",
+            ));
+        }
         match (&method, route) {
             (_, Route::Base) if reads => Ok(reply::json(&serde_json::json!({}))),
             (_, Route::Catalog) if reads => catalog::repositories(self, &query).await,
@@ -146,9 +157,12 @@ impl Server {
             (_, Route::Referrers(name, digest)) if reads => {
                 catalog::referrers(self, name, digest, &query).await
             }
-            (_, Route::Manifest(name, reference)) if reads => {
-                pull::get(self, &method, &headers, name, reference).await
-            }
+            (_, Route::Manifest(name, reference)) if reads => match &self.origin {
+                None => pull::get(self, &method, &headers, name, reference).await,
+                Some(origin) => {
+                    proxy::manifest(self, origin, &method, &headers, name, reference).await
+                }
+            },
             (&Method::PUT, Route::Manifest(name, reference)) => {
                 pull::put(self, &headers, &query, name, reference, body).await
             }
@@ -156,6 +170,11 @@ impl Server {
                 pull::delete(self, name, reference).await
             }
             (_, Route::Blob(name, digest)) if reads => {
+                if let Some(origin) = &self.origin
+                    && let Some(reply) = proxy::blob(self, origin, &method, &name, &digest).await?
+                {
+                    return Ok(reply);
+                }
                 blobs::get(self, &method, &headers, name, digest).await
             }
             (&Method::DELETE, Route::Blob(name, digest)) => blobs::delete(self, name, digest).await,
