@@ -24,7 +24,7 @@ use crate::error::{Error, Result, invalid};
 use crate::lease::Lease;
 use crate::publish::NewImage;
 use crate::state::{State, now};
-use crate::store::{Inner, Work, hex};
+use crate::store::{Inner, Work, crash_point, hex};
 use crate::unpack::{NewLayer, Unpacked, unpack_blob};
 use crate::{Digest, Image, Reference, Store};
 
@@ -190,9 +190,11 @@ impl Incoming {
             self.parts().insert(digest.to_owned(), part);
             (arrival, is_writer)
         };
+        crash_point("ingest");
         let ingest = Ingest { arrival, is_writer };
         if is_writer && ingest.written() == 0 {
             ingest.arrival.resume()?;
+            crash_point("resumed");
         }
         if ingest.arrival.done().is_some() {
             return Ok(Blob::Present(size));
@@ -336,7 +338,9 @@ impl Ingest {
     /// are thrown away, the readers get an error, and writing may begin anew.
     pub fn finish(&self) -> Result<()> {
         self.check_writer()?;
-        self.arrival.finish().map(drop)
+        self.arrival.finish()?;
+        crash_point("finished");
+        Ok(())
     }
 
     pub fn reader(&self) -> Result<IngestReader> {
@@ -366,3 +370,6 @@ impl Read for IngestReader {
         self.reader.read(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ impl Incoming {
     /// Makes a verified layer visible; it is kept for the images to come.
     pub(crate) fn add_layer(&self, new: NewLayer) -> Result<()> {
         let inner = self.inner();
+        crash_point("unpacked");
         let state = &mut *inner.state();
         self.keep(state, &new.diff_id);
         // Somebody else may have been faster.
@@ -101,6 +102,7 @@ impl Incoming {
         })?;
         for digest in linked {
             inner.forget_ingest(&digest);
+            crash_point("forgotten");
         }
         let found = ids.iter().filter_map(|id| state.images.get(id));
         Ok(found.map(|record| record.image.clone()).collect())
