@@ -11,7 +11,7 @@
 //! the beginning, so a layer is hashed, inflated and unpacked while it is
 //! downloaded. All is blocking except [`Ingest::write`], which is short.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -138,6 +138,11 @@ impl Incoming {
     pub(crate) fn add(&self, file: String, digest: Digest, size: u64) {
         self.keep(&mut self.inner().state(), &digest);
         self.parts().insert(digest, Part::Spooled { file, size });
+    }
+
+    /// Forgets all other blobs.
+    pub(crate) fn retain(&self, kept: &HashSet<Digest>) {
+        self.parts().retain(|digest, _| kept.contains(digest));
     }
 
     /// Adds a blob of unknown digest.
