@@ -85,9 +85,12 @@ impl Incoming {
             }
             records.push((Arc::new(record), new.names, new.loaded_at));
         }
-        let mut linked = Vec::new();
+        let mut ingests = Vec::new();
         for digest in records.iter().flat_map(|(record, ..)| &record.blobs) {
-            self.publish_blob(state, digest, &mut linked)?;
+            self.publish_blob(state, digest)?;
+            if let Some(Part::Arriving(_)) = self.part(digest) {
+                ingests.push(digest.clone());
+            }
         }
         crash_point("blobs");
         inner.update_images(state, |images| {
@@ -100,7 +103,7 @@ impl Incoming {
             }
             Ok(())
         })?;
-        for digest in linked {
+        for digest in ingests {
             inner.forget_ingest(&digest);
             crash_point("forgotten");
         }
@@ -108,12 +111,7 @@ impl Incoming {
         Ok(found.map(|record| record.image.clone()).collect())
     }
 
-    fn publish_blob(
-        &self,
-        state: &mut State,
-        digest: &Digest,
-        linked: &mut Vec<Digest>,
-    ) -> Result<()> {
+    fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {
         let inner: &Inner = self.inner();
         if state.blobs.contains_key(digest) {
             return Ok(());
@@ -127,7 +125,6 @@ impl Incoming {
             }
             Some(Part::Arriving(arrival)) => {
                 inner.link_ingest(digest)?;
-                linked.push(digest.clone());
                 arrival.size()
             }
             None => return invalid(format!("blob {digest} is missing")),

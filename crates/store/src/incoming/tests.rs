@@ -7,7 +7,9 @@ use std::thread;
 use serde_json::json;
 
 use super::*;
+use crate::layer::FormKind;
 use crate::testing::{Tar, assert_empty, config, killed};
+use crate::unpack::is_nearly_full;
 use crate::{ManifestKind, PackAs, Platform};
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -587,4 +589,134 @@ fn a_pull_killed_anywhere_fetches_only_what_is_missing() {
         store.remove(&image.id, true, &|_| None).unwrap();
         assert_empty(&store, dir.path());
     }
+}
+
+/// Not a test: runs in a mount namespace where the root is a small tmpfs.
+#[test]
+#[ignore = "run by a_full_disk_is_named_and_the_next_try_goes_on"]
+fn child_whose_disk_is_full() {
+    let Ok(root) = std::env::var("BERTH_STORE_TEST_ROOT") else {
+        return;
+    };
+    let root = Path::new(&root);
+    let resize = |size: &str| {
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(root);
+        assert!(mount.status().unwrap().success());
+    };
+    let full = |result: Result<(Image, usize)>| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("No space left on device"), "{error}");
+    };
+    for form in [FormKind::Directory, FormKind::Erofs] {
+        let store = Store::open_with(root, Some(form)).unwrap();
+        // In the middle of an unpack: the blob is small, its content is not.
+        resize("6m");
+        let zeros = (0..10).fold(Tar::default(), |tar, n| {
+            tar.file(&format!("f{n}"), &vec![n + 1; 1 << 20])
+        });
+        let small = remote(&[zeros.finish()]);
+        full(pull(&store, &small, &["a"]));
+        assert_empty(&store, root);
+        assert_eq!(ingests(root), 1, "the download is kept");
+        resize("64m");
+        assert_eq!(pull(&store, &small, &["a"]).unwrap().1, 0);
+        store.remove("a", true, &|_| None).unwrap();
+        assert_empty(&store, root);
+
+        // In the middle of a download.
+        resize("512k");
+        let noise: Vec<_> = (0..5).map(|n| plain(20 + n)).collect();
+        let large = remote(&[noise.concat()]);
+        full(pull(&store, &large, &["a"]));
+        assert_empty(&store, root);
+        resize("64m");
+        let (_, fetched) = pull(&store, &large, &["a"]).unwrap();
+        let length = large.layers[0].0.len();
+        assert!(fetched < length - 100_000, "{fetched} of {length}");
+
+        // At the end, when the names are written.
+        let last = remote(&[plain(30)]);
+        let incoming = store.incoming().unwrap();
+        let (layer, diff_id) = &last.layers[0];
+        let digest = digest_of(layer);
+        let ingest = arriving(incoming.blob(&digest, layer.len() as u64).unwrap());
+        ingest.write(layer).unwrap();
+        ingest.finish().unwrap();
+        incoming.unpack(&digest, diff_id, &mut |_| {}).unwrap();
+        incoming
+            .put(&digest_of(&last.config), &last.config)
+            .unwrap();
+        incoming.put(&last.id, &last.manifest).unwrap();
+        let filler = root.join("filler");
+        let mut file = File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        full(incoming.commit(&last.id, &[], &[]).map(|image| (image, 0)));
+        assert_eq!(store.images().len(), 1, "as before");
+        assert!(is_nearly_full(&incoming.work().fd).unwrap());
+        std::fs::remove_file(filler).unwrap();
+        drop(file);
+        assert!(!is_nearly_full(&incoming.work().fd).unwrap());
+        incoming.commit(&last.id, &[], &[]).unwrap();
+        drop(incoming);
+        for image in store.images() {
+            store.remove(&image.id, true, &|_| None).unwrap();
+        }
+        assert_empty(&store, root);
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_next_try_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=64m tmpfs \"$BERTH_STORE_TEST_ROOT\" && exec \"$0\" \"$@\"")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture"])
+        .arg("incoming::tests::child_whose_disk_is_full")
+        .env("BERTH_STORE_TEST_ROOT", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn who_waits_for_a_network_keeps_nobody_from_unpacking() {
+    let (_dir, store) = store();
+    let remotes: Vec<_> = (0..8).map(|n| remote(&[plain(40 + n)])).collect();
+    let incoming = store.incoming().unwrap();
+    let ingests: Vec<_> = (remotes.iter())
+        .map(|remote| {
+            let layer = &remote.layers[0].0;
+            arriving(
+                incoming
+                    .blob(&digest_of(layer), layer.len() as u64)
+                    .unwrap(),
+            )
+        })
+        .collect();
+    thread::scope(|scope| {
+        let stalled: Vec<_> = (remotes.iter())
+            .map(|remote| {
+                let (layer, diff_id) = &remote.layers[0];
+                let incoming = &incoming;
+                scope.spawn(move || incoming.unpack(&digest_of(layer), diff_id, &mut |_| {}))
+            })
+            .collect();
+        for (ingest, remote) in ingests.iter().zip(&remotes) {
+            ingest.write(&remote.layers[0].0[..1000]).unwrap();
+        }
+        // More wait than may unpack at once: this one still gets its turn.
+        pull(&store, &remote(&[plain(50)]), &["a"]).unwrap();
+        drop(ingests);
+        for thread in stalled {
+            assert!(thread.join().unwrap().is_err());
+        }
+    });
 }
