@@ -23,6 +23,7 @@ mod network;
 mod output;
 mod platform;
 mod reference;
+mod registry;
 mod run;
 mod signals;
 mod streams;

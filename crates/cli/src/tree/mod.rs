@@ -3,6 +3,7 @@
 mod container;
 mod image;
 mod other;
+mod registry;
 mod run_flags;
 
 use std::future::Future;
@@ -67,6 +68,10 @@ pub(crate) static GROUPS: &[Group] = &[
     Group {
         name: "network",
         about: "Manage networks",
+    },
+    Group {
+        name: "registry",
+        about: "Run and inspect registries",
     },
     Group {
         name: "system",
@@ -141,6 +146,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
         .iter()
         .chain(image::COMMANDS)
         .chain(other::COMMANDS)
+        .chain(registry::COMMANDS)
 }
 
 /// The command a full name means.
