@@ -252,7 +252,7 @@ fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) ->
 }
 
 /// Keys become file names.
-fn check_key(key: &str) -> Result<()> {
+pub(crate) fn check_key(key: &str) -> Result<()> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if key.is_empty() || key.len() > MAX_KEY || key.starts_with('.') || !key.bytes().all(is_plain) {
         return invalid(format!("snapshot key {key:?} is not a plain file name"));
