@@ -24,6 +24,7 @@ pub mod network;
 pub mod progress;
 pub mod stats;
 pub mod system;
+pub mod usage;
 pub mod version;
 pub mod volume;
 

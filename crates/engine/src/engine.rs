@@ -52,6 +52,7 @@ impl Engine {
         let engine = blocking(move || Self::assemble(config)).await?;
         recover::recover(&engine).await?;
         engine.watch_launcher();
+        engine.watch_images();
         Ok(engine)
     }
 

@@ -38,6 +38,7 @@ mod spec;
 mod stats;
 mod time;
 mod top;
+mod usage;
 mod volumes;
 
 use berth_api::Error;
@@ -46,6 +47,7 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 
+pub use berth_store::Limits;
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;

@@ -81,8 +81,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/images/search"                24 => REGISTRY;
     GET    "/distribution/{}/json"         30 => REGISTRY;
     POST   "/auth"                         24 => REGISTRY;
-    POST   "/images/prune"                 25 => Unwritten("pruning images");
-    GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
     PUT    "/volumes/{}"                   42 => NeedsManager;
 

@@ -47,6 +47,7 @@ fn platform_json(text: &str) -> String {
         os: parts.next().unwrap_or_default().to_owned(),
         architecture: parts.next().unwrap_or_default().to_owned(),
         variant: parts.next().unwrap_or_default().to_owned(),
+        ..Default::default()
     };
     serde_json::to_string(&platform).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ mod list;
 mod load;
 mod manifests;
 mod names;
+mod prune;
 mod pull;
 mod save;
 
