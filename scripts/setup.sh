@@ -13,7 +13,9 @@ want nft nftables
 want ps procps
 want curl curl
 want debootstrap debootstrap
+want fsck.erofs erofs-utils
 want python3 python3
+want docker-registry docker-registry
 python3 -c 'import venv, ensurepip' 2>/dev/null || need+=(python3-venv)
 [ -e /usr/include/stdio.h ] || need+=(libc6-dev)
 

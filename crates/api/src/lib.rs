@@ -22,6 +22,7 @@ pub mod image;
 pub mod isolation;
 pub mod network;
 pub mod progress;
+pub mod registry;
 pub mod stats;
 pub mod system;
 pub mod usage;

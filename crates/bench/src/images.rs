@@ -17,13 +17,15 @@ use crate::sample::{Series, table, time};
 /// On every engine's own loopback; pushes go to fresh registries above it, so
 /// that none has the layers already.
 const PORT: u16 = 5000;
+/// A disk, and memory.
+const PLACES: [&str; 2] = ["/var/tmp", "/dev/shm"];
 const IMAGES: [&str; 2] = ["mixed", "small"];
 /// In the order in which they can follow each other.
 const STEPS: [&str; 5] = ["pull", "push", "save", "rmi", "load"];
 
 pub(crate) fn measure(rounds: usize) {
     let rounds = rounds.clamp(1, 5);
-    for place in ["/var/tmp", "/dev/shm"] {
+    for place in PLACES {
         let dir = tempfile::Builder::new()
             .prefix("bench-images-")
             .tempdir_in(place)
@@ -37,7 +39,39 @@ pub(crate) fn measure(rounds: usize) {
         for image in IMAGES {
             one(&mut subjects, image, rounds);
         }
+        drop(subjects);
+        if place == PLACES[0] {
+            many(dir.path(), 10);
+        }
     }
+}
+
+/// A thousand images of one small layer each, listed through the API.
+fn many(dir: &Path, rounds: usize) {
+    const COUNT: usize = 1000;
+    let engine = Engine::start_in(dir, &[]);
+    let archive = berth_e2e::image::busybox_rootfs();
+    engine.berth_with(&["import", "-", "many:0"], &archive).ok();
+    for number in 1..COUNT {
+        let change = format!("LABEL number={number}");
+        let name = format!("many:{number}");
+        let args = ["import", "--change", &change, "-", &name];
+        engine.berth_with(&args, &archive).ok();
+    }
+    let mut subjects = vec![crate::sample::Subject {
+        name: "berth, GET /images/json".into(),
+        command: Box::new(|_| {
+            let mut command = Command::new("curl");
+            command.args(["-sf", "-o", "/dev/null", "--unix-socket"]);
+            command.arg(engine.socket());
+            command.arg("http://localhost/v1.50/images/json");
+            command
+        }),
+    }];
+    table(
+        &format!("list of {COUNT} images, the start of curl included"),
+        &crate::sample::in_turn(&mut subjects, rounds, Duration::ZERO),
+    );
 }
 
 fn make_images(dir: &Path) -> PathBuf {

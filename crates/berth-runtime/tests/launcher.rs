@@ -17,7 +17,10 @@ fn answers_and_is_set_apart() {
         version,
         pid,
         build,
-    } = launcher.hello(&socket);
+    } = launcher.hello(&socket)
+    else {
+        panic!("the launcher does not greet");
+    };
     assert_eq!((version, pid), (VERSION, launcher.pid()));
     assert!(!build.is_empty());
 
@@ -130,7 +133,9 @@ fn second_launcher_takes_over_in_the_namespace_of_the_first() {
     // The connection to the old one is closed, a new one serves.
     readable(&before);
     assert!(client::receive_from_launcher(&before).unwrap().is_none());
-    let FromLauncher::Hello { pid, .. } = launcher.hello(&launcher.connect());
+    let FromLauncher::Hello { pid, .. } = launcher.hello(&launcher.connect()) else {
+        panic!("the launcher does not greet");
+    };
     assert_eq!(pid, launcher.pid());
 }
 

@@ -21,6 +21,31 @@ pub(crate) struct ConfigFile {
     pub(crate) current_context: String,
     pub(crate) prune_filters: Vec<String>,
     pub(crate) proxies: BTreeMap<String, Proxy>,
+    pub(crate) auths: BTreeMap<String, Auth>,
+    pub(crate) creds_store: String,
+    pub(crate) cred_helpers: BTreeMap<String, String>,
+    /// Where it is, or would be.
+    #[serde(skip)]
+    pub(crate) path: PathBuf,
+}
+
+/// What the file holds for one registry: name and password in base64, or a
+/// token. Empty when a helper keeps them.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Auth {
+    pub(crate) auth: String,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) identitytoken: String,
+    pub(crate) registrytoken: String,
+}
+
+// Never a secret in a message.
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").finish_non_exhaustive()
+    }
 }
 
 /// Proxy settings that containers get as environment, by host or "default".
@@ -39,24 +64,19 @@ impl ConfigFile {
     /// and then ignored, as Docker does.
     pub(crate) fn load(directory: &Path) -> Self {
         let path = directory.join("config.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                warn(&format!(
-                    "WARNING: Error loading config file: {}: {error}",
-                    path.display()
-                ));
-                Self::default()
-            }),
+        let broken = |why: &str| {
+            warn(&format!("WARNING: Error loading config file: {why}"));
+            Self::default()
+        };
+        let name = path.display().to_string();
+        let mut file = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .unwrap_or_else(|error| broken(&format!("{name}: {error}"))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
-            Err(error) => {
-                let name = path.display().to_string();
-                warn(&format!(
-                    "WARNING: Error loading config file: {}",
-                    crate::failure::path_error("open", &name, &error)
-                ));
-                Self::default()
-            }
-        }
+            Err(error) => broken(&crate::failure::path_error("open", &name, &error)),
+        };
+        file.path = path;
+        file
     }
 
     /// "HTTP_PROXY=…" for both cases, for containers of the engine at `host`.

@@ -3,7 +3,7 @@
 /// A name taken apart and made complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
-    domain: String,
+    pub(crate) domain: String,
     path: String,
     pub(crate) tag: Option<String>,
     pub(crate) digest: Option<String>,
@@ -82,6 +82,17 @@ impl Reference {
             self.tag = Some("latest".to_owned());
         }
         self
+    }
+
+    /// "library/busybox": as the registry knows it.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The digest, or else the tag.
+    pub(crate) fn version(&self) -> &str {
+        let version = self.digest.as_deref().or(self.tag.as_deref());
+        version.unwrap_or("latest")
     }
 
     /// "docker.io/library/busybox"

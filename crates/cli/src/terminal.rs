@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::future::Future;
 
 use rustix::stdio::{stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::context::Context;
@@ -27,7 +29,7 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// The terminal in raw mode, until dropped. Signals that would end the program
+/// The terminal in raw mode, or without echo, until dropped. Signals that would end the program
 /// meanwhile end it only after the terminal is as it was.
 #[derive(Debug)]
 pub(crate) struct Raw {
@@ -38,13 +40,22 @@ pub(crate) struct Raw {
 impl Raw {
     /// Does nothing unless `wanted` and stdin is a terminal.
     pub(crate) fn enter(wanted: bool) -> Result<Self, Failure> {
+        Self::change(wanted, Termios::make_raw)
+    }
+
+    /// The terminal as it is, but what is typed stays unseen.
+    pub(crate) fn unseen() -> Result<Self, Failure> {
+        Self::change(true, |mode| mode.local_modes.remove(LocalModes::ECHO))
+    }
+
+    fn change(wanted: bool, edit: impl FnOnce(&mut Termios)) -> Result<Self, Failure> {
         if !wanted || !isatty(stdin()) {
             return Ok(Self {
                 before: None,
                 watch: None,
             });
         }
-        let failed = |error| Failure::new(format!("cannot set the terminal to raw mode: {error}"));
+        let failed = |error| Failure::new(format!("cannot set the terminal's mode: {error}"));
         let before = tcgetattr(stdin()).map_err(failed)?;
         // Caught from here on, before there is anything to restore: a task only
         // begins at the next await.
@@ -54,7 +65,7 @@ impl Raw {
             .collect();
         let watch = tokio::spawn(restore_on_signal(before.clone(), caught));
         let mut raw = before.clone();
-        raw.make_raw();
+        edit(&mut raw);
         tcsetattr(stdin(), OptionalActions::Now, &raw).map_err(failed)?;
         Ok(Self {
             before: Some(before),

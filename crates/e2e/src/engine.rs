@@ -257,6 +257,27 @@ impl Engine {
         )
     }
 
+    /// Runs `work` on a thread inside the engine's network namespace. Sockets
+    /// and threads it makes stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.namespace.id());
+        let namespace = std::fs::File::open(path).expect("the namespace is held");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), None)
+                    .expect("root may enter");
+                work()
+            });
+            thread.join().expect("the work does not panic")
+        })
+    }
+
+    /// The arguments that run a program inside the engine's network namespace.
+    pub fn nsenter(&self) -> [String; 2] {
+        let target = format!("--net=/proc/{}/ns/net", self.namespace.id());
+        ["nsenter".to_owned(), target]
+    }
+
     /// Makes the image "busybox".
     pub fn import_busybox(&self) {
         self.berth_with(

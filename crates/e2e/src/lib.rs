@@ -10,6 +10,8 @@ use std::time::Duration;
 pub mod engine;
 pub mod image;
 pub mod leaks;
+pub mod oci;
+pub mod registry;
 pub mod run;
 
 pub use engine::{Engine, clients};

@@ -17,6 +17,7 @@ use crate::exec::Execs;
 use crate::info::Host;
 use crate::launcher::Launcher;
 use crate::networks::Networks;
+use crate::registries::Registries;
 use crate::seccomp::Seccomp;
 use crate::spec::process;
 use crate::volumes::Volumes;
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) manager: Manager,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
+    pub(crate) registries: Registries,
     pub(crate) cgroups: berth_cgroup::Host,
     pub(crate) launcher: Launcher,
     pub(crate) seccomp: Seccomp,
@@ -53,6 +55,7 @@ impl Engine {
         recover::recover(&engine).await?;
         engine.watch_launcher();
         engine.watch_images();
+        engine.watch_layers();
         Ok(engine)
     }
 
@@ -82,6 +85,7 @@ impl Engine {
             store,
             manager,
             networks,
+            registries: Registries::new(&config.registries)?,
             volumes: Volumes::open(config.data_root.join("volumes"))?,
             host: Host::read(&cgroups),
             cgroups,

@@ -21,6 +21,23 @@ impl<T> IntoApi<T> for Result<T, berth_store::Error> {
     }
 }
 
+impl<T> IntoApi<T> for Result<T, berth_registry::client::Error> {
+    fn api(self) -> Result<T, Error> {
+        self.map_err(from_registry)
+    }
+}
+
+pub(crate) fn from_registry(error: berth_registry::client::Error) -> Error {
+    use berth_registry::client::Error as Registry;
+    match error {
+        Registry::Denied(reason) => Error::new(Kind::Unauthorized, reason),
+        Registry::NotFound(reason) => Error::not_found(reason),
+        Registry::Unsupported(reason) => Error::not_implemented(reason),
+        // A bad gateway to HTTP, but a plain failure to Docker.
+        Registry::Invalid(reason) | Registry::Unavailable(reason) => Error::system(reason),
+    }
+}
+
 impl<T> IntoApi<T> for Result<T, berth_network::Error> {
     fn api(self) -> Result<T, Error> {
         self.map_err(|error| {

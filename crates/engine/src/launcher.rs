@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use berth_api::Error;
 use berth_monitor::client;
-use berth_monitor::protocol::{FromLauncher, Start, ToLauncher, VERSION};
+use berth_monitor::protocol::{FromLauncher, Layer, Start, ToLauncher, VERSION};
 use berth_sys::socket;
 use tokio::io::unix::AsyncFd;
 
@@ -48,8 +48,28 @@ impl Launcher {
 
     /// Hands a container over; the answer comes on `fds[0]`'s other end. Blocks.
     pub(crate) fn start(&self, start: Start, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
-        let message = serde_json::to_vec(&ToLauncher::Start(Box::new(start)))
-            .map_err(|error| Error::system(format!("encode a start message: {error}")))?;
+        self.send(&ToLauncher::Start(Box::new(start)), fds)
+    }
+
+    /// A detached mount of layers, topmost first, as one read-only file system.
+    /// Blocks.
+    pub(crate) fn mount(&self, layers: Vec<Layer>, options: Vec<String>) -> Result<OwnedFd, Error> {
+        let failed = |error: io::Error| Error::system(format!("mount the layers: {error}"));
+        let (ours, theirs) = socket::seqpacket_pair().map_err(|error| failed(error.into()))?;
+        self.send(&ToLauncher::Mount { layers, options }, &[theirs.as_fd()])?;
+        // So that the launcher's death ends the wait.
+        drop(theirs);
+        client::receive_mount(ours).map_err(failed)
+    }
+
+    /// Has the launcher let go the layers that are gone from disk. Blocks.
+    pub(crate) fn forget_removed(&self) -> Result<(), Error> {
+        self.send(&ToLauncher::ForgetRemoved, &[])
+    }
+
+    fn send(&self, message: &ToLauncher, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        let message = serde_json::to_vec(message)
+            .map_err(|error| Error::system(format!("encode a message: {error}")))?;
         let mut connection = self.lock();
         for last_try in [false, true] {
             let socket = match connection.as_ref() {
@@ -60,7 +80,7 @@ impl Launcher {
                 Ok(()) => return Ok(()),
                 Err(error) if last_try => {
                     return Err(Error::system(format!(
-                        "send a start message to the launcher: {}",
+                        "send a message to the launcher: {}",
                         io::Error::from(error)
                     )));
                 }
@@ -155,7 +175,9 @@ fn greet(exec_root: &Path) -> io::Result<OwnedFd> {
     let hello = serde_json::to_vec(&ToLauncher::Hello { version: VERSION })?;
     socket::send(&socket, &hello, &[])?;
     let (bytes, _) = socket::receive(&socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let FromLauncher::Hello { version, .. } = serde_json::from_slice(&bytes)?;
+    let FromLauncher::Hello { version, .. } = serde_json::from_slice(&bytes)? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
     if version < VERSION {
         return Err(io::Error::other(format!(
             "the running launcher speaks version {version} of the protocol, this engine needs {VERSION}"

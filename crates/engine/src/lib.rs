@@ -32,12 +32,15 @@ mod logs;
 mod monitor;
 mod networks;
 mod recover;
+mod registries;
+mod rootfs;
 mod seccomp;
 mod signals;
 mod spec;
 mod stats;
 mod time;
 mod top;
+mod tree;
 mod usage;
 mod volumes;
 
@@ -51,7 +54,7 @@ pub use berth_store::Limits;
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
-pub use images::CommitOptions;
+pub use images::{CommitOptions, PullRequest, PushRequest};
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]

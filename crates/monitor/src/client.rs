@@ -63,6 +63,20 @@ pub fn receive_from_launcher(socket: impl AsFd) -> io::Result<Option<FromLaunche
     }
 }
 
+/// The answer to [`ToLauncher::Mount`]; waits for it when the channel blocks.
+pub fn receive_mount(channel: impl AsFd) -> io::Result<OwnedFd> {
+    let (bytes, fds) = socket::receive(channel)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the launcher ended"))?;
+    match serde_json::from_slice(&bytes)? {
+        FromLauncher::Mounted => fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| io::Error::other("the launcher sent no mount")),
+        FromLauncher::Failed { message } => Err(io::Error::other(message)),
+        FromLauncher::Hello { .. } => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Sends one message; `WouldBlock` when the socket has no room at the moment.
 pub fn send_to_monitor(
     socket: impl AsFd,

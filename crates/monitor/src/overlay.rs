@@ -33,25 +33,15 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
             "an image needs at least one layer",
         ));
     }
-    let layers = root
-        .layers
-        .iter()
-        .map(open_layer)
-        .collect::<io::Result<Vec<_>>>()?;
+    let layers = open_layers(&root.layers)?;
     let upper = open_dir(&root.upper)?;
     let work = open_dir(&root.work)?;
     let parts = Parts {
         layers: &layers,
-        upper: &upper,
-        work: &work,
+        writable: Some((&upper, &work)),
         options: &root.options,
     };
-    match parts.mount() {
-        // The kernel does not know `lowerdir+`.
-        Err(Errno::INVAL) => parts.mount_classic(scratch),
-        result => result,
-    }
-    .map_err(|error| {
+    parts.mount_either(scratch).map_err(|error| {
         crate::context(error, || {
             format!(
                 "mount overlay of {} layers on {}",
@@ -62,17 +52,34 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
     })
 }
 
-fn open_layer(layer: &Layer) -> io::Result<OwnedFd> {
-    match layer {
+/// Mounts `layers`, topmost first, as one read-only file system, detached.
+/// `empty` is an empty directory: below all, since an overlay without an upper
+/// directory wants two layers, and mounted over for a moment (before 6.5).
+pub(crate) fn merge(layers: &[Layer], options: &[String], empty: &Path) -> io::Result<OwnedFd> {
+    let mut layers = open_layers(layers)?;
+    layers.push(open_dir(empty)?);
+    let parts = Parts {
+        layers: &layers,
+        writable: None,
+        options,
+    };
+    parts.mount_either(empty).map_err(|error| {
+        crate::context(error, || {
+            format!("mount overlay of {} layers", layers.len())
+        })
+    })
+}
+
+fn open_layers(layers: &[Layer]) -> io::Result<Vec<OwnedFd>> {
+    let open = |layer: &Layer| match layer {
         Layer::Directory { path } => open_dir(path),
-        Layer::Erofs { path } => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!(
-                "layer {}: EROFS images are not supported yet",
-                path.display()
-            ),
-        )),
-    }
+        // The launcher has mounted them all.
+        Layer::Erofs { path } => Err(io::Error::other(format!(
+            "the layer {} is not mounted",
+            path.display()
+        ))),
+    };
+    layers.iter().map(open).collect()
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -93,12 +100,20 @@ fn path_of(fd: &OwnedFd) -> String {
 struct Parts<'a> {
     /// Topmost first.
     layers: &'a [OwnedFd],
-    upper: &'a OwnedFd,
-    work: &'a OwnedFd,
+    /// Upper and work directory; none = read-only.
+    writable: Option<(&'a OwnedFd, &'a OwnedFd)>,
     options: &'a [String],
 }
 
 impl Parts<'_> {
+    fn mount_either(&self, scratch: &Path) -> Result<OwnedFd, Errno> {
+        match self.mount() {
+            // The kernel does not know `lowerdir+`.
+            Err(Errno::INVAL) => self.mount_classic(scratch),
+            result => result,
+        }
+    }
+
     /// With `lowerdir+` (Linux 6.5).
     fn mount(&self) -> Result<OwnedFd, Errno> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -107,8 +122,10 @@ impl Parts<'_> {
         for layer in self.layers {
             fsconfig_set_string(context, "lowerdir+", path_of(layer))?;
         }
-        fsconfig_set_string(context, "upperdir", path_of(self.upper))?;
-        fsconfig_set_string(context, "workdir", path_of(self.work))?;
+        if let Some((upper, work)) = self.writable {
+            fsconfig_set_string(context, "upperdir", path_of(upper))?;
+            fsconfig_set_string(context, "workdir", path_of(work))?;
+        }
         for (key, value) in OPTIONS {
             fsconfig_set_string(context, key, value)?;
         }
@@ -122,7 +139,15 @@ impl Parts<'_> {
         fsmount(
             context,
             FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
+            match self.writable {
+                Some(_) => MountAttrFlags::empty(),
+                None => {
+                    MountAttrFlags::MOUNT_ATTR_RDONLY
+                        | MountAttrFlags::MOUNT_ATTR_NOSUID
+                        | MountAttrFlags::MOUNT_ATTR_NODEV
+                        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+                }
+            },
         )
     }
 
@@ -130,12 +155,17 @@ impl Parts<'_> {
     /// it is taken at once. The mount namespace is the launcher's own.
     fn mount_classic(&self, scratch: &Path) -> Result<OwnedFd, Errno> {
         let layers: Vec<String> = self.layers.iter().map(path_of).collect();
-        let mut data = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            layers.join(":"),
-            path_of(self.upper),
-            path_of(self.work)
-        );
+        let mut data = format!("lowerdir={}", layers.join(":"));
+        let flags = match self.writable {
+            Some((upper, work)) => {
+                let (upper, work) = (path_of(upper), path_of(work));
+                data.push_str(&format!(",upperdir={upper},workdir={work}"));
+                MountFlags::empty()
+            }
+            None => {
+                MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC
+            }
+        };
         for (key, value) in OPTIONS {
             data.push_str(&format!(",{key}={value}"));
         }
@@ -144,13 +174,7 @@ impl Parts<'_> {
             data.push_str(option);
         }
         let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
-        mount(
-            "overlay",
-            scratch,
-            "overlay",
-            MountFlags::empty(),
-            Some(data.as_c_str()),
-        )?;
+        mount("overlay", scratch, "overlay", flags, Some(data.as_c_str()))?;
         let tree = open_tree(
             CWD,
             scratch,
@@ -209,15 +233,14 @@ mod tests {
             assert_eq!(read(&mount, "both"), "from the top");
             drop(mount);
 
-            let layers: Vec<_> = root.layers.iter().map(|l| open_layer(l).unwrap()).collect();
+            let layers = open_layers(&root.layers).unwrap();
             let (upper, work) = (
                 open_dir(&root.upper).unwrap(),
                 open_dir(&root.work).unwrap(),
             );
             let parts = Parts {
                 layers: &layers,
-                upper: &upper,
-                work: &work,
+                writable: Some((&upper, &work)),
                 options: &[],
             };
             let mount = parts.mount_classic(&path("scratch")).unwrap();

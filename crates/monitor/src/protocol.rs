@@ -17,8 +17,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Counts up when the meaning of a message changes.
-pub const VERSION: u32 = 1;
+/// Counts up when the meaning of a message changes, or when an engine cannot do
+/// with a launcher that lacks one: it then starts another, which takes over.
+/// 2: EROFS layers, `Mount`, `ForgetRemoved`.
+pub const VERSION: u32 = 2;
 
 /// The launcher's socket, in the exec root.
 pub const LAUNCHER_SOCKET: &str = "launcher.sock";
@@ -49,6 +51,19 @@ pub enum ToLauncher {
     /// namespace of the container whose /dev/shm is shared, and one stream
     /// socket per entry of [`Start::attach`].
     Start(Box<Start>),
+    /// Mount layers as one read-only file system. Answered by
+    /// [`FromLauncher::Mounted`] or [`FromLauncher::Failed`] on the channel
+    /// passed as the only descriptor.
+    Mount {
+        /// Topmost first; a container's upper directory may be the first.
+        layers: Vec<Layer>,
+        /// Further overlay options (`userxattr`).
+        #[serde(default)]
+        options: Vec<String>,
+    },
+    /// Layers were removed from disk: let go those whose files are gone. Not
+    /// answered.
+    ForgetRemoved,
     /// End, after the messages that have already arrived. Monitors go on, and
     /// with them the mount namespace they share with the launcher.
     Stop,
@@ -62,6 +77,12 @@ pub enum FromLauncher {
         version: u32,
         pid: u32,
         build: String,
+    },
+    /// Beside it, a detached mount: it lasts as long as it or a file in it is
+    /// open.
+    Mounted,
+    Failed {
+        message: String,
     },
 }
 

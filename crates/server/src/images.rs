@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use crate::reply::{self, Reply};
 use crate::streams::{self, Lines};
-use crate::{Call, extract, platform, versions};
+use crate::{Call, extract, platform, registry, versions};
 
 /// Lines of progress that may wait for a slow client.
-const PROGRESS_BUFFER: usize = 64;
+pub(crate) const PROGRESS_BUFFER: usize = 64;
 
 pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
     let mut filters = call.query.filters()?;
@@ -152,21 +152,10 @@ async fn save_all(call: &Call, names: &[String]) -> Result<Reply, Error> {
 /// `POST /images/create`: a pull with `fromImage`, an import with `fromSrc`.
 pub(crate) async fn create(call: Call) -> Result<Reply, Error> {
     if call.query.has("fromImage") && !call.query.text("fromImage").is_empty() {
-        pull(call).await
+        registry::pull(call).await
     } else {
         import(call).await
     }
-}
-
-async fn pull(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    let lines = Lines::negotiate(&call.head.headers, call.version);
-    let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
-    let engine = call.engine;
-    let name = call.query.text("fromImage").to_owned();
-    let tag = call.query.text("tag").to_owned();
-    let work = async move { engine.image_pull(&name, &tag, sender).await };
-    streams::progress(call.version, lines, messages, work).await
 }
 
 async fn import(call: Call) -> Result<Reply, Error> {
@@ -203,59 +192,4 @@ async fn import(call: Call) -> Result<Reply, Error> {
         Ok(())
     };
     streams::progress(call.version, lines, messages, work).await
-}
-
-/// Only the host's own platform is served: anything else is said to be
-/// missing, never replaced by what was not asked for. The parameter is "os/arch"
-/// or, for inspection, a JSON object.
-fn check_platform(platform: &str) -> Result<(), Error> {
-    let wanted: Vec<String> = if platform.starts_with('{') {
-        let parsed: berth_api::container::Platform = serde_json::from_str(platform)
-            .map_err(|error| Error::invalid(format!("invalid platform: {error}")))?;
-        vec![parsed.os, parsed.architecture]
-    } else {
-        platform
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let host = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let fits = match wanted.as_slice() {
-        [] => true,
-        [one] => one == "linux" || one == host,
-        [os, architecture, ..] => os == "linux" && architecture == host,
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::not_found(format!(
-            "no matching manifest for {} in the manifest list entries",
-            wanted.join("/")
-        )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms() {
-        let host = if cfg!(target_arch = "x86_64") {
-            "amd64"
-        } else {
-            "arm64"
-        };
-        assert!(check_platform("").is_ok());
-        assert!(check_platform(&format!("linux/{host}")).is_ok());
-        assert!(check_platform(&format!(r#"{{"os":"linux","architecture":"{host}"}}"#)).is_ok());
-        assert!(check_platform("linux/s390x").is_err());
-        assert!(check_platform("windows").is_err());
-        assert!(check_platform("{").is_err());
-    }
 }

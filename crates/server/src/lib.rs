@@ -24,6 +24,7 @@ mod images;
 pub mod listen;
 mod networks;
 mod platform;
+mod registry;
 mod reply;
 mod routes;
 mod socket;

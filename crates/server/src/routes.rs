@@ -9,7 +9,7 @@ use hyper::{Method, Uri};
 use crate::extract::{self, Query};
 use crate::reply::Reply;
 use crate::unsupported::{MISSING, Missing};
-use crate::{Call, containers, execs, images, networks, system, volumes};
+use crate::{Call, containers, execs, images, networks, registry, system, volumes};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
 
@@ -78,10 +78,15 @@ static ROUTES: &[Route] = table! {
     POST   "/images/prune"               25 => images::prune;
     GET    "/images/get"                 24 => images::save;
     GET    "/images/{}/get"              24 => images::save_one;
+    GET    "/images/search"              24 => registry::search;
+    POST   "/images/{}/push"             24 => registry::push;
     GET    "/images/{}/json"             24 => images::inspect;
     GET    "/images/{}/history"          24 => images::history;
     POST   "/images/{}/tag"              24 => images::tag;
     DELETE "/images/{}"                  24 => images::remove;
+
+    POST   "/auth"                       24 => registry::auth;
+    GET    "/distribution/{}/json"       30 => registry::distribution;
 
     GET    "/networks"                   24 => networks::list;
     GET    "/networks/"                  24 => networks::list;

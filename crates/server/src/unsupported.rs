@@ -57,7 +57,6 @@ const BUILD: Why = Unwritten("building images");
 const CHECKPOINT: Why = Unwritten("checkpointing containers");
 const NETWORKS: Why = Unwritten("managing networks");
 const PLUGINS: Why = Unwritten("managing plugins");
-const REGISTRY: Why = Unwritten("talking to registries");
 const SWARM: Why = Unwritten("swarm mode");
 
 pub(crate) static MISSING: &[Missing] = missing! {
@@ -77,10 +76,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     POST   "/grpc"                         24 => BUILD;
 
     GET    "/images/{}/attestations"       55 => Unwritten("listing attestations of images");
-    POST   "/images/{}/push"               24 => REGISTRY;
-    GET    "/images/search"                24 => REGISTRY;
-    GET    "/distribution/{}/json"         30 => REGISTRY;
-    POST   "/auth"                         24 => REGISTRY;
 
     PUT    "/volumes/{}"                   42 => NeedsManager;
 

@@ -32,6 +32,7 @@ mod lease;
 mod load;
 mod manifest;
 mod measure;
+mod merged;
 mod pack;
 mod platform;
 mod publish;

@@ -84,6 +84,29 @@ impl Store {
         Ok(())
     }
 
+    /// Where the layers of an image are, topmost first, down to the first that
+    /// hides all below it. They stay as long as the image or a snapshot does.
+    ///
+    /// # Errors
+    /// `NotFound` if they are gone.
+    pub fn layers(&self, image: &Image) -> Result<Vec<LayerLocation>> {
+        let state = self.inner.state();
+        let (record, _) = plan(&state, image)?;
+        Ok(locate(&self.inner, &state, &record))
+    }
+
+    /// Bytes in the files of each layer of a snapshot, in the order of
+    /// [`Snapshot::layers`].
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that key.
+    pub fn snapshot_layer_sizes(&self, key: &str) -> Result<Vec<u64>> {
+        let state = self.inner.state();
+        let record = state.snapshots.get(key).ok_or_else(|| missing(key))?;
+        let size = |diff_id| state.layers.get(diff_id).map_or(0, |layer| layer.size);
+        Ok(record.layers.iter().map(size).collect())
+    }
+
     /// Keys of all snapshots, in order.
     pub fn snapshot_keys(&self) -> Result<Vec<String>> {
         let mut keys: Vec<_> = self.inner.state().snapshots.keys().cloned().collect();
@@ -192,8 +215,7 @@ fn fill(
     create_file(&directory, SNAPSHOT_RECORD)?.write_all(&serde_json::to_vec(record)?)
 }
 
-fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) -> Snapshot {
-    let at = inner.root.join("snapshots").join(key);
+fn locate(inner: &Inner, state: &State, record: &SnapshotRecord) -> Vec<LayerLocation> {
     let layers = record.layers.iter().map(|diff_id| {
         let form = state
             .layers
@@ -202,8 +224,14 @@ fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) ->
         let path = inner.layer_path(diff_id, form);
         match form {
             FormKind::Directory => LayerLocation::Directory(path),
+            FormKind::Erofs => LayerLocation::Erofs(path),
         }
     });
+    layers.collect()
+}
+
+fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) -> Snapshot {
+    let at = inner.root.join("snapshots").join(key);
     // `index=off` as Docker: no file handles, so layers may be on any file
     // system. No redirects and no metadata-only copies: what is in `upper` can
     // be read without overlayfs (commit, diff, size), and none is followed.
@@ -216,7 +244,7 @@ fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) ->
         options.push("userxattr".to_owned());
     }
     Snapshot {
-        layers: layers.collect(),
+        layers: locate(inner, state, record),
         upper: at.join("upper"),
         work: at.join("work"),
         options,

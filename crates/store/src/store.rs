@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, statat,
@@ -19,7 +19,7 @@ use crate::busy::Busy;
 use crate::disk::{children, open_directory, remove_tree, replace_file};
 use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
-use crate::layer::{FormKind, Layer, Options};
+use crate::layer::{FormKind, Layer, Options, probe};
 use crate::slots::Slots;
 use crate::state::{Images, SnapshotRecord, State, describe, write_images};
 use crate::trash::Trash;
@@ -49,8 +49,29 @@ pub(crate) struct Inner {
     measured: Mutex<HashMap<Digest, u64>>,
     /// Held by a check: one at a time.
     pub(crate) checking: Mutex<()>,
+    removed: Hook,
     /// Holds the lock on the data root.
     _lock: File,
+}
+
+/// Whom to tell that layers were removed.
+#[derive(Default)]
+struct Hook(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl Hook {
+    fn call(&self) {
+        if let Some(tell) = self.0.get() {
+            tell();
+        }
+    }
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hook")
+            .field(&self.0.get().is_some())
+            .finish()
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +116,11 @@ impl Store {
     /// # Errors
     /// `Conflict` if another process has it open.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, probe::requested()?)
+    }
+
+    /// With new layers in that form, not the one that a probe finds.
+    pub(crate) fn open_with(root: &Path, form: Option<FormKind>) -> Result<Self> {
         let dirs = Dirs::open(root)?;
         let root = root
             .canonicalize()
@@ -105,10 +131,11 @@ impl Store {
             .try_clone()
             .and_then(Trash::new)
             .map_err(Error::io("start", "background removal"))?;
+        let devices = is_initial_user_namespace();
         let options = Options {
-            form: FormKind::Directory,
+            form: form.unwrap_or_else(|| probe::find(&dirs.tmp, "probe", devices)),
             userxattr: false,
-            devices: is_initial_user_namespace(),
+            devices,
         };
         let inner = Inner {
             root,
@@ -122,12 +149,21 @@ impl Store {
             unpacking: Busy::default(),
             measured: Mutex::default(),
             checking: Mutex::default(),
+            removed: Hook::default(),
             _lock: lock,
         };
         inner.recover()?;
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Has `tell` called whenever layers have been removed from their places:
+    /// whoever mounted them lets them go, else their space never comes back.
+    /// Called with the store locked: it must be short and not use the store.
+    /// Only the first one set is used.
+    pub fn on_layers_removed(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.inner.removed.0.set(Box::new(tell));
     }
 }
 
@@ -308,9 +344,13 @@ impl Inner {
             state.blobs.remove(&digest);
             self.discard(&self.dirs.blobs, hex(&digest).as_bytes());
         }
+        let any = !layers.is_empty();
         for digest in layers {
             state.layers.remove(&digest);
             self.discard(&self.dirs.layers, hex(&digest).as_bytes());
+        }
+        if any {
+            self.tell_removed();
         }
     }
 
@@ -347,6 +387,11 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Layers have left their places: whoever holds one may let it go.
+    pub(crate) fn tell_removed(&self) {
+        self.removed.call();
     }
 
     /// Where the content of a layer is.

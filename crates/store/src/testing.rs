@@ -1,12 +1,16 @@
 //! Archives made by hand for tests: also such as no honest tool writes.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::blob::digest_of;
-use crate::{Image, Store};
+use crate::layer::FormKind;
+use crate::{Image, LayerLocation, Store};
 
 /// A tar stream under construction; names go in as they are.
 #[derive(Clone, Default)]
@@ -175,11 +179,53 @@ pub(crate) fn load(store: &Store, archive: &[u8]) -> Result<Vec<Image>, crate::E
     store.load(&mut &*archive, &mut |_| {})
 }
 
+/// The root directory of a layer, to be looked at while this lives.
+pub(crate) struct Mounted {
+    path: PathBuf,
+    mount: Option<OwnedFd>,
+}
+
+impl Mounted {
+    pub(crate) fn descriptor(&self) -> Option<&OwnedFd> {
+        self.mount.as_ref()
+    }
+}
+
+impl Deref for Mounted {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+pub(crate) fn mounted(location: &LayerLocation) -> Mounted {
+    match location {
+        LayerLocation::Directory(path) => Mounted {
+            path: path.clone(),
+            mount: None,
+        },
+        LayerLocation::Erofs(path) => {
+            let file = File::open(path).unwrap();
+            let mount = berth_sys::erofs::mount(&file, b"test").unwrap();
+            Mounted {
+                path: format!("/proc/self/fd/{}/.", mount.as_raw_fd()).into(),
+                mount: Some(mount),
+            }
+        }
+    }
+}
+
 /// The message of a refusal, after checking that it left nothing.
 pub(crate) fn refused(archive: &[u8]) -> String {
+    refused_in(None, archive)
+}
+
+/// The same where layers take that form.
+pub(crate) fn refused_in(form: Option<FormKind>, archive: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("data");
-    let store = Store::open(&root).unwrap();
+    let store = Store::open_with(&root, form).unwrap();
     let message = match load(&store, archive) {
         Err(crate::Error::Invalid(message)) => message,
         other => panic!("not refused: {other:?}"),

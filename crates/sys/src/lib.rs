@@ -7,9 +7,11 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod erofs;
 pub mod exec;
 pub mod fork;
 pub mod inherited;
+pub mod loop_device;
 pub mod memory;
 pub mod mount;
 pub mod netns;

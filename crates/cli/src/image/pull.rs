@@ -1,9 +1,12 @@
 //! `pull`, and the pull that `run` and `create` do.
 
 use crate::context::Context;
+use crate::credentials;
 use crate::failure::Failure;
 use crate::flags::Parsed;
-use crate::output::{print_line, progress};
+use crate::output::print_line;
+use crate::output::progress::{self, To};
+use crate::platform;
 use crate::reference::Reference;
 use crate::transport::{Lines, Request};
 use crate::tree::Outcome;
@@ -24,12 +27,9 @@ pub(crate) async fn pull(context: &Context, args: &Parsed) -> Outcome {
         }
         named.or_latest()
     };
-    let mut lines = begin(context, &reference, &args.text("platform")).await?;
-    if quiet {
-        progress::fail_only(&mut lines).await?;
-    } else {
-        progress::show(&mut lines, false).await?;
-    }
+    let mut lines = begin(context, &reference, &platform_of(args)?).await?;
+    let to = if quiet { To::Nowhere } else { To::Stdout };
+    progress::show(&mut lines, to).await?;
     print_line(&reference.full());
     Ok(0)
 }
@@ -42,18 +42,27 @@ pub(crate) async fn pull_for_run(
     quiet: bool,
 ) -> Result<(), Failure> {
     let mut lines = begin(context, reference, platform).await?;
-    if quiet {
-        progress::fail_only(&mut lines).await
-    } else {
-        progress::show(&mut lines, true).await
+    let to = if quiet { To::Nowhere } else { To::Stderr };
+    progress::show(&mut lines, to).await.map(drop)
+}
+
+/// `--platform`, or the default that the environment sets.
+pub(crate) fn platform_of(args: &Parsed) -> Result<String, Failure> {
+    let text = args
+        .get("platform")
+        .map(str::to_owned)
+        .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
+        .unwrap_or_default();
+    if !text.is_empty() {
+        platform::parse(&text)?;
     }
+    Ok(text)
 }
 
 async fn begin(context: &Context, reference: &Reference, platform: &str) -> Result<Lines, Failure> {
     let tag = reference.digest.as_ref().or(reference.tag.as_ref());
     let request = Request::post("/images/create")
-        // An empty JSON object in base64: no credentials.
-        .header("x-registry-auth", "e30=")
+        .registry_auth(&credentials::for_host(&context.config, &reference.domain)?)
         .query("fromImage", reference.full_name())
         .query_some("tag", tag.cloned().unwrap_or_default())
         .query_some("platform", platform);

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 
 use crate::context::Context;
+use crate::credentials::Credentials;
 use crate::failure::Failure;
 
 pub(crate) use connect::Connection;
@@ -108,6 +109,17 @@ impl Request {
             HeaderName::from_static(name),
             HeaderValue::from_static(value),
         ));
+        self
+    }
+
+    /// Credentials for the registry that the engine shall talk to.
+    pub(crate) fn registry_auth(mut self, credentials: &Credentials) -> Self {
+        // Base64 is always a valid value.
+        if let Ok(mut value) = HeaderValue::from_str(&credentials.header()) {
+            value.set_sensitive(true);
+            self.headers
+                .push((HeaderName::from_static("x-registry-auth"), value));
+        }
         self
     }
 

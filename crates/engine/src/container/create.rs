@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_api::Error;
 use berth_api::container::{Config, CreateRequest, CreateResponse, HostConfig};
-use berth_store::Image;
+use berth_store::{Image, Snapshot};
 
 use super::{Container, MountRecord, Record, names, validate};
 use crate::engine::Engine;
@@ -140,9 +140,20 @@ impl Engine {
             .store
             .create_snapshot(&record.id, image, (0, 0))
             .api()?;
-        for name in self.0.volumes.provide(&mut record.mounts, &snapshot)? {
+        let made = self
+            .0
+            .volumes
+            .provide(&mut record.mounts, || self.merged_image(image))?;
+        let container = self.write_down(record, &snapshot).inspect_err(|_| {
+            self.0.volumes.take_back(&made);
+        })?;
+        for name in made {
             self.volume_event(&name, "create");
         }
+        Ok(container)
+    }
+
+    fn write_down(&self, record: Record, snapshot: &Snapshot) -> Result<Arc<Container>, Error> {
         // Programs look for it to learn that they are in a container.
         let mark = snapshot.upper.join(".dockerenv");
         std::fs::File::create(&mark).map_err(|error| io("make", &mark, &error))?;

@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use berth_api::{Error, Kind};
 use berth_monitor::client;
-use berth_monitor::protocol::{Attach, Failure, Layer, Log, RootFs, Start};
+use berth_monitor::protocol::{Attach, Failure, Log, Start};
 use berth_monitor::steps::{Clock, Step};
-use berth_store::{LayerLocation, Snapshot};
 use berth_sys::socket;
 
 use super::{Container, Record};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{health, logs, monitor, recover, spec};
+use crate::{health, logs, monitor, recover, rootfs, spec};
 
 impl Engine {
     /// `NotModified` when it runs already.
@@ -176,7 +175,7 @@ impl Engine {
             id: record.id.clone(),
             run_dir: self.run_dir(&record.id),
             state_dir: container.dir.clone(),
-            root: root_fs(&snapshot),
+            root: rootfs::describe(&snapshot),
             cgroup: self.cgroup_path(&record.host_config.cgroup_parent, &record.id),
             has_seccomp: seccomp.is_some(),
             has_network: network.is_some(),
@@ -299,22 +298,6 @@ fn start_failure(failure: Option<(Failure, String)>) -> (Error, i64) {
         "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: {message}"
     );
     (Error::new(kind, message), exit_code)
-}
-
-pub(super) fn root_fs(snapshot: &Snapshot) -> RootFs {
-    RootFs {
-        layers: snapshot
-            .layers
-            .iter()
-            .map(|layer| match layer {
-                LayerLocation::Directory(path) => Layer::Directory { path: path.clone() },
-                LayerLocation::Erofs(path) => Layer::Erofs { path: path.clone() },
-            })
-            .collect(),
-        upper: snapshot.upper.clone(),
-        work: snapshot.work.clone(),
-        options: snapshot.options.clone(),
-    }
 }
 
 fn log_target(container: &Container, record: &Record) -> Result<Log, Error> {

@@ -1,14 +1,24 @@
 //! Images as clients see them; the store does the work.
 
+mod board;
 mod commit;
+mod document;
+mod fetch;
+mod hub;
 mod inspect;
 mod list;
 mod load;
 mod manifests;
 mod names;
+mod platform;
 mod prune;
 mod pull;
+mod push;
 mod save;
+mod tree;
+
+pub use pull::PullRequest;
+pub use push::PushRequest;
 
 use std::collections::BTreeMap;
 

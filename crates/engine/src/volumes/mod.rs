@@ -5,24 +5,21 @@
 //! ```
 //!
 //! Made on demand. A new, empty volume is filled with what the image has at
-//! its mount point ("copy-up"): that needs no mount, because a layer is a
-//! directory and whiteouts say what a higher one hides.
+//! its mount point ("copy-up").
 
+mod fill;
 mod manage;
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_api::Error;
 use berth_api::container::Labels;
-use berth_store::{LayerLocation, Snapshot};
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{MountRecord, Record};
@@ -105,41 +102,70 @@ impl Volumes {
     }
 
     /// Gives a container's volumes names and sources; new ones are made and
-    /// filled. Returns the names of the new ones. Blocks.
+    /// filled from `image`, which gives the root of the image's filesystem.
+    /// Returns the names of the new ones; on an error none is left. Blocks.
     pub(crate) fn provide(
         &self,
         mounts: &mut [MountRecord],
-        snapshot: &Snapshot,
+        image: impl Fn() -> Result<OwnedFd, Error>,
     ) -> Result<Vec<String>, Error> {
         let mut made = Vec::new();
+        let mut root = None;
         for mount in mounts {
-            if mount.point.r#type != "volume" {
-                continue;
-            }
-            if mount.point.name.is_empty() {
-                mount.point.name = files::random_id()
-                    .map_err(|error| Error::system(format!("make an ID: {error}")))?;
-            }
-            let data = self.root.join(&mount.point.name).join("_data");
-            mount.point.source = data.display().to_string();
-            let fill = !mount.options.iter().any(|option| option == "nocopy");
-            if data.is_dir() && fs::read_dir(&data).is_ok_and(|mut dir| dir.next().is_some()) {
-                continue;
-            }
-            if !data.is_dir() {
-                let anonymous = || Labels::from([(ANONYMOUS.to_owned(), String::new())]);
-                let labels = mount
-                    .labels
-                    .clone()
-                    .or_else(|| mount.anonymous.then(anonymous));
-                self.make(&mount.point.name, &Meta::new(labels, None))?;
-                made.push(mount.point.name.clone());
-            }
-            if fill {
-                copy_up(snapshot, &mount.point.destination, &data)?;
+            if mount.point.r#type == "volume"
+                && let Err(error) = self.provide_one(mount, &image, &mut root, &mut made)
+            {
+                self.take_back(&made);
+                return Err(error);
             }
         }
         Ok(made)
+    }
+
+    fn provide_one(
+        &self,
+        mount: &mut MountRecord,
+        image: &impl Fn() -> Result<OwnedFd, Error>,
+        root: &mut Option<OwnedFd>,
+        made: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        if mount.point.name.is_empty() {
+            mount.point.name = files::random_id()
+                .map_err(|error| Error::system(format!("make an ID: {error}")))?;
+        }
+        let data = self.root.join(&mount.point.name).join("_data");
+        mount.point.source = data.display().to_string();
+        if data.is_dir() && fs::read_dir(&data).is_ok_and(|mut dir| dir.next().is_some()) {
+            return Ok(());
+        }
+        let new = !data.is_dir();
+        if new {
+            let anonymous = || Labels::from([(ANONYMOUS.to_owned(), String::new())]);
+            let labels = mount
+                .labels
+                .clone()
+                .or_else(|| mount.anonymous.then(anonymous));
+            made.push(mount.point.name.clone());
+            self.make(&mount.point.name, &Meta::new(labels, None))?;
+        }
+        if mount.options.iter().any(|option| option == "nocopy") {
+            return Ok(());
+        }
+        let root = match root {
+            Some(root) => root,
+            None => root.insert(image()?),
+        };
+        fill::fill(root.as_fd(), &mount.point.destination, &data, new)
+    }
+
+    /// Removes volumes just made for a container that is not to be.
+    pub(crate) fn take_back(&self, made: &[String]) {
+        for name in made {
+            let path = self.root.join(name);
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!("remove the volume {}: {error}", path.display());
+            }
+        }
     }
 
     /// Removes what was made with a container, unless another one has it too
@@ -166,210 +192,34 @@ impl Volumes {
     }
 }
 
-fn copy_up(snapshot: &Snapshot, inside: &str, to: &Path) -> Result<(), Error> {
-    let mut layers = Vec::new();
-    for layer in &snapshot.layers {
-        match layer {
-            LayerLocation::Directory(path) => layers.push(path.as_path()),
-            LayerLocation::Erofs(_) => {
-                return Err(Error::not_implemented(
-                    "filling a volume from packed layers is not supported yet; use nocopy",
-                ));
-            }
-        }
-    }
-    let volume = rustix::fs::open(to, DIRECTORY, Mode::empty())
-        .map_err(|error| io("open the volume", to, &error.into()))?;
-    // Lowest first: each layer changes what is there.
-    for layer in layers.into_iter().rev() {
-        // The image may hold links: resolved inside the layer (CVE-2022-23648).
-        let Ok(root) = rustix::fs::open(
-            layer,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        ) else {
-            continue;
-        };
-        let found = rustix::fs::openat2(
-            &root,
-            inside.trim_start_matches('/'),
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        );
-        let Ok(fd) = found else { continue };
-        // Layers are read-only and ours: the path below the descriptor is stable.
-        let from = path_of(fd.as_fd());
-        let metadata = fs::metadata(&from).map_err(|error| io("stat", &from, &error))?;
-        if metadata.is_dir() {
-            merge(&from, volume.as_fd())
-                .and_then(|()| own(&metadata, volume.as_fd()))
-                .map_err(|error| io("fill the volume", to, &error))?;
-        }
-    }
-    Ok(())
-}
-
-/// Puts one layer's directory over what is there. A running container may have
-/// the volume too and change it meanwhile, so everything in it is reached by
-/// descriptors, and no link is followed (the class of CVE-2018-15664).
-fn merge(from: &Path, to: BorrowedFd<'_>) -> std::io::Result<()> {
-    let opaque = rustix::fs::getxattr(from, "trusted.overlay.opaque", &mut [0u8; 1][..]);
-    if opaque.is_ok() {
-        for entry in fs::read_dir(path_of(to))? {
-            remove(to, &entry?.file_name())?;
-        }
-    }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, name) = (entry.path(), entry.file_name());
-        let metadata = fs::symlink_metadata(&source)?;
-        let kind = FileType::from_raw_mode(metadata.mode());
-        if kind == FileType::Directory {
-            let directory = open_or_make(to, &name)?;
-            merge(&source, directory.as_fd())?;
-            own(&metadata, directory.as_fd())?;
-            continue;
-        }
-        remove(to, &name)?;
-        match kind {
-            // A whiteout: hidden from here on.
-            FileType::CharacterDevice if metadata.rdev() == 0 => {}
-            FileType::Socket => {}
-            FileType::RegularFile => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(to, &name, flags, Mode::RUSR | Mode::WUSR)?;
-                let mut file = fs::File::from(file);
-                std::io::copy(&mut fs::File::open(&source)?, &mut file)?;
-                own(&metadata, file.as_fd())?;
-            }
-            FileType::Symlink => {
-                rustix::fs::symlinkat(fs::read_link(&source)?, to, &name)?;
-                let (uid, gid) = owner(&metadata);
-                rustix::fs::chownat(to, &name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-            }
-            node => {
-                rustix::fs::mknodat(to, &name, node, Mode::RUSR | Mode::WUSR, metadata.rdev())?;
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let node = rustix::fs::openat(to, &name, flags, Mode::empty())?;
-                own(&metadata, node.as_fd())?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The path by which the system calls that take none reach a descriptor.
-fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
-fn owner(metadata: &fs::Metadata) -> (Option<Uid>, Option<Gid>) {
-    (
-        Some(Uid::from_raw(metadata.uid())),
-        Some(Gid::from_raw(metadata.gid())),
-    )
-}
-
-/// The mode last: a change of owner takes bits of it away.
-fn own(metadata: &fs::Metadata, fd: BorrowedFd<'_>) -> std::io::Result<()> {
-    let (uid, gid) = owner(metadata);
-    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
-    let mode = fs::Permissions::from_mode(metadata.mode() & 0o7777);
-    fs::set_permissions(path_of(fd), mode)
-}
-
-fn open_or_make(parent: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<OwnedFd> {
-    let open = || rustix::fs::openat(parent, name, DIRECTORY, Mode::empty());
-    match open() {
-        Ok(directory) => return Ok(directory),
-        Err(Errno::NOENT) => {}
-        Err(Errno::NOTDIR | Errno::LOOP) => remove(parent, name)?,
-        Err(error) => return Err(error.into()),
-    }
-    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
-    Ok(open()?)
-}
-
-fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        // This follows no link either.
-        Err(Errno::ISDIR) => fs::remove_dir_all(path_of(parent).join(name)),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn links_in_a_volume_lead_nowhere() {
+    fn new_ones_are_filled_and_a_failure_takes_them_back() {
         let dir = std::env::temp_dir().join(files::random_id().unwrap());
-        let (layer, volume, outside) = (dir.join("l"), dir.join("v"), dir.join("o"));
-        for path in [&layer.join("sub"), &volume, &outside] {
-            fs::create_dir_all(path).unwrap();
-        }
-        fs::write(layer.join("sub/a"), "layer").unwrap();
-        fs::write(layer.join("b"), "layer").unwrap();
-        fs::set_permissions(layer.join("b"), fs::Permissions::from_mode(0o4755)).unwrap();
-        fs::write(outside.join("b"), "host").unwrap();
-        std::os::unix::fs::symlink(&outside, volume.join("sub")).unwrap();
-        std::os::unix::fs::symlink(outside.join("b"), volume.join("b")).unwrap();
-        let to = rustix::fs::open(&volume, DIRECTORY, Mode::empty()).unwrap();
-        merge(&layer, to.as_fd()).unwrap();
-        assert_eq!(fs::read_to_string(outside.join("b")).unwrap(), "host");
-        assert!(!outside.join("a").exists());
-        assert_eq!(fs::read_to_string(volume.join("sub/a")).unwrap(), "layer");
-        let metadata = fs::symlink_metadata(volume.join("b")).unwrap();
-        assert_eq!(metadata.mode() & 0o7777, 0o4755);
-        fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn filled_from_layers_in_order() {
-        let dir = std::env::temp_dir().join(files::random_id().unwrap());
-        let (low, high) = (dir.join("low"), dir.join("high"));
-        for path in [low.join("data/sub"), high.join("data/sub")] {
-            fs::create_dir_all(path).unwrap();
-        }
-        fs::write(low.join("data/a"), "low").unwrap();
-        fs::write(low.join("data/gone"), "low").unwrap();
-        fs::write(high.join("data/sub/b"), "high").unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", high.join("data/link")).unwrap();
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            high.join("data/gone"),
-            FileType::CharacterDevice,
-            Mode::empty(),
-            0,
-        )
-        .unwrap();
-        let snapshot = Snapshot {
-            layers: vec![
-                LayerLocation::Directory(high),
-                LayerLocation::Directory(low),
-            ],
-            upper: dir.join("upper"),
-            work: dir.join("work"),
-            options: Vec::new(),
-        };
+        fs::create_dir_all(dir.join("image/data")).unwrap();
+        fs::write(dir.join("image/data/a"), "image").unwrap();
+        let image = || Ok(OwnedFd::from(fs::File::open(dir.join("image")).unwrap()));
         let volumes = Volumes::open(dir.join("volumes")).unwrap();
-        let mut mounts = [MountRecord::default()];
-        mounts[0].point.r#type = "volume".into();
-        mounts[0].point.destination = "/data".into();
-        mounts[0].anonymous = true;
-        volumes.provide(&mut mounts, &snapshot).unwrap();
+        let mut mounts = [MountRecord::default(), MountRecord::default()];
+        for mount in &mut mounts {
+            mount.point.r#type = "volume".into();
+            mount.point.destination = "/data".into();
+            mount.anonymous = true;
+        }
+        mounts[1].point.name = "named".into();
+        let broken = || Err(Error::system("no image"));
+        assert!(volumes.provide(&mut mounts, broken).is_err());
+        assert_eq!(fs::read_dir(dir.join("volumes")).unwrap().count(), 0);
+
+        let made = volumes.provide(&mut mounts, image).unwrap();
+        assert_eq!(made.len(), 2);
         let data = PathBuf::from(&mounts[0].point.source);
-        assert_eq!(fs::read_to_string(data.join("a")).unwrap(), "low");
-        assert_eq!(fs::read_to_string(data.join("sub/b")).unwrap(), "high");
-        assert!(!data.join("gone").exists());
-        assert!(
-            fs::symlink_metadata(data.join("link"))
-                .unwrap()
-                .is_symlink()
-        );
+        assert_eq!(fs::read_to_string(data.join("a")).unwrap(), "image");
+        // What is not empty is not asked about.
+        assert!(volumes.provide(&mut mounts, broken).unwrap().is_empty());
         let record = Record {
             mounts: mounts.to_vec(),
             ..Record::default()
@@ -378,6 +228,9 @@ mod tests {
         assert!(data.exists());
         volumes.remove_anonymous(&record, |_| false);
         assert!(!data.exists());
+        assert!(dir.join("volumes/named").exists());
+        volumes.take_back(&["named".to_owned()]);
+        assert!(!dir.join("volumes/named").exists());
         fs::remove_dir_all(dir).unwrap();
     }
 }

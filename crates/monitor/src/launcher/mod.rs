@@ -6,6 +6,7 @@
 //! listens, and enters its mount namespace to find the layer mounts.
 
 mod init;
+mod layers;
 pub(crate) mod namespace;
 pub mod seal;
 
@@ -23,11 +24,12 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, setsid};
 
 use self::init::Init;
-use crate::endpoint;
-use crate::monitor;
+use self::layers::Layers;
+use crate::protocol::Layer;
 use crate::protocol::{
     Failure, FromLauncher, FromMonitor, LAUNCHER_SOCKET, Start, ToLauncher, VERSION,
 };
+use crate::{endpoint, monitor, overlay};
 
 /// How a launcher is to run.
 #[derive(Clone, Debug)]
@@ -62,6 +64,9 @@ struct Launcher {
     connections: Vec<OwnedFd>,
     stopping: bool,
     init: Init,
+    layers: Layers,
+    /// An empty directory, mounted over for a moment at times.
+    scratch: PathBuf,
 }
 
 impl Launcher {
@@ -109,6 +114,9 @@ impl Launcher {
             namespace::make_private()?;
         }
         std::env::set_current_dir("/")?;
+        let layers = Layers::open(&options.exec_root)?;
+        let scratch = options.exec_root.join("scratch");
+        make_private_dir(&scratch)?;
 
         // Listens before it has the name, and takes the name over at once.
         let temporary = format!(".{LAUNCHER_SOCKET}.{}", std::process::id());
@@ -127,6 +135,8 @@ impl Launcher {
             connections: Vec::new(),
             stopping: false,
             init: Init::new(&options.exec_root),
+            layers,
+            scratch,
         })
     }
 
@@ -201,6 +211,17 @@ impl Launcher {
                 self.start(*start, fds);
                 true
             }
+            Ok(ToLauncher::Mount { layers, options }) => {
+                match fds.first() {
+                    Some(channel) => self.merge(layers, options, channel),
+                    None => warn("a mount message came without a channel"),
+                }
+                true
+            }
+            Ok(ToLauncher::ForgetRemoved) => {
+                self.layers.forget_removed();
+                true
+            }
             Ok(ToLauncher::Stop) => {
                 self.stopping = true;
                 true
@@ -217,10 +238,33 @@ impl Launcher {
         }
     }
 
-    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) {
+    fn merge(&mut self, mut layers: Vec<Layer>, mut options: Vec<String>, channel: &OwnedFd) {
+        let mount = self
+            .layers
+            .provide(&mut layers, &mut options)
+            .and_then(|()| overlay::merge(&layers, &options, &self.scratch));
+        let answer = match &mount {
+            Ok(_) => FromLauncher::Mounted,
+            Err(error) => FromLauncher::Failed {
+                message: error.to_string(),
+            },
+        };
+        let mount: Vec<_> = mount.iter().map(AsFd::as_fd).collect();
+        if let Ok(bytes) = serde_json::to_vec(&answer) {
+            // The engine may be gone; then nobody wants to know.
+            let _ = socket::send(channel, &bytes, &mount);
+        }
+    }
+
+    fn start(&mut self, mut start: Start, fds: Vec<OwnedFd>) {
         // A copy, for the case that there is no child to answer.
         let mut channel = fds.first().and_then(|channel| channel.try_clone().ok());
-        let init = match start.init.then(|| self.init.open()).transpose() {
+        let root = &mut start.root;
+        let provided = self
+            .layers
+            .provide(&mut root.layers, &mut root.options)
+            .and_then(|()| start.init.then(|| self.init.open()).transpose());
+        let init = match provided {
             Ok(init) => init,
             Err(error) => {
                 if let Some(channel) = &channel {

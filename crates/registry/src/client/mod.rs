@@ -3,11 +3,33 @@
 //! One [`Client`] per engine: it holds the connections, the tokens and what
 //! `certs.d` and `hosts.toml` say of each registry.
 
+mod account;
+mod answer;
+mod auth;
+mod blobs;
+mod challenge;
+mod digest;
+mod hosts;
+mod hosts_file;
+mod insecure;
+mod link;
+mod listing;
+mod manifests;
+mod places;
+mod retry;
+mod session;
+mod tls;
+mod transport;
+mod upload;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+
+use places::check_name;
 
 /// What the daemon's options say about registries.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +44,8 @@ pub struct Options {
     /// Folders with `<host[:port]>/{hosts.toml,*.crt,*.cert,*.key}`, in order
     /// of precedence; empty: `/etc/docker/certs.d`, `/etc/containerd/certs.d`.
     pub config_dirs: Vec<PathBuf>,
-    /// Longest wait for a response, and between two pieces of a body.
+    /// Longest wait for a response, and between two pieces of a body; a minute
+    /// if it is not said.
     pub timeout: Option<Duration>,
 }
 
@@ -56,11 +79,11 @@ pub enum Access {
 
 /// Talks to registries. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client {}
+pub struct Client(Arc<places::Registries>);
 
 /// One repository at its registry. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Repository {}
+pub struct Repository(Arc<places::Target>);
 
 /// A manifest or index as it was served; its digest was verified when it was
 /// asked for by digest, and computed from the bytes otherwise.
@@ -142,57 +165,58 @@ pub trait BlobSource: Send + Sync {
 impl Client {
     /// # Errors
     /// `Invalid` if an option or a file in a configuration folder is wrong.
-    pub fn new(_options: Options) -> Result<Self, Error> {
-        Err(unwritten())
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn new(options: Options) -> Result<Self, Error> {
+        Ok(Self(Arc::new(places::Registries::new(&options)?)))
     }
 
     /// `host` as in a normalised name ("docker.io", "r.example:5000"), `name`
     /// as on the wire ("library/busybox").
     pub fn repository(
         &self,
-        _host: &str,
-        _name: &str,
-        _credentials: &Credentials,
-        _access: Access,
+        host: &str,
+        name: &str,
+        credentials: &Credentials,
+        access: Access,
     ) -> Result<Repository, Error> {
-        Err(unwritten())
+        self.open(host, name, credentials, access)
     }
 
     /// Verifies credentials as `docker login` does.
-    pub async fn login(&self, _host: &str, _credentials: &Credentials) -> Result<Login, Error> {
-        Err(unwritten())
+    pub async fn login(&self, host: &str, credentials: &Credentials) -> Result<Login, Error> {
+        self.verify(host, credentials).await
     }
 
     /// The v1 search of Docker Hub and registries that have it. The term may
     /// begin with a host.
     pub async fn search(
         &self,
-        _term: &str,
-        _limit: u32,
-        _credentials: &Credentials,
+        term: &str,
+        limit: u32,
+        credentials: &Credentials,
     ) -> Result<Vec<SearchResult>, Error> {
-        Err(unwritten())
+        self.find(term, limit, credentials).await
     }
 
     /// Names of the repositories of a registry, all pages.
     pub async fn catalog(
         &self,
-        _host: &str,
-        _credentials: &Credentials,
+        host: &str,
+        credentials: &Credentials,
     ) -> Result<Vec<String>, Error> {
-        Err(unwritten())
+        self.all_repositories(host, credentials).await
     }
 }
 
 impl Repository {
     /// By tag or digest; all manifest media types accepted.
-    pub async fn manifest(&self, _reference: &str) -> Result<Manifest, Error> {
-        Err(unwritten())
+    pub async fn manifest(&self, reference: &str) -> Result<Manifest, Error> {
+        self.get_manifest(reference).await
     }
 
     /// HEAD: what a tag or digest stands for; `None` if it is not there.
-    pub async fn manifest_descriptor(&self, _reference: &str) -> Result<Option<Descriptor>, Error> {
-        Err(unwritten())
+    pub async fn manifest_descriptor(&self, reference: &str) -> Result<Option<Descriptor>, Error> {
+        self.head_manifest(reference).await
     }
 
     /// Starts at `offset` if the registry can. `urls` are tried after the
@@ -200,63 +224,59 @@ impl Repository {
     /// breaks is an error, after which the caller asks again from where it is.
     pub async fn blob(
         &self,
-        _digest: &str,
-        _offset: u64,
-        _urls: &[String],
+        digest: &str,
+        offset: u64,
+        urls: &[String],
     ) -> Result<BlobStream, Error> {
-        Err(unwritten())
+        self.get_blob(digest, offset, urls).await
     }
 
     /// HEAD: its length; `None` if it is not there.
-    pub async fn blob_size(&self, _digest: &str) -> Result<Option<u64>, Error> {
-        Err(unwritten())
+    pub async fn blob_size(&self, digest: &str) -> Result<Option<u64>, Error> {
+        self.head_blob(digest).await
     }
 
     /// Asks the registry to take the blob from another of its repositories:
     /// whether it did.
-    pub async fn mount_blob(&self, _digest: &str, _from: &str) -> Result<bool, Error> {
-        Err(unwritten())
+    pub async fn mount_blob(&self, digest: &str, from: &str) -> Result<bool, Error> {
+        self.mount(digest, from).await
     }
 
     /// Uploads a blob, going on after a cut where the registry says; nothing
     /// is sent if it is there already. `sent` is told the bytes so far.
     pub async fn push_blob(
         &self,
-        _digest: &str,
-        _size: u64,
-        _source: &dyn BlobSource,
-        _sent: &(dyn Fn(u64) + Send + Sync),
+        digest: &str,
+        size: u64,
+        source: &dyn BlobSource,
+        sent: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Error> {
-        Err(unwritten())
+        self.upload(digest, size, source, sent).await
     }
 
     /// Under a tag or its digest; the digest the registry gave it.
     pub async fn push_manifest(
         &self,
-        _reference: &str,
-        _media_type: &str,
-        _bytes: Bytes,
+        reference: &str,
+        media_type: &str,
+        bytes: Bytes,
     ) -> Result<String, Error> {
-        Err(unwritten())
+        self.put_manifest(reference, media_type, bytes).await
     }
 
     /// All tags, all pages.
     pub async fn tags(&self) -> Result<Vec<String>, Error> {
-        Err(unwritten())
+        self.all_tags().await
     }
 
     /// Deletes a manifest or, where the registry can, a tag.
-    pub async fn delete_manifest(&self, _reference: &str) -> Result<(), Error> {
-        Err(unwritten())
+    pub async fn delete_manifest(&self, reference: &str) -> Result<(), Error> {
+        self.remove_manifest(reference).await
     }
 
     /// What refers to a manifest (signatures, attestations); by the referrers
     /// API, else by the tag scheme.
-    pub async fn referrers(&self, _digest: &str) -> Result<Vec<Descriptor>, Error> {
-        Err(unwritten())
+    pub async fn referrers(&self, digest: &str) -> Result<Vec<Descriptor>, Error> {
+        self.all_referrers(digest).await
     }
-}
-
-fn unwritten() -> Error {
-    Error::Unsupported("not written yet".to_owned())
 }

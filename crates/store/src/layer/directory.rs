@@ -19,13 +19,23 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Change, Form, FormKind, Layer, Options, Path, Root, clean};
+use super::{
+    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, is_wanted, opaque_mark,
+    refused,
+};
 use crate::disk::remove_tree;
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Extent, Kind, Time};
 
 /// Files up to this size are written with one call.
 const BUFFER: usize = 128 << 10;
+
+/// The time of directories that no entry describes: one that does not depend
+/// on when a layer is unpacked.
+const UNKNOWN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// A growing directory tree.
 #[derive(Debug)]
@@ -59,6 +69,7 @@ impl Directory {
     pub(crate) fn new(root: OwnedFd, options: Options) -> Result<Self> {
         fchmod(&root, Mode::from_raw_mode(Root::default().mode))
             .map_err(failed("set mode of", &[]))?;
+        futimens(&root, &modified(UNKNOWN)).map_err(failed("set times of", &[]))?;
         Ok(Self {
             root,
             options,
@@ -154,6 +165,7 @@ impl Directory {
             .map_err(failed("make directory", path))?;
         let fd = open_directory(parent, name).map_err(failed("open directory", path))?;
         own(&fd, Root::default()).map_err(failed("set owner of", path))?;
+        futimens(&fd, &modified(UNKNOWN)).map_err(failed("set times of", path))?;
         if hidden {
             self.mark_opaque(&fd, path)?;
         }
@@ -162,12 +174,8 @@ impl Directory {
     }
 
     fn mark_opaque(&self, directory: &OwnedFd, path: &Path) -> Result<()> {
-        let name = if self.options.userxattr {
-            "user.overlay.opaque"
-        } else {
-            "trusted.overlay.opaque"
-        };
-        fsetxattr(directory, name, b"y", XattrFlags::empty())
+        let mark = opaque_mark(self.options.userxattr);
+        fsetxattr(directory, mark, b"y", XattrFlags::empty())
             .map_err(failed("mark as opaque", path))
     }
 
@@ -447,16 +455,6 @@ impl Form for Directory {
     }
 }
 
-/// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
-/// layer must not steer overlayfs (redirects, metacopy). Not security labels,
-/// which are this machine's to give.
-pub(crate) fn is_wanted(name: &[u8]) -> bool {
-    match name {
-        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
-        _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
-    }
-}
-
 fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
@@ -499,34 +497,10 @@ fn modified(time: Timespec) -> Timestamps {
     }
 }
 
-fn display(path: &Path) -> String {
-    format!(
-        "{} in the layer",
-        String::from_utf8_lossy(&path.join(&b'/'))
-    )
-}
-
 fn failed<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
     move |source| Error::Io {
         action,
         path: display(path),
         source: source.into(),
-    }
-}
-
-/// Errors that the archive provokes are its fault, the others the machine's.
-fn refused(errno: Errno, action: &'static str, path: &Path) -> Error {
-    match errno {
-        Errno::LOOP
-        | Errno::NOTDIR
-        | Errno::NAMETOOLONG
-        | Errno::XDEV
-        | Errno::INVAL
-        | Errno::NOENT => Error::Invalid(format!(
-            "cannot {action} {}: {}",
-            display(path),
-            io::Error::from(errno)
-        )),
-        _ => failed(action, path)(errno),
     }
 }

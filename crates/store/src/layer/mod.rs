@@ -6,15 +6,20 @@
 //! needs only to take the same changes.
 
 mod directory;
+mod erofs;
+pub(crate) mod probe;
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, mkdirat};
+use rustix::io::Errno;
 
 use self::directory::Directory;
-pub(crate) use self::directory::is_wanted;
-use crate::disk::open_directory;
+use self::erofs::Erofs;
+pub(crate) use self::erofs::{Image, ImageNode};
+use crate::blob::open_file;
+use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
 use serde::{Deserialize, Serialize};
@@ -35,6 +40,7 @@ pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FormKind {
     Directory,
+    Erofs,
 }
 
 impl FormKind {
@@ -42,6 +48,7 @@ impl FormKind {
     pub(crate) fn content(self) -> &'static str {
         match self {
             FormKind::Directory => "fs",
+            FormKind::Erofs => "layer.erofs",
         }
     }
 }
@@ -56,6 +63,15 @@ pub(crate) struct Options {
     /// Make device nodes. A user namespace cannot; there they are left out, as
     /// Docker does.
     pub(crate) devices: bool,
+}
+
+/// The attribute of a directory that hides what lower layers have in it.
+pub(crate) fn opaque_mark(userxattr: bool) -> &'static str {
+    if userxattr {
+        "user.overlay.opaque"
+    } else {
+        "trusted.overlay.opaque"
+    }
 }
 
 /// Mode and owner of a layer's root directory, which the root of a container
@@ -115,6 +131,7 @@ pub(crate) trait Form {
 #[derive(Debug)]
 pub(crate) enum Content {
     Directory(Directory),
+    Erofs(Box<Erofs>),
 }
 
 /// Begins the content of a layer in its new directory `at`.
@@ -127,6 +144,10 @@ pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
             let root = open_directory(at.as_fd(), name.as_bytes()).map_err(failed())?;
             Directory::new(root, options).map(Content::Directory)
         }
+        FormKind::Erofs => {
+            let file = create_file(at, name).map_err(failed())?;
+            Ok(Content::Erofs(Box::new(Erofs::new(file, options))))
+        }
     }
 }
 
@@ -134,12 +155,14 @@ impl Form for Content {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
         match self {
             Content::Directory(form) => form.apply(change, data),
+            Content::Erofs(form) => form.apply(change, data),
         }
     }
 
     fn finish(self) -> Result<Layer> {
         match self {
             Content::Directory(form) => form.finish(),
+            Content::Erofs(form) => form.finish(),
         }
     }
 }
@@ -151,6 +174,11 @@ pub(crate) fn verify(layer: &Layer, directory: &OwnedFd) -> Result<()> {
         FormKind::Directory => open_directory(directory.as_fd(), name.as_bytes())
             .map(drop)
             .map_err(Error::io("open content", name)),
+        FormKind::Erofs => {
+            let file = open_file(directory, name).map_err(Error::io("open content", name))?;
+            // Its length, and the checksum of its superblock.
+            Image::open(file).map(drop)
+        }
     }
 }
 
@@ -241,6 +269,40 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
         return invalid(format!("its name is deeper than {MAX_DEPTH} directories"));
     }
     Ok(path)
+}
+
+/// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
+/// layer must not steer overlayfs (redirects, metacopy). Not security labels,
+/// which are this machine's to give.
+pub(crate) fn is_wanted(name: &[u8]) -> bool {
+    match name {
+        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+        _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
+    }
+}
+
+fn display(path: &Path) -> String {
+    format!(
+        "{} in the layer",
+        String::from_utf8_lossy(&path.join(&b'/'))
+    )
+}
+
+/// Errors that the archive provokes are its fault, the others the machine's.
+fn refused(errno: Errno, action: &'static str, path: &Path) -> Error {
+    match errno {
+        Errno::LOOP
+        | Errno::NOTDIR
+        | Errno::NAMETOOLONG
+        | Errno::XDEV
+        | Errno::INVAL
+        | Errno::NOENT => Error::Invalid(format!(
+            "cannot {action} {}: {}",
+            display(path),
+            std::io::Error::from(errno)
+        )),
+        _ => Error::io(action, display(path))(errno),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,270 @@
+//! Platforms: how people write them, and which images fit which.
+//!
+//! The rules are those of containerd's `platforms` package, which decides for
+//! Docker as well.
+
+use berth_api::{Error, container};
+use berth_store::Platform;
+
+/// What was asked for, or this machine's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    platform: Platform,
+    /// Architecture and variant of what runs on it, best first.
+    fits: Vec<(String, String)>,
+}
+
+impl Wanted {
+    /// "linux/arm64/v8", or the API's JSON object; empty is this machine.
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        parse(text).map(Self::new)
+    }
+
+    fn new(platform: Platform) -> Self {
+        let fits = compatible(&platform);
+        Self { platform, fits }
+    }
+
+    /// How well an image's platform suits, 0 best; none if it does not.
+    pub(crate) fn rank(&self, os: &str, architecture: &str, variant: &str) -> Option<usize> {
+        let have = normal(os, architecture, variant);
+        if have.os != self.platform.os {
+            return None;
+        }
+        self.fits.iter().position(|(architecture, variant)| {
+            *architecture == have.architecture && *variant == have.variant
+        })
+    }
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.platform.os, self.platform.architecture)?;
+        if !self.platform.variant.is_empty() {
+            write!(f, "/{}", self.platform.variant)?;
+        }
+        Ok(())
+    }
+}
+
+fn parse(text: &str) -> Result<Platform, Error> {
+    if text.starts_with('{') {
+        let given: container::Platform = serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("invalid platform: {error}")))?;
+        if given.os.is_empty() || given.architecture.is_empty() {
+            return Err(Error::invalid("both OS and Architecture must be provided"));
+        }
+        return Ok(normal(&given.os, &given.architecture, &given.variant));
+    }
+    let parts: Vec<&str> = text.split('/').collect();
+    if let Some(part) = parts.iter().find(|part| !is_component(part))
+        && !text.is_empty()
+    {
+        return Err(Error::invalid(format!(
+            "\"{part}\" is an invalid component of \"{text}\": platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+        )));
+    }
+    match parts.as_slice() {
+        [""] => Ok(normal("linux", host(), "")),
+        [one] if is_os(one) => Ok(normal(one, host(), "")),
+        [one] if is_architecture(one) => Ok(normal("linux", one, "")),
+        [one] => Err(Error::invalid(format!(
+            "\"{one}\": unknown operating system or architecture: invalid argument"
+        ))),
+        [os, architecture] => Ok(normal(os, architecture, "")),
+        [os, architecture, variant] => Ok(normal(os, architecture, variant)),
+        _ => Err(Error::invalid(format!(
+            "\"{text}\": cannot parse platform specifier: invalid argument"
+        ))),
+    }
+}
+
+fn is_component(part: &str) -> bool {
+    !part.is_empty()
+        && part
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+fn is_os(text: &str) -> bool {
+    matches!(
+        text.to_ascii_lowercase().as_str(),
+        "linux" | "windows" | "darwin" | "macos" | "freebsd" | "wasip1"
+    )
+}
+
+fn is_architecture(text: &str) -> bool {
+    matches!(
+        normal("linux", text, "").architecture.as_str(),
+        "386"
+            | "amd64"
+            | "arm"
+            | "arm64"
+            | "loong64"
+            | "mips"
+            | "mips64"
+            | "mips64le"
+            | "mipsle"
+            | "ppc64"
+            | "ppc64le"
+            | "riscv64"
+            | "s390x"
+            | "wasm"
+    )
+}
+
+/// This machine's architecture, in Go's words.
+fn host() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// One spelling for each platform.
+fn normal(os: &str, architecture: &str, variant: &str) -> Platform {
+    let os = match os.to_ascii_lowercase().as_str() {
+        "macos" => "darwin".to_owned(),
+        other => other.to_owned(),
+    };
+    let (architecture, variant) = (
+        architecture.to_ascii_lowercase(),
+        variant.to_ascii_lowercase(),
+    );
+    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+        ("i386", _) => ("386", ""),
+        ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+        ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant),
+        ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
+        ("aarch64" | "arm64", variant) => ("arm64", variant),
+        ("armhf", _) => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        ("arm", "" | "7") => ("arm", "v7"),
+        ("arm", "5") => ("arm", "v5"),
+        ("arm", "6") => ("arm", "v6"),
+        ("arm", "8") => ("arm", "v8"),
+        (architecture, variant) => (architecture, variant),
+    };
+    Platform {
+        os,
+        architecture: architecture.to_owned(),
+        variant: variant.to_owned(),
+        os_version: String::new(),
+    }
+}
+
+/// What runs on a platform: itself, then what its processor can as well.
+fn compatible(platform: &Platform) -> Vec<(String, String)> {
+    let pair = |architecture: &str, variant: &str| (architecture.to_owned(), variant.to_owned());
+    let mut fits = vec![pair(&platform.architecture, &platform.variant)];
+    let level = |least: u32| {
+        platform
+            .variant
+            .strip_prefix('v')
+            .and_then(|number| number.parse::<u32>().ok())
+            .filter(|level| (least..=16).contains(level))
+    };
+    let arm = |fits: &mut Vec<_>, from: u32| {
+        fits.extend(
+            (5..=from)
+                .rev()
+                .map(|level| pair("arm", &format!("v{level}"))),
+        );
+    };
+    match platform.architecture.as_str() {
+        "amd64" => {
+            if let Some(level) = level(2) {
+                fits.extend(
+                    (2..level)
+                        .rev()
+                        .map(|level| pair("amd64", &format!("v{level}"))),
+                );
+                fits.push(pair("amd64", ""));
+            }
+            fits.push(pair("386", ""));
+        }
+        "arm" => {
+            if let Some(level) = level(6) {
+                arm(&mut fits, level - 1);
+            }
+        }
+        "arm64" => {
+            if !platform.variant.is_empty() {
+                fits.push(pair("arm64", ""));
+            }
+            arm(&mut fits, 8);
+        }
+        _ => {}
+    }
+    fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(text: &str) -> Wanted {
+        Wanted::parse(text).unwrap()
+    }
+
+    #[test]
+    fn spellings() {
+        for (text, shown) in [
+            ("linux/amd64", "linux/amd64"),
+            ("linux/x86_64", "linux/amd64"),
+            ("aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("Linux/ARM/6", "linux/arm/v6"),
+            ("windows/amd64", "windows/amd64"),
+            (
+                r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#,
+                "linux/arm64",
+            ),
+        ] {
+            assert_eq!(wanted(text).to_string(), shown, "{text}");
+        }
+        assert_eq!(wanted("").platform.os, "linux");
+        assert_eq!(wanted("linux"), wanted(""));
+        for (text, words) in [
+            ("foo", "unknown operating system or architecture"),
+            ("a/b/c/d", "cannot parse platform specifier"),
+            ("linux/", "is an invalid component of \"linux/\""),
+            ("linux/a*", "is an invalid component"),
+            ("{", "invalid platform"),
+            (r#"{"os":"linux"}"#, "both OS and Architecture"),
+        ] {
+            let error = Wanted::parse(text).unwrap_err();
+            assert!(error.message.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_best_of_what_fits() {
+        let rank = |wanted: &Wanted, text: &str| {
+            let parts: Vec<_> = text.split('/').chain(["", ""]).take(3).collect();
+            wanted.rank(parts[0], parts[1], parts[2])
+        };
+        let amd64 = wanted("linux/amd64");
+        assert_eq!(rank(&amd64, "linux/amd64"), Some(0));
+        assert_eq!(rank(&amd64, "linux/amd64/v1"), Some(0));
+        assert_eq!(rank(&amd64, "linux/386"), Some(1));
+        assert_eq!(rank(&amd64, "linux/amd64/v3"), None);
+        assert_eq!(rank(&amd64, "linux/arm64"), None);
+        assert_eq!(rank(&amd64, "windows/amd64"), None);
+        let v3 = wanted("linux/amd64/v3");
+        assert_eq!(rank(&v3, "linux/amd64/v2"), Some(1));
+        assert_eq!(rank(&v3, "linux/amd64"), Some(2));
+        let arm64 = wanted("linux/arm64");
+        assert_eq!(rank(&arm64, "linux/arm64/v8"), Some(0));
+        assert_eq!(rank(&arm64, "linux/arm/v7"), Some(2));
+        let arm = wanted("linux/arm/v7");
+        assert_eq!(rank(&arm, "linux/arm/v6"), Some(1));
+        assert_eq!(rank(&arm, "linux/arm/v8"), None);
+    }
+}

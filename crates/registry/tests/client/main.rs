@@ -1,0 +1,7 @@
+//! The client against a real registry, and against servers that misbehave.
+
+mod rig;
+mod server;
+
+mod distribution;
+mod faults;
