@@ -32,6 +32,16 @@ const BLOCKING: usize = 16;
 /// How long an idle thread of those stays.
 const BLOCKING_KEEP: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// The log of a server that is not the daemon. Its level is that of
+/// BERTH_LOG_LEVEL, else "info".
+pub(crate) fn start_log() {
+    let level = std::env::var("BERTH_LOG_LEVEL")
+        .ok()
+        .and_then(|level| level.parse().ok())
+        .unwrap_or(tracing_subscriber::filter::LevelFilter::INFO);
+    log::start(level, false);
+}
+
 /// Runs the daemon; returns its exit status.
 pub(crate) fn main(name: &str, words: &[OsString]) -> i32 {
     // Before anything else is opened, and before any thread.

@@ -13,7 +13,12 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let status = match daemon_words(&args) {
         Some((name, words)) => daemon::main(&name, words),
-        None => berth_cli::main(args),
+        None => {
+            if args.windows(2).any(|two| two == ["registry", "serve"]) {
+                daemon::start_log();
+            }
+            berth_cli::main(args)
+        }
     };
     // A status is one byte to the kernel.
     ExitCode::from(u8::try_from(status).unwrap_or(1))

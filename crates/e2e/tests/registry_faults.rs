@@ -254,7 +254,7 @@ fn wrong_content_is_refused_and_the_next_try_works() {
         (vec![fault("manifests/1", How::Garbage, 9)], ""),
         (
             vec![fault("manifests/1", How::Answer(429, "Retry-After: 0"), 99)],
-            "429",
+            "toomanyrequests",
         ),
         (
             vec![fault(

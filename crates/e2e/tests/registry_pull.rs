@@ -7,7 +7,10 @@ use std::process::Command;
 
 use berth_e2e::oci::{self, Content};
 use berth_e2e::registry::DockerRegistry;
-use berth_e2e::{Engine, Run, clients};
+use berth_e2e::{Engine, Run};
+fn clients() -> Vec<&'static str> {
+    vec!["docker"]
+}
 use serde_json::Value;
 
 /// `curl` against the engine's socket: status and body.

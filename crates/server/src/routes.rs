@@ -69,11 +69,14 @@ static ROUTES: &[Route] = table! {
     POST   "/exec/{}/resize"             24 => execs::resize;
     GET    "/exec/{}/json"               24 => execs::inspect;
 
+    POST   "/commit"                     24 => images::commit;
     GET    "/images/json"                24 => images::list;
     POST   "/images/create"              24 => images::create;
     POST   "/images/load"                24 => images::load;
     GET    "/images/search"              24 => registry::search;
     POST   "/images/{}/push"             24 => registry::push;
+    GET    "/images/get"                 24 => images::save;
+    GET    "/images/{}/get"              24 => images::save_one;
     GET    "/images/{}/json"             24 => images::inspect;
     GET    "/images/{}/history"          24 => images::history;
     POST   "/images/{}/tag"              24 => images::tag;

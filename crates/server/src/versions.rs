@@ -208,6 +208,9 @@ pub(crate) fn image_summary(version: ApiVersion, row: &mut image::Summary) {
         row.repo_tags = vec!["<none>:<none>".to_owned()];
         row.repo_digests = vec!["<none>@<none>".to_owned()];
     }
+    if version < v(47) {
+        row.manifests = None;
+    }
     if version < v(48) {
         row.descriptor = None;
     }
@@ -244,6 +247,7 @@ pub(crate) fn image_inspect(version: ApiVersion, inspect: &image::Inspect) -> Re
         && let Some(reply) = reply.as_object_mut()
     {
         reply.remove("Descriptor");
+        reply.remove("Manifests");
     }
     if version >= v(52)
         && let Some(config) = reply["Config"].as_object_mut()

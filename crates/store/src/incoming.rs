@@ -150,6 +150,11 @@ impl Incoming {
         Ok(digest)
     }
 
+    /// Adds a manifest, index or configuration that is made here; its digest.
+    pub fn add_document(&self, mut bytes: &[u8]) -> Result<Digest> {
+        self.spool(&mut bytes)
+    }
+
     /// Adds a manifest, index or configuration, held in memory.
     ///
     /// # Errors

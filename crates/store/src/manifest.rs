@@ -47,6 +47,8 @@ pub(crate) struct Tree {
     pub(crate) manifests: Vec<Found>,
     /// All blobs that are here, each once.
     pub(crate) blobs: Vec<Digest>,
+    /// Of the document that all hangs on.
+    pub(crate) media_type: String,
 }
 
 /// An image found through its manifest.
@@ -73,6 +75,7 @@ pub(crate) fn walk(id: &str, source: &dyn Source) -> Result<Tree> {
         visited: HashSet::new(),
         blobs: Vec::new(),
         manifests: Vec::new(),
+        media_type: String::new(),
     };
     walk.visit(id, None, MAX_NESTING)?;
     let mut blobs = walk.blobs;
@@ -81,6 +84,7 @@ pub(crate) fn walk(id: &str, source: &dyn Source) -> Result<Tree> {
     Ok(Tree {
         manifests: walk.manifests,
         blobs,
+        media_type: walk.media_type,
     })
 }
 
@@ -123,6 +127,7 @@ struct Walk<'a> {
     visited: HashSet<Digest>,
     blobs: Vec<Digest>,
     manifests: Vec<Found>,
+    media_type: String,
 }
 
 impl Walk<'_> {
@@ -138,6 +143,9 @@ impl Walk<'_> {
         }
         self.keep(digest, descriptor)?;
         let (document, media_type, size) = parse(digest, &self.source.document(digest)?)?;
+        if nesting == MAX_NESTING {
+            self.media_type.clone_from(&media_type);
+        }
         match document {
             Document::Index(index) => {
                 if nesting == 0 {

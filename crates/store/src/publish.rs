@@ -64,6 +64,7 @@ impl Incoming {
                 digests: old.map(|old| old.saved.digests.clone()).unwrap_or_default(),
                 loaded_at: new.loaded_at.clone(),
                 tagged_at: old.and_then(|old| old.saved.tagged_at.clone()),
+                used_at: old.and_then(|old| old.saved.used_at.clone()),
             };
             for digest in new.digests {
                 if !saved.digests.contains(&digest) {
@@ -79,6 +80,12 @@ impl Incoming {
                 },
             };
             let record = describe(saved, &state.layers, &source)?;
+            if let Some(layer) = record.missing(&state.layers) {
+                return invalid(format!(
+                    "layer {layer} of image {} is missing",
+                    record.saved.id
+                ));
+            }
             if !record.manifests.iter().any(|found| found.available) {
                 return invalid(format!("image {} is incomplete", record.saved.id));
             }

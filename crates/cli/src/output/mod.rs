@@ -1,9 +1,11 @@
 //! What a person or a script sees.
 
+pub(crate) mod archive;
 pub(crate) mod json;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod template;
+pub(crate) mod transfer;
 
 use std::io::Write as _;
 
@@ -33,6 +35,14 @@ pub(crate) fn harmless(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// The same of text with several lines.
+pub(crate) fn harmless_lines(text: &str) -> String {
+    text.split('\n')
+        .map(harmless)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// At most `most` characters, the last an ellipsis when cut.

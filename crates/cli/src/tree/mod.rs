@@ -3,6 +3,7 @@
 mod container;
 mod image;
 mod other;
+mod registry;
 mod run_flags;
 
 use std::future::Future;
@@ -61,8 +62,16 @@ pub(crate) static GROUPS: &[Group] = &[
         about: "Manage images",
     },
     Group {
+        name: "manifest",
+        about: "Manage Docker image manifests and manifest lists",
+    },
+    Group {
         name: "network",
         about: "Manage networks",
+    },
+    Group {
+        name: "registry",
+        about: "Run and inspect registries",
     },
     Group {
         name: "system",
@@ -81,22 +90,14 @@ static LATER: &[&str] = &[
     "builder",
     "buildx",
     "checkpoint",
-    "commit",
     "compose",
     "config",
-    "container commit",
     "container cp",
     "container diff",
-    "container export",
     "context",
     "cp",
     "diff",
-    "export",
     "image build",
-    "image prune",
-    "image push",
-    "image save",
-    "manifest",
     "network connect",
     "network create",
     "network disconnect",
@@ -105,16 +106,11 @@ static LATER: &[&str] = &[
     "network rm",
     "node",
     "plugin",
-    "push",
-    "save",
-    "search",
     "secret",
     "service",
     "stack",
     "swarm",
-    "system df",
     "system dial-stdio",
-    "system prune",
     "trust",
     "volume update",
 ];
@@ -150,6 +146,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
         .iter()
         .chain(image::COMMANDS)
         .chain(other::COMMANDS)
+        .chain(registry::COMMANDS)
 }
 
 /// The command a full name means.

@@ -366,7 +366,7 @@ fn endpoint_wishes(
 }
 
 /// Docker's order: what the user gave goes before what the image says.
-fn merge_image(config: &mut Config, image: &Config) {
+pub(crate) fn merge_image(config: &mut Config, image: &Config) {
     let text = |own: &mut String, other: &String| {
         if own.is_empty() {
             own.clone_from(other);

@@ -1,0 +1,3 @@
+//! `registry`: runs one, and looks into others.
+
+pub(crate) mod serve;

@@ -1,0 +1,155 @@
+//! Requests for lists: tags, repositories, referrers.
+
+use hyper::Response;
+use hyper::header::LINK;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::document::{INDEX_TYPE, index_of};
+use super::errors::{Code, Failure};
+use super::names::Digest;
+use super::reply::{self, Body, FILTERS};
+use super::routes::Query;
+use super::{Reply, Server};
+
+/// Names in one reply, at most.
+const MAX_PAGE: usize = 10_000;
+
+/// Bytes of descriptors in one page of referrers: clients read 4 MiB.
+const MAX_REFERRERS: usize = 2 << 20;
+
+pub(crate) async fn tags(server: &Server, name: String, query: &Query) -> Reply {
+    let of = name.clone();
+    let tags = server
+        .storage(move |storage| {
+            let tags = storage.tags(&of)?;
+            Ok((!tags.is_empty() || storage.has_repository(&of)?).then_some(tags))
+        })
+        .await?
+        .ok_or_else(|| unknown(&name))?;
+    let path = format!("/v2/{name}/tags/list");
+    let (page, link) = page(&tags, query, &path)?;
+    let mut response = reply::json(&serde_json::json!({"name": name, "tags": page}));
+    add_link(&mut response, link);
+    Ok(response)
+}
+
+fn unknown(name: &str) -> Failure {
+    Failure::new(Code::NameUnknown, "repository name not known to registry")
+        .detail(serde_json::json!({"name": name}))
+}
+
+pub(crate) async fn repositories(server: &Server, query: &Query) -> Reply {
+    let names = server.storage(|storage| storage.repositories()).await?;
+    let (page, link) = page(&names, query, "/v2/_catalog")?;
+    let mut response = reply::json(&serde_json::json!({"repositories": page}));
+    add_link(&mut response, link);
+    Ok(response)
+}
+
+/// The part of a sorted list that is asked for, and where the next one is.
+fn page<'a>(
+    all: &'a [String],
+    query: &Query,
+    path: &str,
+) -> Result<(&'a [String], Option<String>), Failure> {
+    let count = match query.get("n") {
+        None => MAX_PAGE,
+        Some(text) => text.parse::<usize>().map_err(|_| {
+            Failure::new(
+                Code::PaginationNumberInvalid,
+                "n must be a number, 0 or more",
+            )
+        })?,
+    };
+    let count = count.min(MAX_PAGE);
+    let start = query
+        .get("last")
+        .map_or(0, |last| all.partition_point(|one| one.as_str() <= last));
+    let rest = all.get(start..).unwrap_or_default();
+    let page = rest.get(..count).unwrap_or(rest);
+    let link = match page.last() {
+        Some(last) if page.len() < rest.len() => {
+            let last = utf8_percent_encode(last, NON_ALPHANUMERIC);
+            Some(format!("<{path}?last={last}&n={count}>; rel=\"next\""))
+        }
+        _ => None,
+    };
+    Ok((page, link))
+}
+
+fn add_link(response: &mut Response<Body>, link: Option<String>) {
+    if let Some(link) = link {
+        reply::set(response, LINK, &link);
+    }
+}
+
+pub(crate) async fn referrers(
+    server: &Server,
+    name: String,
+    digest: Digest,
+    query: &Query,
+) -> Reply {
+    let (of, subject) = (name.clone(), digest.clone());
+    let mut found = server
+        .storage(move |storage| storage.referrers(&of, &subject))
+        .await?;
+    let filter = query.get("artifactType").filter(|text| !text.is_empty());
+    if let Some(wanted) = filter {
+        found.retain(|descriptor| descriptor["artifactType"] == wanted);
+    }
+    let digest_of = |descriptor: &serde_json::Value| {
+        descriptor["digest"].as_str().unwrap_or_default().to_owned()
+    };
+    if let Some(last) = query.get("last") {
+        found.retain(|descriptor| digest_of(descriptor).as_str() > last);
+    }
+    let mut size = 0;
+    let fit = found
+        .iter()
+        .take_while(|descriptor| {
+            size += descriptor.to_string().len();
+            size <= MAX_REFERRERS
+        })
+        .count()
+        .max(1);
+    let more = found.len() > fit;
+    found.truncate(fit);
+    let mut response = reply::typed(INDEX_TYPE, index_of(&found).into());
+    if let (true, Some(last)) = (more, found.last()) {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let filter = filter.map_or_else(String::new, |text| {
+            format!("&artifactType={}", encode(text))
+        });
+        let last = encode(&digest_of(last));
+        let link = format!("</v2/{name}/referrers/{digest}?last={last}{filter}>; rel=\"next\"");
+        add_link(&mut response, Some(link));
+    }
+    if filter.is_some() {
+        reply::set(&mut response, FILTERS, "artifactType");
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages() {
+        let all: Vec<String> = ["a", "b", "c/d", "e"].map(str::to_owned).into();
+        let ask = |query: &str| {
+            let (page, link) = page(&all, &Query::parse(query), "/p").unwrap();
+            (page.join(" "), link)
+        };
+        assert_eq!(ask(""), ("a b c/d e".to_owned(), None));
+        let next = "</p?last=c%2Fd&n=3>; rel=\"next\"".to_owned();
+        assert_eq!(ask("n=3"), ("a b c/d".to_owned(), Some(next)));
+        assert_eq!(ask("n=3&last=c%2Fd"), ("e".to_owned(), None));
+        assert_eq!(ask("n=0"), (String::new(), None));
+        assert_eq!(ask("last=bb"), ("c/d e".to_owned(), None));
+        assert_eq!(ask("last=zzz"), (String::new(), None));
+        for bad in ["n=-1", "n=x", "n="] {
+            assert!(page(&all, &Query::parse(bad), "/p").is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Manifests in the storage: put, get, delete, tags and referrers.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::document::Document;
+use super::errors::{Code, Failure};
+use super::names::{Algorithm, Digest, Reference};
+use super::storage::{BLOBS, MANIFESTS, REFERRERS, Storage, TAGS, exists, list, read, remove};
+
+/// What is kept beside a manifest in a repository.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    pub(crate) media_type: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
+}
+
+/// A manifest that is there.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Storage {
+    pub(crate) fn record(&self, name: &str, digest: &Digest) -> io::Result<Option<Record>> {
+        let content = read(&self.record_path(name, MANIFESTS, digest))?;
+        Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+    }
+
+    /// What a tag stands for.
+    pub(crate) fn tag(&self, name: &str, tag: &str) -> io::Result<Option<Digest>> {
+        let content = read(&self.folder(name, TAGS).join(tag))?;
+        Ok(content
+            .as_deref()
+            .and_then(|content| std::str::from_utf8(content).ok())
+            .and_then(Digest::parse))
+    }
+
+    pub(crate) fn tags(&self, name: &str) -> io::Result<Vec<String>> {
+        let mut tags = list(&self.folder(name, TAGS))?;
+        tags.sort_unstable();
+        Ok(tags)
+    }
+
+    pub(crate) fn manifest(&self, name: &str, reference: &Reference) -> io::Result<Option<Stored>> {
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => match self.tag(name, tag)? {
+                Some(digest) => digest,
+                None => return Ok(None),
+            },
+        };
+        let Some(record) = self.record(name, &digest)? else {
+            return Ok(None);
+        };
+        Ok(read(&self.blob_path(&digest))?.map(|bytes| Stored {
+            digest,
+            media_type: record.media_type,
+            bytes,
+        }))
+    }
+
+    /// Stores a manifest and, if asked by tag, names it.
+    ///
+    /// # Errors
+    /// `MANIFEST_BLOB_UNKNOWN` if what it refers to is not in the repository,
+    /// unless `sparse`: then only what is missing is not asked for.
+    pub(crate) fn put_manifest(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        digest: &Digest,
+        document: &Document,
+        bytes: &[u8],
+        sparse: bool,
+    ) -> Result<(), Failure> {
+        let _change = self.change(name);
+        let _gate = self.enter();
+        for link in document.blobs.iter().chain(&document.manifests) {
+            // From here to the end the collection waits, and then knows.
+            self.use_now(&link.digest);
+        }
+        if !sparse {
+            self.demand_links(name, document)?;
+        }
+        let draft = self.draft();
+        self.write(&draft, bytes)?;
+        self.adopt(&draft, digest, bytes.len() as u64)?;
+        if let Some(subject) = &document.subject {
+            let descriptor = document.descriptor(digest, bytes.len()).to_string();
+            let path = self
+                .record_path(name, REFERRERS, subject)
+                .join(referrer_file(digest));
+            self.write(&path, descriptor.as_bytes())?;
+        }
+        let record = Record {
+            media_type: document.media_type.clone(),
+            subject: document.subject.as_ref().map(ToString::to_string),
+        };
+        let record = serde_json::to_vec(&record).map_err(io::Error::other)?;
+        self.write(&self.record_path(name, MANIFESTS, digest), &record)?;
+        if let Some(tag) = tag {
+            self.write(
+                &self.folder(name, TAGS).join(tag),
+                digest.to_string().as_bytes(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// All that a manifest refers to is in the repository, at the length it
+    /// says. Its subject may come later.
+    fn demand_links(&self, name: &str, document: &Document) -> Result<(), Failure> {
+        let kinds = [(BLOBS, &document.blobs), (MANIFESTS, &document.manifests)];
+        for (kind, links) in kinds {
+            for link in links {
+                let here = exists(&self.record_path(name, kind, &link.digest))?.is_some();
+                let size = match exists(&self.blob_path(&link.digest))? {
+                    Some(meta) if here => meta.len(),
+                    _ => {
+                        return Err(Failure::new(
+                            Code::ManifestBlobUnknown,
+                            format!("{} is not in the repository: push it first", link.digest),
+                        )
+                        .detail(serde_json::json!({"digest": link.digest.to_string()})));
+                    }
+                };
+                if size != link.size {
+                    return Err(Failure::new(
+                        Code::ManifestInvalid,
+                        format!(
+                            "the manifest says that {} has {} bytes, it has {size}",
+                            link.digest, link.size
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a tag: whether it was there.
+    pub(crate) fn delete_tag(&self, name: &str, tag: &str) -> io::Result<bool> {
+        let _change = self.change(name);
+        let _gate = self.enter();
+        remove(&self.folder(name, TAGS).join(tag))
+    }
+
+    /// Removes a manifest and the tags that stand for it: whether it was there.
+    pub(crate) fn delete_manifest(&self, name: &str, digest: &Digest) -> io::Result<bool> {
+        let _change = self.change(name);
+        let _gate = self.enter();
+        self.remove_manifest(name, digest)
+    }
+
+    /// The same with the locks held. Names go first, so that none ever stands
+    /// for nothing.
+    pub(crate) fn remove_manifest(&self, name: &str, digest: &Digest) -> io::Result<bool> {
+        let Some(record) = self.record(name, digest)? else {
+            return Ok(false);
+        };
+        for tag in self.tags(name)? {
+            if self.tag(name, &tag)?.as_ref() == Some(digest) {
+                remove(&self.folder(name, TAGS).join(&tag))?;
+            }
+        }
+        if let Some(subject) = record.subject.as_deref().and_then(Digest::parse) {
+            let folder = self.record_path(name, REFERRERS, &subject);
+            remove(&folder.join(referrer_file(digest)))?;
+            // Fails while others are there.
+            let _ = std::fs::remove_dir(folder);
+        }
+        remove(&self.record_path(name, MANIFESTS, digest))
+    }
+
+    /// Descriptors of what refers to a manifest, in the order of their digests.
+    pub(crate) fn referrers(
+        &self,
+        name: &str,
+        subject: &Digest,
+    ) -> io::Result<Vec<serde_json::Value>> {
+        let folder = self.record_path(name, REFERRERS, subject);
+        let mut files = list(&folder)?;
+        files.sort_unstable();
+        let mut descriptors = Vec::new();
+        for file in files {
+            let Some(digest) = referrer_digest(&file) else {
+                continue;
+            };
+            // Left by a kill between the two files.
+            if self.record(name, &digest)?.is_none() {
+                continue;
+            }
+            let content = read(&folder.join(&file))?;
+            descriptors.extend(content.and_then(|content| serde_json::from_slice(&content).ok()));
+        }
+        Ok(descriptors)
+    }
+}
+
+fn referrer_file(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm.name(), digest.hex)
+}
+
+pub(crate) fn referrer_digest(file: &str) -> Option<Digest> {
+    let (algorithm, hex) = file.split_once('-')?;
+    Digest::from_parts(Algorithm::parse(algorithm)?, hex)
+}
