@@ -592,3 +592,29 @@ async fn a_real_registry_behind_a_line_that_is_cut() {
     assert!(requests > 3, "{requests} requests");
     assert_eq!(all, blob);
 }
+
+/// berth's own registry keeps what it has of an upload.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_after_each_cut() {
+    use berth_registry::server;
+    let dir = tempfile::TempDir::new().unwrap();
+    let options = server::Options::new("127.0.0.1:0", dir.path().join("registry"));
+    let registry = server::Registry::bind(options).await.unwrap();
+    let target = registry.url()["http://".len()..].to_owned();
+    tokio::spawn(registry.run());
+    // More cuts than there are tries: only what is achieved counts.
+    let host = cutting(target, 2 << 20, 7).await;
+    let client = client();
+    let repository = client
+        .repository(&host, "a", &Credentials::default(), Access::Push)
+        .unwrap();
+    let blob = noise(20 << 20);
+    let digest = rig::digest(&blob);
+    let source = rig::Source::new(&blob);
+    repository
+        .push_blob(&digest, blob.len() as u64, &source, &|_| ())
+        .await
+        .unwrap();
+    assert_eq!(source.opened.load(Ordering::Relaxed), 8);
+    assert_eq!(repository.blob_size(&digest).await.unwrap(), Some(20 << 20));
+}
