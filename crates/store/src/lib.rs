@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! <root>/blobs/sha256/<hex>          what was loaded, byte for byte
-//! <root>/layers/sha256/<hex>/        one per diff ID: layer.json (form) + content
+//! <root>/layers/sha256/<hex>/        one per diff ID: layer.json, and the content:
+//!                                    layer.erofs or, as a directory, fs/
 //! <root>/snapshots/<key>/{upper,work}
 //! <root>/images.json                 images by manifest digest, and their names
 //! <root>/ingest/sha256/<hex>         downloads, partial or in no image yet

@@ -20,8 +20,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{
-    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, is_wanted, opaque_mark,
-    refused,
+    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, imply, is_wanted,
+    opaque_mark, refused,
 };
 use crate::disk::remove_tree;
 use crate::error::{Error, Result, invalid};
@@ -46,6 +46,7 @@ pub(crate) struct Directory {
     /// Something was removed: paths through it mean something else from the
     /// next entry on.
     removed: bool,
+    pub(super) implied: u32,
     size: u64,
     opaque: bool,
     buffer: Vec<u8>,
@@ -78,6 +79,7 @@ impl Directory {
             options,
             parent: None,
             removed: false,
+            implied: 0,
             size: 0,
             opaque: false,
             buffer: vec![0; BUFFER],
@@ -133,7 +135,7 @@ impl Directory {
     }
 
     /// Makes the missing directories of `path`, owned by root, mode 0755.
-    fn make_all(&self, path: &Path) -> Result<OwnedFd> {
+    fn make_all(&mut self, path: &Path) -> Result<OwnedFd> {
         let mut fd = self.open(&[]).map_err(failed("open directory", &[]))?;
         for depth in 1..=path.len() {
             let here = &path[..depth];
@@ -145,7 +147,8 @@ impl Directory {
         Ok(fd)
     }
 
-    fn make_one(&self, parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    fn make_one(&mut self, parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+        imply(&mut self.implied)?;
         let Some(name) = path.last() else {
             return invalid("the root of a layer is missing");
         };

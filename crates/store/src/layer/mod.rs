@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 /// More entries than any image has; bounds the inodes a hostile one takes.
 const MAX_ENTRIES: u64 = 5_000_000;
+/// Directories that entries only imply: each entry may be below hundreds.
+const MAX_IMPLIED: u32 = 1 << 20;
 /// `PATH_MAX` and `NAME_MAX`; a deeper path than this no kernel call could name.
 const MAX_NAME: usize = 4095;
 const MAX_COMPONENT: usize = 255;
@@ -238,6 +240,17 @@ fn apply(form: &mut impl Form, entry: &Entry, data: &mut dyn Read) -> Result<()>
         return form.apply(Change::Whiteout(&target), data);
     }
     form.apply(Change::Put(&path, entry), data)
+}
+
+/// Counts one more directory that no entry has described yet.
+fn imply(implied: &mut u32) -> Result<()> {
+    *implied += 1;
+    if *implied > MAX_IMPLIED {
+        return invalid(format!(
+            "it has files in more than {MAX_IMPLIED} directories that it does not contain"
+        ));
+    }
+    Ok(())
 }
 
 /// The components of a member's name, refused where it could point outside.

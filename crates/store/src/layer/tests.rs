@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::lgetxattr;
 
-use super::FormKind;
+use super::{Content, Ending, FormKind, MAX_IMPLIED, Options, create, unpack};
 use crate::Store;
 use crate::testing::{Member, Mounted, Tar, docker_archive, load, mounted, refused_in};
 
@@ -27,6 +27,7 @@ in_both_forms! {
     the_last_component_is_replaced_and_never_followed
     hard_links_stay_inside
     limits_and_damage_are_refused
+    implied_directories_are_counted
     attributes_are_kept_and_foreign_ones_dropped
     stacked_layers_show_what_docker_shows
     an_opaque_root_ends_the_chain
@@ -278,6 +279,31 @@ fn limits_and_damage_are_refused(form: FormKind) {
     assert!(!path.join("smuggled").exists());
     assert_eq!(std::fs::read(path.join("f")).unwrap(), inner);
     assert_eq!(std::fs::read(path.join("after")).unwrap(), b"z");
+}
+
+/// A path of hundreds of directories is a few bytes once compressed.
+fn implied_directories_are_counted(form: FormKind) {
+    let dir = tempfile::tempdir().unwrap();
+    let at = std::fs::File::open(dir.path()).unwrap().into();
+    let options = Options {
+        form,
+        userxattr: false,
+        devices: true,
+    };
+    let mut content = create(options, &at).unwrap();
+    match &mut content {
+        Content::Directory(form) => form.implied = MAX_IMPLIED - 2,
+        Content::Erofs(form) => form.implied = MAX_IMPLIED - 2,
+    }
+    let tar = Tar::default()
+        .file("a/b/f", b"")
+        .file("a/c/f", b"")
+        .finish();
+    let error = unpack(&mut tar.as_slice(), Ending::Any, content).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "entry \"a/c/f\": it has files in more than 1048576 directories that it does not contain"
+    );
 }
 
 fn attributes_are_kept_and_foreign_ones_dropped(form: FormKind) {

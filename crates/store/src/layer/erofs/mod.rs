@@ -33,7 +33,7 @@ use self::format::{
 };
 use self::output::{Output, block_number};
 use self::tree::{DirectoryId, LeafKind, Node, ROOT, Tree};
-use super::{Change, Form, FormKind, Layer, Options, Path, Root, clean, display, refused};
+use super::{Change, Form, FormKind, Layer, Options, Path, Root, clean, display, imply, refused};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind};
 
@@ -58,6 +58,7 @@ pub(crate) struct Erofs {
     tree: Tree,
     inodes: u32,
     chunked: bool,
+    pub(super) implied: u32,
     size: u64,
     opaque: bool,
     /// Of all metadata: makes the file's UUID.
@@ -73,6 +74,7 @@ impl Erofs {
             tree: Tree::new(),
             inodes: 0,
             chunked: false,
+            implied: 0,
             size: 0,
             opaque: false,
             hash: Sha256::new(),
@@ -101,6 +103,7 @@ impl Erofs {
     }
 
     fn make_one(&mut self, parent: DirectoryId, path: &Path) -> Result<DirectoryId> {
+        imply(&mut self.implied)?;
         let Some(name) = path.last() else {
             return invalid("the root of a layer is missing");
         };
