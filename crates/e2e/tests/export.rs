@@ -48,7 +48,7 @@ fn running_or_not_with_mount_points_but_not_what_is_mounted() {
                 "run",
                 "-d",
                 "--name",
-                "c",
+                "cc",
                 "--network",
                 "none",
                 "-v",
@@ -63,7 +63,7 @@ fn running_or_not_with_mount_points_but_not_what_is_mounted() {
             .ok();
         eventually("the files are made", || {
             engine
-                .berth(&["logs", "c"])
+                .berth(&["logs", "cc"])
                 .stdout
                 .contains("done")
                 .then_some(())
@@ -73,11 +73,11 @@ fn running_or_not_with_mount_points_but_not_what_is_mounted() {
             let path = engine.dir().join("out.tar");
             for _ in 0..2 {
                 let to = path.display().to_string();
-                engine.client(client, &["export", "-o", &to, "c"]).ok();
+                engine.client(client, &["export", "-o", &to, "cc"]).ok();
                 all.push(std::fs::read(&path).unwrap());
-                engine.berth(&["kill", "c"]);
+                engine.berth(&["kill", "cc"]);
             }
-            engine.berth(&["start", "c"]);
+            engine.berth(&["start", "cc"]);
         }
         let (names, entries) = read(&all[0]);
         assert_eq!(names[0], ".dockerenv");
@@ -132,7 +132,7 @@ fn running_or_not_with_mount_points_but_not_what_is_mounted() {
         engine
             .berth(&["export", "nobody"])
             .fails(1, "No such container: nobody");
-        engine.berth(&["rm", "-f", "c"]).ok();
+        engine.berth(&["rm", "-f", "cc"]).ok();
     }
 }
 
@@ -147,11 +147,11 @@ fn exports(engine: &Engine) -> usize {
         .count()
 }
 
-/// An export of "c" that has begun and is not read on.
+/// An export of "cc" that has begun and is not read on.
 fn begin(engine: &Engine) -> UnixStream {
     let mut stream = UnixStream::connect(engine.socket()).unwrap();
     stream
-        .write_all(b"GET /containers/c/export HTTP/1.1\r\nHost: x\r\n\r\n")
+        .write_all(b"GET /containers/cc/export HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     let mut start = [0; 4096];
     stream.read_exact(&mut start).unwrap();
@@ -171,7 +171,7 @@ fn a_client_that_leaves_and_a_container_that_goes_end_it() {
         .berth(&[
             "run",
             "--name",
-            "c",
+            "cc",
             "--network",
             "none",
             "busybox",
@@ -189,7 +189,7 @@ fn a_client_that_leaves_and_a_container_that_goes_end_it() {
     });
 
     let mut stream = begin(&engine);
-    engine.berth(&["rm", "-f", "c"]).ok();
+    engine.berth(&["rm", "-f", "cc"]).ok();
     let mut rest = Vec::new();
     // The end, or the connection broken off; but an end.
     let _ = stream.set_read_timeout(Some(berth_e2e::patience(2)));
