@@ -35,7 +35,6 @@ impl Engine {
     /// in it, read-only. It works whether the container runs or not; what it
     /// changes meanwhile may or may not be seen. The mount lasts as long as the
     /// descriptor or a file in it is open. Blocks.
-    #[expect(dead_code, reason = "until containers are exported")]
     pub(crate) fn merged_root(&self, snapshot: &Snapshot) -> Result<OwnedFd, Error> {
         let upper = Layer::Directory {
             path: snapshot.upper.clone(),

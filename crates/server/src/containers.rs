@@ -248,6 +248,16 @@ pub(crate) async fn logs(call: Call) -> Result<Reply, Error> {
     ))
 }
 
+/// The container's filesystem as a tar stream.
+pub(crate) async fn export(call: Call) -> Result<Reply, Error> {
+    let archive = call.engine.container_export(&call.name).await?;
+    Ok(reply::with_type(
+        StatusCode::OK,
+        "application/octet-stream",
+        reply::download(archive),
+    ))
+}
+
 pub(crate) async fn stats(call: Call) -> Result<Reply, Error> {
     let follow = call.query.flag_or("stream", true);
     let one_shot = call.query.flag("one-shot") && call.version >= ApiVersion(1, 41);

@@ -51,6 +51,7 @@ static ROUTES: &[Route] = table! {
     GET    "/containers/{}/json"         24 => containers::inspect;
     GET    "/containers/{}/top"          24 => containers::top;
     GET    "/containers/{}/isolation"    24 => containers::isolation;
+    GET    "/containers/{}/export"       24 => containers::export;
     GET    "/containers/{}/logs"         24 => containers::logs;
     GET    "/containers/{}/stats"        24 => containers::stats;
     POST   "/containers/{}/start"        24 => containers::start;

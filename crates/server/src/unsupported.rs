@@ -64,7 +64,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/containers/{}/archive"        24 => COPY;
     PUT    "/containers/{}/archive"        24 => COPY;
     GET    "/containers/{}/changes"        24 => Unwritten("listing changed files of containers");
-    GET    "/containers/{}/export"         24 => Unwritten("exporting containers");
     GET    "/containers/{}/attach/ws"      24 => Unwritten("attaching through a websocket");
     GET    "/containers/{}/checkpoints"    25 => CHECKPOINT;
     POST   "/containers/{}/checkpoints"    25 => CHECKPOINT;

@@ -7,6 +7,7 @@
 
 pub(crate) mod attach;
 mod create;
+mod export;
 mod index;
 mod inspect;
 mod lifecycle;

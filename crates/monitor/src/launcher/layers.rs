@@ -165,12 +165,14 @@ mod tests {
             eprintln!("skipped: needs root to mount");
             return;
         }
-        let run = || {
+        // Outlives the namespace, whose mounts would keep it from being removed.
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().to_owned();
+        let run = move || {
             berth_sys::fork::unshare_mount_namespace().unwrap();
             let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
             mount_change("/", private).unwrap();
-            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-            test(dir.path());
+            test(&path);
         };
         std::thread::spawn(run).join().unwrap();
     }
