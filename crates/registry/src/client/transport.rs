@@ -24,6 +24,10 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of an insecure registry, which may not speak TLS and be silent about it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A registry that has all of a blob may take so many times longer to answer:
+/// it verifies and moves gigabytes.
+const STORING: u32 = 10;
+
 /// One place and the connections to it.
 pub(super) struct Endpoint {
     pub settings: Settings,
@@ -226,6 +230,7 @@ impl Endpoint {
         }
         let (moved, mut progress) = watch::channel(0);
         let mut content = None;
+        let mut whole = 0;
         match outgoing.payload {
             Payload::None if matches!(outgoing.method, Method::POST | Method::PUT) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -237,8 +242,13 @@ impl Endpoint {
                 headers.insert(CONTENT_LENGTH, length.into());
                 *request.body_mut() = Some(Body::wrap_stream(counted(stream, length, moved)));
                 content = Some(source);
+                whole = length;
             }
         }
+        let mut patience = match outgoing.method {
+            Method::PUT => self.patience * STORING,
+            _ => self.patience,
+        };
         let mut response = std::pin::pin!(client.execute(request));
         loop {
             let more = async {
@@ -257,8 +267,11 @@ impl Endpoint {
                     if let Some(content) = content {
                         content.sent(so_far);
                     }
+                    if so_far == whole {
+                        patience = self.patience * STORING;
+                    }
                 }
-                () = tokio::time::sleep(self.patience) => {
+                () = tokio::time::sleep(patience) => {
                     let why = "net/http: timeout awaiting response headers";
                     return Err(Failure {
                         error: Error::Unavailable(told(&outgoing.method, &outgoing.url, why)),
