@@ -151,7 +151,7 @@ async fn get(endpoint: &Endpoint, outgoing: Outgoing<'_>) -> Result<super::answe
             Ok(answer) if !retry::is_temporary(answer.status()) => return Ok(answer),
             Ok(answer) => (retry::retry_after(answer.headers()), answer.refusal().await),
             Err(failure) => match failure.again {
-                super::transport::Again::Later(after) => (after, failure.error),
+                super::failure::Again::Later(after) => (after, failure.error),
                 _ => return Err(failure.error),
             },
         };

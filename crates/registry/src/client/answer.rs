@@ -7,7 +7,8 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::transport::{cause, shown};
+use super::failure::cause;
+use super::transport::shown;
 use super::{Error, retry};
 
 const MAX_ERROR_BODY: usize = 64 << 10;

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, told};
 use super::challenge::Challenge;
-use super::transport::{Again, Endpoint, Failure, Outgoing, Payload};
+use super::failure::{Again, Failure};
+use super::transport::{Endpoint, Outgoing, Payload};
 use super::{Credentials, Error, retry};
 
 const MAX_REPLY: usize = 1 << 20;

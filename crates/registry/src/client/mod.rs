@@ -9,6 +9,7 @@ mod auth;
 mod blobs;
 mod challenge;
 mod digest;
+mod failure;
 mod hosts;
 mod hosts_file;
 mod insecure;

@@ -95,6 +95,7 @@ impl Client {
         for (index, place) in places.into_iter().enumerate() {
             if wanted(&place) {
                 sessions.push(Session {
+                    namespace: (!place.own).then(|| host.to_owned()),
                     endpoint: self.0.endpoint(place)?,
                     tokens: Arc::clone(&self.0.tokens),
                     credentials: Arc::clone(&credentials),
@@ -135,6 +136,7 @@ impl Client {
 
     fn session_of(&self, place: Settings, credentials: &Credentials) -> Result<Session, Error> {
         Ok(Session {
+            namespace: None,
             endpoint: self.0.endpoint(place)?,
             tokens: Arc::clone(&self.0.tokens),
             credentials: Arc::new(credentials.clone()),

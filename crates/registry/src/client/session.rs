@@ -9,8 +9,9 @@ use reqwest::{Method, StatusCode, Url};
 use super::answer::{Answer, told};
 use super::auth::{self, Grant, Tokens};
 use super::challenge::{self, Challenge};
+use super::failure::{Again, Failure};
 use super::retry::{self, Retry};
-use super::transport::{Again, Endpoint, Failure, Outgoing, Payload, directory};
+use super::transport::{Endpoint, Outgoing, Payload, directory};
 use super::{Credentials, Error};
 
 /// A request of which the place is decided by a [`Session`].
@@ -65,6 +66,9 @@ pub(super) struct Session {
     pub tokens: Arc<Tokens>,
     pub credentials: Arc<Credentials>,
     pub attempts: u32,
+    /// The registry whose images a place of another host is asked for:
+    /// containerd's parameter "ns", which a mirror of several needs.
+    pub namespace: Option<String>,
 }
 
 impl Session {
@@ -124,7 +128,7 @@ impl Session {
     async fn authorized(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let base = self.endpoint.base().await?;
         let url = match &call.target {
-            Target::Path(path) => below(&base, path)?,
+            Target::Path(path) => self.below(&base, path, &call.method)?,
             Target::Url(url) => url.clone(),
         };
         let home = url.origin() == base.origin();
@@ -200,10 +204,16 @@ impl Session {
             .then_some(self.credentials.as_ref())
             .filter(|credentials| **credentials != Credentials::default())
     }
-}
 
-/// `path` below "/v2", each part of it as it is.
-fn below(base: &Url, path: &str) -> Result<Url, Error> {
-    let text = format!("{}{path}", directory(base));
-    Url::parse(&text).map_err(|error| Error::Invalid(format!("invalid address {text}: {error}")))
+    /// `path` below "/v2", each part of it as it is.
+    fn below(&self, base: &Url, path: &str, method: &Method) -> Result<Url, Error> {
+        let text = format!("{}{path}", directory(base));
+        let mut url = Url::parse(&text)
+            .map_err(|error| Error::Invalid(format!("invalid address {text}: {error}")))?;
+        let reading = matches!(*method, Method::GET | Method::HEAD);
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| reading) {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
+    }
 }

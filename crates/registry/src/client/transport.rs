@@ -1,7 +1,6 @@
 //! HTTP with one place: connections, redirects, timeouts, and whether an
 //! insecure registry speaks TLS.
 
-use std::error::Error as _;
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::answer::{Answer, told};
 use super::challenge::Challenge;
+use super::failure::{Again, Failure, failure};
 use super::hosts::{self, Settings};
 use super::{Error, insecure, tls};
 
@@ -23,6 +23,10 @@ const MAX_REDIRECTS: usize = 10;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of an insecure registry, which may not speak TLS and be silent about it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A registry that has all of a blob may take so many times longer to answer:
+/// it verifies and moves gigabytes.
+const STORING: u32 = 10;
 
 /// One place and the connections to it.
 pub(super) struct Endpoint {
@@ -41,32 +45,6 @@ pub(super) struct Endpoint {
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.settings.fmt(f)
-    }
-}
-
-/// A request that came to nothing.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub error: Error,
-    /// Whether another try may help, and how long to wait if that was said.
-    pub again: Again,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    Never,
-    /// Not over TLS, perhaps over plain HTTP.
-    Plain,
-    Later(Option<Duration>),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let again = match error {
-            Error::Unavailable(_) => Again::Later(None),
-            _ => Again::Never,
-        };
-        Self { error, again }
     }
 }
 
@@ -252,6 +230,7 @@ impl Endpoint {
         }
         let (moved, mut progress) = watch::channel(0);
         let mut content = None;
+        let mut whole = 0;
         match outgoing.payload {
             Payload::None if matches!(outgoing.method, Method::POST | Method::PUT) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -263,8 +242,13 @@ impl Endpoint {
                 headers.insert(CONTENT_LENGTH, length.into());
                 *request.body_mut() = Some(Body::wrap_stream(counted(stream, length, moved)));
                 content = Some(source);
+                whole = length;
             }
         }
+        let mut patience = match outgoing.method {
+            Method::PUT => self.patience * STORING,
+            _ => self.patience,
+        };
         let mut response = std::pin::pin!(client.execute(request));
         loop {
             let more = async {
@@ -276,15 +260,18 @@ impl Endpoint {
             tokio::select! {
                 biased;
                 done = &mut response => {
-                    return done.map_err(|error| failure(&error, outgoing));
+                    return done.map_err(|error| failure(&error, &outgoing.method, &outgoing.url));
                 }
                 () = more => {
                     let so_far = *progress.borrow_and_update();
                     if let Some(content) = content {
                         content.sent(so_far);
                     }
+                    if so_far == whole {
+                        patience = self.patience * STORING;
+                    }
                 }
-                () = tokio::time::sleep(self.patience) => {
+                () = tokio::time::sleep(patience) => {
                     let why = "net/http: timeout awaiting response headers";
                     return Err(Failure {
                         error: Error::Unavailable(told(&outgoing.method, &outgoing.url, why)),
@@ -397,98 +384,4 @@ fn without_login(mut url: Url) -> Url {
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url
-}
-
-fn failure(error: &reqwest::Error, outgoing: &Outgoing<'_>) -> Failure {
-    let why = cause(error, &outgoing.url);
-    let again = match tls_error(error) {
-        Some(rustls::Error::InvalidMessage(_)) => Again::Plain,
-        // An alert, a certificate: it will be the same next time.
-        Some(_) => Again::Never,
-        _ if error.is_dns() || error.is_builder() => Again::Never,
-        _ => Again::Later(None),
-    };
-    Failure {
-        error: Error::Unavailable(told(&outgoing.method, &outgoing.url, &why)),
-        again,
-    }
-}
-
-fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(error.source(), |&error| error.source())
-}
-
-fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    sources(error).find_map(within)
-}
-
-/// An I/O error hides what it is made of from the chain of sources.
-fn within<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    match error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        Some(inner) => within(inner),
-        None => error.downcast_ref(),
-    }
-}
-
-/// Why a request failed, in Go's words where people look for them.
-pub(super) fn cause(error: &reqwest::Error, url: &Url) -> String {
-    use rustls::CertificateError;
-    let host = hosts::authority(url);
-    if let Some(error) = tls_error(error) {
-        let why = match error {
-            rustls::Error::InvalidMessage(_) => {
-                return "http: server gave HTTP response to HTTPS client".to_owned();
-            }
-            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                "x509: certificate signed by unknown authority".to_owned()
-            }
-            rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ) => format!("x509: certificate is not valid for {host}"),
-            rustls::Error::InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ) => "x509: certificate has expired or is not yet valid".to_owned(),
-            other => return format!("tls: {other}"),
-        };
-        return format!("tls: failed to verify certificate: {why}");
-    }
-    if error.is_dns() {
-        let name = url.host_str().unwrap_or_default();
-        return format!("dial tcp: lookup {name}: no such host");
-    }
-    if error.is_connect() {
-        let why = sources(error)
-            .filter_map(|source| source.downcast_ref::<io::Error>())
-            .last()
-            .map(|error| match error.kind() {
-                io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-                io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
-                io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
-                _ => error.to_string(),
-            });
-        let why = why.unwrap_or_else(|| {
-            if error.is_timeout() {
-                return "i/o timeout".to_owned();
-            }
-            innermost(error)
-        });
-        return format!("dial tcp {host}: connect: {why}");
-    }
-    innermost(error)
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    let last = sources(error).last().map(ToString::to_string);
-    // reqwest's own text would show the whole address.
-    let text = last.unwrap_or_else(|| "the request failed".to_owned());
-    if text.contains("before message completed") || text.contains("end of file") {
-        return "unexpected EOF".to_owned();
-    }
-    super::answer::clean(&text)
 }

@@ -10,9 +10,10 @@ use reqwest::header::LOCATION;
 use reqwest::{Method, StatusCode, Url};
 
 use super::answer::Answer;
+use super::failure::{Again, Failure};
 use super::retry::{ATTEMPTS, Retry};
 use super::session::{Call, Session};
-use super::transport::{Again, Content, Failure, Payload};
+use super::transport::{Content, Payload};
 use super::{BlobSource, Error, Repository, digest};
 
 /// Blobs up to this length go with the request that ends the upload.

@@ -5,6 +5,7 @@
 mod rig;
 mod server;
 
+mod cuts;
 mod distribution;
 mod faults;
 mod mirrors;

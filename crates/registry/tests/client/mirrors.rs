@@ -81,7 +81,10 @@ async fn hosts_are_asked_in_the_order_of_the_file() {
         (1, 1, 1)
     );
     let seen = &good.seen()[0];
-    assert_eq!(seen.line(), "GET /some/where/x/manifests/v1");
+    assert_eq!(
+        seen.line(),
+        "GET /some/where/x/manifests/v1?ns=r.example%3A5000"
+    );
     let keys: Vec<_> = seen.headers.get_all("x-key").iter().collect();
     assert_eq!(keys, ["one", "two"]);
     assert!(never.seen().is_empty());
@@ -125,7 +128,10 @@ async fn mirrors_serve_docker_hub_only() {
         .repository("docker.io", "library/x", &login(), Access::Pull)
         .unwrap();
     hub.manifest("v1").await.unwrap();
-    assert_eq!(mirror.lines(), ["GET /v2/library/x/manifests/v1"]);
+    assert_eq!(
+        mirror.lines(),
+        ["GET /v2/library/x/manifests/v1?ns=docker.io"]
+    );
     assert_eq!(mirror.seen()[0].authorization(), "");
     let other = serving().await;
     open(&client, &other.host).manifest("v1").await.unwrap();
@@ -228,6 +234,9 @@ async fn proxies_of_the_environment() {
     }
     let status = tokio::task::spawn_blocking(move || child.status().unwrap()).await;
     assert!(status.unwrap().success());
-    assert_eq!(proxy.lines(), ["GET http://r.invalid/v2/x/manifests/v1"]);
+    assert_eq!(
+        proxy.lines(),
+        ["GET http://r.invalid/v2/x/manifests/v1?ns=r.example"]
+    );
     assert_eq!(local.lines(), ["GET /v2/x/manifests/v1"]);
 }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use berth_registry::client::{Access, BlobSource, Error};
+use berth_registry::client::{Access, BlobSource, Client, Error, Options};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
@@ -276,5 +277,71 @@ async fn a_location_elsewhere_gets_no_credentials() {
         other.seen()[1]
             .path
             .starts_with("/up?sig=1&digest=sha256%3A")
+    );
+}
+
+/// Pieces at a distance; for ever, if there is no more.
+struct Slow(Bytes, Duration);
+
+impl BlobSource for Slow {
+    fn open(&self, offset: u64) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        let rest = self.0.slice(usize::try_from(offset).unwrap()..);
+        let pause = self.1;
+        let pieces = stream::unfold(rest, move |mut rest| async move {
+            tokio::time::sleep(pause).await;
+            let piece = rest.split_to(rest.len().min(10_000));
+            if piece.is_empty() {
+                return std::future::pending().await;
+            }
+            Some((Ok(piece), rest))
+        });
+        Ok(pieces.boxed())
+    }
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_not_a_dead_one() {
+    let (server, kept) = registry(|_, _, _| None).await;
+    let client = Client::new(Options {
+        timeout: Some(Duration::from_secs(2)),
+        ..rig::options()
+    })
+    .unwrap();
+    let repository = server.repository(&client, Access::Push);
+    let blob = noise(100_000);
+    let digest = rig::digest(&blob);
+    let slow = Slow(blob, Duration::from_millis(300));
+    repository
+        .push_blob(&digest, 100_000, &slow, &|_| ())
+        .await
+        .unwrap();
+    assert_eq!(kept.lock().unwrap().done, Some(digest));
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_nothing_is_given_up() {
+    // It answers all but the upload itself, of which it reads no byte.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    let server = Server::start(move |seen| match seen.method.as_str() {
+        "POST" => Reply::new(202).header("location", format!("http://{silent}/up")),
+        _ => Reply::new(404),
+    })
+    .await;
+    let client = Client::new(Options {
+        timeout: Some(Duration::from_millis(200)),
+        ..rig::options()
+    })
+    .unwrap();
+    let repository = server.repository(&client, Access::Push);
+    let blob = noise(16 << 20);
+    let error = repository
+        .push_blob(&rig::digest(&blob), 16 << 20, &Source::new(&blob), &|_| ())
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.ends_with("timeout awaiting response headers"),
+        "{text}"
     );
 }
