@@ -330,7 +330,7 @@ fn archives_go_to_files_and_pipes() {
         .berth(&[
             "run",
             "--name",
-            "c",
+            "made",
             "busybox",
             "sh",
             "-c",
@@ -382,7 +382,7 @@ fn space_is_shown_and_given_back() {
     assert_eq!(engine.berth(&["images", "-aq"]).ok(), "");
     assert_eq!(
         engine.berth(&["volume", "ls", "-q"]).ok(),
-        "v",
+        "kept",
         "it has a name"
     );
     same(&engine, &["image", "prune", "-f"]).ok();
