@@ -306,7 +306,10 @@ pub(crate) fn disk_usage(
         }
         let mut rows = images.and_then(|usage| usage.items.clone());
         for row in rows.iter_mut().flatten() {
+            // Counted here in all versions, in lists only in newer ones.
+            let count = row.containers;
             image_summary(version, row);
+            row.containers = count;
         }
         let containers = usage.container_usage.as_ref();
         let mut list = containers.and_then(|usage| usage.items.clone());

@@ -112,11 +112,12 @@ impl Store {
                     .push(record.saved.id.clone());
             }
         }
-        let mut sizes = HashMap::new();
+        // The blob of an uncompressed layer has the digest of the layer.
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
         let mut usage = Usage::default();
         for diff_id in layers {
             let size = self.layer_usage(&diff_id)?;
-            sizes.insert(diff_id.clone(), size);
+            *sizes.entry(diff_id.clone()).or_default() += size;
             usage.layers.push(LayerUsage {
                 size,
                 images: users.get(&diff_id).cloned().unwrap_or_default(),
@@ -127,7 +128,7 @@ impl Store {
         for digest in blobs {
             let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(&digest).as_bytes()))
                 .map_err(Error::io("measure blob", &digest))?;
-            sizes.insert(digest.clone(), size);
+            *sizes.entry(digest.clone()).or_default() += size;
             usage.blobs.push(BlobUsage {
                 size,
                 images: users.get(&digest).cloned().unwrap_or_default(),
@@ -169,10 +170,8 @@ impl Store {
             }
         }
         let size = |digest: &&Digest| {
-            let layer = state.layers.get(*digest).map(|layer| layer.size);
-            layer
-                .or_else(|| state.blobs.get(*digest).copied())
-                .unwrap_or_default()
+            let layer = state.layers.get(*digest).map_or(0, |layer| layer.size);
+            layer + state.blobs.get(*digest).copied().unwrap_or_default()
         };
         (state.images.values())
             .map(|record| {

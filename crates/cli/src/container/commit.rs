@@ -43,9 +43,7 @@ pub(crate) async fn commit(context: &Context, args: &Parsed) -> Outcome {
             .query("repo", named.familiar_name())
             .query_some("tag", named.tag.unwrap_or_default());
     }
-    let reply: Reply = context
-        .json(request.json(&serde_json::json!(null))?)
-        .await?;
+    let reply: Reply = context.json(request).await?;
     print_line(&reply.id);
     Ok(0)
 }

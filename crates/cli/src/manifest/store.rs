@@ -20,7 +20,7 @@ pub(super) struct Store {
 
 /// A name as one component of a path: it has neither slashes nor colons.
 fn safe(name: &Reference) -> String {
-    name.full().replace(':', "%").replace('/', "#")
+    name.full().replace(':', "-").replace('/', "_")
 }
 
 fn failed(verb: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Failure {
@@ -142,7 +142,7 @@ mod tests {
         };
         let entry = Entry::new(image.full(), descriptor, b"{}").unwrap();
         store.put(&list, &image, &entry).unwrap();
-        let folder = dir.path().join("manifests/h%5000#a#list%latest");
+        let folder = dir.path().join("manifests/h-5000_a_list-latest");
         assert!(folder.is_dir());
         let files: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
         assert_eq!(files.len(), 1);
@@ -151,7 +151,7 @@ mod tests {
                 .file_name()
                 .to_str()
                 .unwrap()
-                .starts_with("h%5000#a#x@sha256%0123")
+                .starts_with("h-5000_a_x@sha256-0123")
         );
         assert_eq!(store.list(&list).unwrap().len(), 1);
         fs::write(folder.join("broken"), "{").unwrap();

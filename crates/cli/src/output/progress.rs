@@ -94,6 +94,9 @@ impl Screen {
 
     /// Replaces the live lines by `fixed`, which stay, and new live ones.
     fn draw(&mut self, fixed: &[String], live: &[String]) {
+        if fixed.is_empty() && live.is_empty() && self.drawn.is_empty() {
+            return;
+        }
         let (width, _) = self.size();
         // In a terminal that became narrower, a line takes several rows.
         let up: usize = self
