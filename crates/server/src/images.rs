@@ -81,18 +81,14 @@ pub(crate) async fn remove(call: Call) -> Result<Reply, Error> {
 }
 
 pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
-    if call.query.has("platform") {
-        return Err(Error::not_implemented(
-            "loading single platforms of an archive is not supported by berth yet",
-        ));
-    }
+    let platforms = platform::all(&call.query)?;
     let quiet = call.query.flag("quiet");
     let lines = Lines::negotiate(&call.head.headers, call.version);
     let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
     let (archive, pump) = streams::upload(call.body);
     let engine = call.engine;
     let work = async move {
-        let load = engine.image_load(archive, quiet, sender);
+        let load = engine.image_load(archive, &platforms, quiet, sender);
         streams::with_upload(pump, load).await
     };
     streams::progress(call.version, lines, messages, work).await

@@ -222,6 +222,18 @@ impl Incoming {
         here
     }
 
+    /// Whether the layer in that blob is unpacked, as far as images tell.
+    pub(crate) fn knows_layer_of(&self, blob: &str) -> bool {
+        let state = self.inner().state();
+        // A plain blob is its own diff ID.
+        if state.layers.contains_key(blob) {
+            return true;
+        }
+        let manifests = state.images.values().flat_map(|r| r.manifests.iter());
+        let mut layers = manifests.flat_map(|found| &found.layers);
+        layers.any(|(diff_id, of)| of == blob && state.layers.contains_key(diff_id))
+    }
+
     /// Unpacks a layer from its blob, present or arriving (then it ends when
     /// the blob has arrived), and verifies blob digest and diff ID. `progress`
     /// is told the bytes of the blob that are unpacked. Two calls for one diff

@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 #[derive(Debug)]
 pub(crate) struct Slots {
+    total: usize,
     free: Mutex<usize>,
     freed: Condvar,
 }
@@ -12,10 +13,16 @@ impl Slots {
     /// As many as processors, at least two.
     pub(crate) fn new() -> Arc<Self> {
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let total = processors.max(2);
         Arc::new(Self {
-            free: Mutex::new(processors.max(2)),
+            total,
+            free: Mutex::new(total),
             freed: Condvar::new(),
         })
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total
     }
 
     /// Waits for a free one.

@@ -7,7 +7,7 @@ use berth_api::filters::Filters;
 use berth_api::image;
 
 use super::manifests::descriptor;
-use super::{config_of, familiar, number};
+use super::{familiar, number};
 use crate::engine::Engine;
 use crate::time;
 
@@ -52,7 +52,10 @@ impl Engine {
         let users = manifests.then(|| self.image_users());
         let mut rows = Vec::new();
         for image in self.0.store.images() {
-            let labels = config_of(&image)?.labels;
+            // From what is parsed already: a thousand images are listed.
+            let labels = (image.config.config().as_ref())
+                .and_then(|config| config.labels().as_ref())
+                .map(|labels| labels.clone().into_iter().collect());
             let all_labels = labels.clone().unwrap_or_default();
             let mut tags: Vec<String> = image.names.iter().map(|name| familiar(name)).collect();
             if filters.contains("reference") {

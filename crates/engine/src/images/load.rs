@@ -1,6 +1,7 @@
 //! Images from archives.
 
 use berth_api::Error;
+use berth_api::container::Platform;
 use berth_api::progress::{Detail, Progress};
 use berth_store::Reference;
 use tokio::io::DuplexStream;
@@ -14,13 +15,16 @@ use crate::error::{IntoApi as _, waiting};
 
 impl Engine {
     /// `archive` is the body as it arrives; progress lines go to `progress`.
+    /// With `platforms`, only those are loaded.
     pub async fn image_load(
         &self,
         archive: DuplexStream,
+        platforms: &[Platform],
         quiet: bool,
         progress: mpsc::Sender<Progress>,
     ) -> Result<(), Error> {
         let engine = self.clone();
+        let platforms: Vec<_> = platforms.iter().map(super::platform).collect();
         let mut reader = SyncIoBridge::new(archive);
         waiting("load", move || {
             let mut report = |step: berth_store::Progress| {
@@ -48,7 +52,10 @@ impl Engine {
                 // A client that went away does not undo the load.
                 let _ = progress.blocking_send(line);
             };
-            let images = engine.0.store.load(&mut reader, &mut report).api()?;
+            let store = &engine.0.store;
+            let images = store
+                .load_platforms(&mut reader, &platforms, &mut report)
+                .api()?;
             for image in images {
                 let name = image.names.first().unwrap_or(&image.id);
                 engine.image_event(&image.id, &familiar(name), "load");

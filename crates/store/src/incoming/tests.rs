@@ -86,7 +86,7 @@ fn pull(store: &Store, remote: &Remote, names: &[&str]) -> Result<(Image, usize)
             for piece in layer[at..].chunks(10_000) {
                 ingest.write(piece)?;
                 fetched += piece.len();
-                crash_point(&format!("fetched-{}", fetched / 50_000));
+                crash_point(&format!("fetched-{}", fetched / 10_000));
             }
             ingest.finish()?;
         }
@@ -554,8 +554,8 @@ fn a_pull_killed_anywhere_fetches_only_what_is_missing() {
     let remote = remote(&[plain(1), plain(2)]);
     let whole: usize = remote.layers.iter().map(|(layer, _)| layer.len()).sum();
     // How much has come at least when it dies, and whether the image is there.
-    let mut cases: Vec<(String, usize, bool)> = (1..whole / 50_000)
-        .map(|n| (format!("fetched-{n}"), n * 50_000, false))
+    let mut cases: Vec<(String, usize, bool)> = (1..whole / 10_000)
+        .map(|n| (format!("fetched-{n}"), n * 10_000, false))
         .collect();
     let first = remote.layers[0].0.len();
     cases.extend([
@@ -582,7 +582,7 @@ fn a_pull_killed_anywhere_fetches_only_what_is_missing() {
         }
         let (image, fetched) = pull(&store, &remote, &["app:1"]).unwrap();
         assert!(
-            fetched <= whole - come && fetched + come + 50_000 + first >= whole,
+            fetched <= whole - come && fetched + come + 10_000 + first >= whole,
             "{point}: {fetched} fetched of {whole}, {come} had come"
         );
         assert_eq!(ingests(dir.path()), 0, "{point}");

@@ -5,6 +5,7 @@ use std::io::Read;
 
 use serde::de::DeserializeOwned;
 
+use super::ahead::Ahead;
 use crate::Digest;
 use crate::blob::Source;
 use crate::decompress::decompress;
@@ -21,6 +22,7 @@ const MAX_LINKS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Archive {
     incoming: Incoming,
+    ahead: Ahead,
     files: HashMap<Vec<u8>, Digest>,
     /// Links between names: old archives have each layer's bytes once.
     links: HashMap<Vec<u8>, Vec<u8>>,
@@ -31,6 +33,7 @@ impl Archive {
         let (_, plain) = decompress(input)?;
         let mut tar = Reader::new(plain);
         let mut archive = Self {
+            ahead: Ahead::new(incoming.clone()),
             incoming,
             files: HashMap::new(),
             links: HashMap::new(),
@@ -49,7 +52,13 @@ impl Archive {
                     return Err(here(Error::Invalid("it is sparse".to_owned())));
                 }
                 Kind::File => {
-                    let digest = archive.incoming.spool(&mut tar).map_err(here)?;
+                    let claimed = name.strip_prefix(b"blobs/sha256/");
+                    let claimed = claimed.and_then(|hex| std::str::from_utf8(hex).ok());
+                    let claimed = claimed.map(|hex| format!("sha256:{hex}"));
+                    let digest = archive
+                        .ahead
+                        .spool(&mut tar, entry.size, claimed.as_deref())
+                        .map_err(here)?;
                     check_name(&name, &digest)?;
                     archive.links.remove(&name);
                     archive.files.insert(name, digest);
@@ -97,6 +106,10 @@ impl Archive {
         };
         serde_json::from_slice(&self.blobs().document(digest)?)
             .or_else(|error| invalid(format!("{name} is not valid: {error}")))
+    }
+
+    pub(super) fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
     pub(super) fn incoming(&self) -> &Incoming {

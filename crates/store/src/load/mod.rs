@@ -1,9 +1,11 @@
 //! `docker load`: an archive of images becomes images.
 //!
 //! The archive is a stream, and what its parts mean is said at its end, so:
-//! spool every file while hashing it, then plan, then unpack the layers that
-//! are missing, then make all visible in one step.
+//! spool every file while hashing it, unpacking what looks like a layer
+//! meanwhile; then plan, unpack what is still missing, and make all visible in
+//! one step.
 
+mod ahead;
 mod archive;
 mod docker;
 mod oci;
@@ -78,11 +80,11 @@ impl Store {
             let tree = walk(&offer.id, &blobs)?;
             if platforms.is_empty() {
                 let resolved = tree.resolve(&offer.id, &|_| false, &blobs)?;
-                layers(&incoming, &resolved, progress)?;
+                layers(&archive, &resolved, progress)?;
             } else {
                 let wanted = pick(&offer, &tree, platforms)?;
                 for found in &wanted {
-                    layers(&incoming, &image(found, &blobs)?, progress)?;
+                    layers(&archive, &image(found, &blobs)?, progress)?;
                 }
                 kept.extend(tree.blobs_with(&wanted));
             }
@@ -128,7 +130,8 @@ fn pick<'a>(offer: &Offer, tree: &'a Tree, platforms: &[Platform]) -> Result<Vec
 }
 
 /// Unpacks those layers of an image that are nowhere yet.
-fn layers(incoming: &Incoming, image: &Resolved, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+fn layers(archive: &Archive, image: &Resolved, progress: &mut dyn FnMut(Progress)) -> Result<()> {
+    let incoming = archive.incoming();
     for (index, (diff_id, blob)) in image.layers.iter().enumerate() {
         let id = short(diff_id).to_owned();
         let Some(total) = Arrived(incoming).size(blob) else {
@@ -142,6 +145,12 @@ fn layers(incoming: &Incoming, image: &Resolved, progress: &mut dyn FnMut(Progre
             });
         };
         report(0);
+        if !incoming.has_layer(diff_id)
+            && let Some(layer) = archive.ahead().take(blob, &mut report)
+            && layer.diff_id == *diff_id
+        {
+            incoming.add_layer(layer)?;
+        }
         incoming
             .unpack(blob, diff_id, &mut report)
             .map_err(|error| error.within(&format!("layer {index} ({id})")))?;

@@ -551,3 +551,49 @@ fn errors_of_the_reader_are_not_the_archives() {
     let error = open(dir.path()).load(&mut Broken, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::Io { action: "read", .. }), "{error}");
 }
+
+/// Layers large enough to be unpacked while the archive is read.
+#[test]
+fn layers_unpacked_ahead_count_only_if_a_manifest_names_them() {
+    let layers: Vec<_> = (0..4u8)
+        .map(|layer| {
+            let noise: Vec<u8> = (0..200_000u32)
+                .map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8 ^ layer)
+                .collect();
+            Tar::default().file("f", &noise).finish()
+        })
+        .collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| digest_of(layer)).collect();
+    let packed = [
+        gzip(&layers[0]),
+        zstd::stream::encode_all(layers[1].as_slice(), 1).unwrap(),
+        layers[2].clone(),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let root = dir.path().join("data");
+    let archive = docker_archive_claiming(&["a"], &packed, &diff_ids[..3]);
+    // Of these, nothing is kept: no layer, and one that no manifest names.
+    let mut stray = Tar::default()
+        .file("noise.gz", &gzip(&[7; 90_000]).repeat(400))
+        .file("other.tar", &layers[3])
+        .unfinished();
+    stray.extend_from_slice(&archive);
+    for _ in 0..2 {
+        let image = load(&store, &stray).unwrap().remove(0);
+        assert_eq!(image.size, 3 * 200_000);
+        let unpacked = std::fs::read_dir(root.join("layers/sha256")).unwrap();
+        assert_eq!(unpacked.count(), 3);
+    }
+    store.remove("a", true, &|_| None).unwrap();
+    assert_empty(&store, &root);
+
+    // With the diff IDs of two exchanged.
+    let mut wrong = diff_ids[..3].to_vec();
+    wrong.swap(0, 1);
+    let message = refused(&docker_archive_claiming(&["a"], &packed, &wrong));
+    assert!(message.contains("invalid diffID"), "{message}");
+    for cut in 1..8 {
+        refused(&archive[..archive.len() * cut / 8]);
+    }
+}
