@@ -38,6 +38,7 @@ pub(crate) fn parse(text: &str) -> Result<Platform, Failure> {
         os: os.to_lowercase(),
         architecture,
         variant,
+        ..Platform::default()
     })
 }
 

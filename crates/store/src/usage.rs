@@ -372,3 +372,89 @@ fn or_nothing(size: rustix::io::Result<u64>) -> rustix::io::Result<u64> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Tar, docker_archive, load};
+
+    /// About a megabyte on disk, unpacked and as a blob.
+    fn image(store: &Store, name: &str, byte: u8) -> Image {
+        let layer = Tar::default().file("f", &vec![byte; 500_000]).finish();
+        load(store, &docker_archive(&[name], &[layer]))
+            .unwrap()
+            .remove(0)
+    }
+
+    #[test]
+    fn limits_take_the_image_that_was_not_used_for_longest() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [a, b, c, d] =
+            [("a:1", 1), ("b:1", 2), ("c:1", 3), ("d:1", 4)].map(|(n, b)| image(&store, n, b));
+        store.touch(&a.id);
+        store.create_snapshot("k", &b, (0, 0)).unwrap();
+        let total = store.usage().unwrap().total();
+        let collect = |limits: Limits| {
+            let in_use = |image: &Image| image.id == c.id;
+            store.collect_within(limits, &in_use).unwrap()
+        };
+        let limits = |reserved, max_used, min_free| Limits {
+            reserved,
+            max_used,
+            min_free,
+        };
+        assert_eq!(collect(limits(0, total, 0)).0, []);
+        assert_eq!(collect(limits(total, 1, u64::MAX)).0, []);
+        let (removed, space) = collect(limits(0, total - 1, 0));
+        let gone = |image: &Image| {
+            vec![
+                Removed::Untagged(familiar(&image.names[0])),
+                Removed::Deleted(image.id.clone()),
+            ]
+        };
+        assert_eq!(removed, gone(&d));
+        assert!(space > 900_000, "{space}");
+        // Uses are remembered; what is needed stays, whatever the limit.
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.inner.state().images[&a.id].saved.used_at.is_some());
+        let in_use = |image: &Image| image.id == c.id;
+        let (removed, _) = store
+            .collect_within(limits(0, 0, u64::MAX), &in_use)
+            .unwrap();
+        assert_eq!(removed, gone(&a));
+        let left: Vec<_> = store
+            .images()
+            .into_iter()
+            .map(|image| image.names)
+            .collect();
+        assert_eq!(left.len(), 2);
+        assert_eq!(store.prune(&|_| true).unwrap().0, gone(&c));
+    }
+
+    #[test]
+    fn shared_parts_are_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let layers = |byte: u8| {
+            let base = Tar::default().file("base", &[9; 100_000]).finish();
+            [base, Tar::default().file("own", &[byte; 50_000]).finish()]
+        };
+        for (name, byte) in [("a:1", 1), ("b:1", 2)] {
+            load(&store, &docker_archive(&[name], &layers(byte))).unwrap();
+        }
+        let usage = store.usage().unwrap();
+        let shared = usage.images[0].shared;
+        assert!(
+            shared > 200_000 && usage.images[1].shared == shared,
+            "{usage:?}"
+        );
+        let sizes: u64 = usage.images.iter().map(|image| image.size).sum();
+        assert_eq!(usage.total(), sizes - shared + usage.ingests);
+        let a = store.find("a:1").unwrap().id;
+        let back = usage.reclaimable(&|id| id == a);
+        assert!(back > 100_000 && back < shared, "{back}");
+        assert!(store.shared_sizes().values().all(|size| *size > 200_000));
+    }
+}

@@ -179,6 +179,7 @@ fn shown(platform: &document::Platform) -> Platform {
         architecture: platform.architecture.clone().unwrap_or_default(),
         os: platform.os.clone().unwrap_or_default(),
         variant: platform.variant.clone().unwrap_or_default(),
+        ..Platform::default()
     }
 }
 
