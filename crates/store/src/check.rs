@@ -505,7 +505,7 @@ mod tests {
             std::fs::write(dir.path().join("layers/sha256/stray"), "x").unwrap();
             std::fs::write(dir.path().join(IMAGES), "[]").unwrap();
             let old = dir.path().join("ingest/sha256").join("0".repeat(64));
-            std::fs::File::create(&old)
+            File::create(&old)
                 .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
                 .unwrap();
 

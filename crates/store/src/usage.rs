@@ -103,35 +103,35 @@ impl Store {
             let snapshots: Vec<String> = state.snapshots.keys().cloned().collect();
             (state.images.clone(), layers, blobs, snapshots, below)
         };
-        let mut users: HashMap<&Digest, Vec<Digest>> = HashMap::new();
+        let mut users: HashMap<Part<'_>, Vec<Digest>> = HashMap::new();
         for record in images.values() {
-            for digest in parts(record) {
-                users
-                    .entry(digest)
-                    .or_default()
-                    .push(record.saved.id.clone());
+            for part in parts(record) {
+                users.entry(part).or_default().push(record.saved.id.clone());
             }
         }
-        let mut sizes = HashMap::new();
+        let mut sizes: HashMap<Part<'_>, u64> = HashMap::new();
         let mut usage = Usage::default();
-        for diff_id in layers {
-            let size = self.layer_usage(&diff_id)?;
-            sizes.insert(diff_id.clone(), size);
+        for diff_id in &layers {
+            let size = self.layer_usage(diff_id)?;
+            sizes.insert(Part::Layer(diff_id), size);
             usage.layers.push(LayerUsage {
                 size,
-                images: users.get(&diff_id).cloned().unwrap_or_default(),
-                has_snapshot: below_snapshots.contains(&diff_id),
-                diff_id,
+                images: users
+                    .get(&Part::Layer(diff_id))
+                    .cloned()
+                    .unwrap_or_default(),
+                has_snapshot: below_snapshots.contains(diff_id),
+                diff_id: diff_id.clone(),
             });
         }
-        for digest in blobs {
-            let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(&digest).as_bytes()))
-                .map_err(Error::io("measure blob", &digest))?;
-            sizes.insert(digest.clone(), size);
+        for digest in &blobs {
+            let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(digest).as_bytes()))
+                .map_err(Error::io("measure blob", digest))?;
+            sizes.insert(Part::Blob(digest), size);
             usage.blobs.push(BlobUsage {
                 size,
-                images: users.get(&digest).cloned().unwrap_or_default(),
-                digest,
+                images: users.get(&Part::Blob(digest)).cloned().unwrap_or_default(),
+                digest: digest.clone(),
             });
         }
         for directory in [&inner.dirs.ingest, &inner.dirs.tmp] {
@@ -144,8 +144,8 @@ impl Store {
             usage.snapshots.push((key, size));
         }
         for record in images.values() {
-            let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or_default();
-            let is_shared = |digest: &&Digest| users.get(*digest).is_some_and(|by| by.len() > 1);
+            let size = |part: Part<'_>| sizes.get(&part).copied().unwrap_or_default();
+            let is_shared = |part: &Part<'_>| users.get(part).is_some_and(|by| by.len() > 1);
             usage.images.push(ImageUsage {
                 id: record.saved.id.clone(),
                 size: parts(record).into_iter().map(size).sum(),
@@ -162,24 +162,22 @@ impl Store {
     /// them) that other images have as well. Touches no disk.
     pub fn shared_sizes(&self) -> HashMap<Digest, u64> {
         let state = self.inner.state();
-        let mut users: HashMap<&Digest, usize> = HashMap::new();
+        let mut users: HashMap<Part<'_>, usize> = HashMap::new();
         for record in state.images.values() {
-            for digest in parts(record) {
-                *users.entry(digest).or_default() += 1;
+            for part in parts(record) {
+                *users.entry(part).or_default() += 1;
             }
         }
-        let size = |digest: &&Digest| {
-            let layer = state.layers.get(*digest).map(|layer| layer.size);
-            layer
-                .or_else(|| state.blobs.get(*digest).copied())
-                .unwrap_or_default()
+        let size = |part| match part {
+            Part::Layer(diff_id) => state.layers.get(diff_id).map_or(0, |layer| layer.size),
+            Part::Blob(digest) => state.blobs.get(digest).copied().unwrap_or_default(),
         };
         (state.images.values())
             .map(|record| {
                 let shared = parts(record)
                     .into_iter()
-                    .filter(|digest| users.get(digest).is_some_and(|count| *count > 1));
-                (record.saved.id.clone(), shared.map(|d| size(&d)).sum())
+                    .filter(|part| users.get(part).is_some_and(|count| *count > 1));
+                (record.saved.id.clone(), shared.map(size).sum())
             })
             .collect()
     }
@@ -361,9 +359,18 @@ fn names(record: &Record) -> Vec<Removed> {
         .collect()
 }
 
-/// Layers and blobs of an image, each once.
-fn parts(record: &Record) -> BTreeSet<&Digest> {
-    record.layers.iter().chain(&record.blobs).collect()
+/// A layer or a blob. That of a plain layer has the layer's digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Part<'a> {
+    Layer(&'a Digest),
+    Blob(&'a Digest),
+}
+
+/// Of an image, each once.
+fn parts(record: &Record) -> BTreeSet<Part<'_>> {
+    (record.layers.iter().map(Part::Layer))
+        .chain(record.blobs.iter().map(Part::Blob))
+        .collect()
 }
 
 fn or_nothing(size: rustix::io::Result<u64>) -> rustix::io::Result<u64> {
