@@ -158,7 +158,7 @@ fn platforms_are_picked_out_and_ids_have_no_names() {
                 &[
                     "save",
                     "-o",
-                    "/dev/null",
+                    engine.dir().join("no.tar").to_str().unwrap(),
                     "--platform",
                     "linux/s390x",
                     "multi:v1",
@@ -239,7 +239,7 @@ fn a_committed_container_is_seen_again() {
         let script = CHANGES.replace("mkfifo /fifo; ", "mknod /fifo p; ");
         engine
             .berth(&[
-                "run", "--name", "c", "-e", "A=1", "busybox", "sh", "-c", &script,
+                "run", "--name", "cc", "-e", "A=1", "busybox", "sh", "-c", &script,
             ])
             .ok();
         for client in clients() {
@@ -256,7 +256,7 @@ fn a_committed_container_is_seen_again() {
                         "ENV B=2",
                         "-c",
                         "CMD [\"cat\", \"/new\"]",
-                        "c",
+                        "cc",
                         "made:v1",
                     ],
                 )
@@ -301,7 +301,7 @@ fn running_and_created_containers_are_committed() {
             "run",
             "-d",
             "--name",
-            "r",
+            "rr",
             "busybox",
             "sh",
             "-c",
@@ -309,18 +309,18 @@ fn running_and_created_containers_are_committed() {
         ])
         .ok();
     berth_e2e::eventually("the file is there", || {
-        (engine.berth(&["exec", "r", "cat", "/x"]).code == 0).then_some(())
+        (engine.berth(&["exec", "rr", "cat", "/x"]).code == 0).then_some(())
     });
-    engine.berth(&["commit", "r", "running"]).ok();
-    assert_eq!(engine.state("r", "Paused"), "false");
+    engine.berth(&["commit", "rr", "running"]).ok();
+    assert_eq!(engine.state("rr", "Paused"), "false");
     assert_eq!(
         engine.berth(&["run", "--rm", "running", "cat", "/x"]).ok(),
         "x"
     );
 
     // Nothing changed: no layer, only a step.
-    engine.berth(&["create", "--name", "n", "busybox"]).ok();
-    engine.berth(&["commit", "n", "same"]).ok();
+    engine.berth(&["create", "--name", "nn", "busybox"]).ok();
+    engine.berth(&["commit", "nn", "same"]).ok();
     let layers = |name: &str| {
         engine
             .berth(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", name])
@@ -333,7 +333,7 @@ fn running_and_created_containers_are_committed() {
         .berth(&["commit", "none"])
         .fails(1, "No such container: none");
     engine
-        .berth(&["commit", "n", "Bad"])
+        .berth(&["commit", "nn", "Bad"])
         .fails(1, "must be lowercase");
 }
 
@@ -346,20 +346,20 @@ fn kill_9_during_save_and_commit_leaves_nothing_half_done() {
         .berth(&[
             "run",
             "--name",
-            "c",
+            "cc",
             "busybox",
             "sh",
             "-c",
             "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null",
         ])
         .ok();
-    let big = engine.berth(&["commit", "c", "big"]).ok();
+    let big = engine.berth(&["commit", "cc", "big"]).ok();
     for what in ["save", "commit", "commit"] {
         let mut command = engine.command("berth");
         let file = engine.dir().join("killed.tar");
         match what {
             "save" => command.args(["save", "-o", file.to_str().unwrap(), "big"]),
-            _ => command.args(["commit", "c", "half"]),
+            _ => command.args(["commit", "cc", "half"]),
         };
         let mut child = command
             .stdout(std::process::Stdio::null())
@@ -385,7 +385,7 @@ fn kill_9_during_save_and_commit_leaves_nothing_half_done() {
         });
     }
     save(&engine, "berth", "whole.tar", &["big"]);
-    engine.berth(&["commit", "c", "half"]).ok();
+    engine.berth(&["commit", "cc", "half"]).ok();
     engine
         .berth(&["run", "--rm", "half", "test", "-f", "/big"])
         .ok();

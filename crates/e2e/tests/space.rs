@@ -78,14 +78,14 @@ fn disk_usage_agrees_with_du() {
         };
         load_noise(&engine, "a:1", 1, 9_000_000);
         load_noise(&engine, "b:1", 2, 5_000_000);
-        engine.berth(&["volume", "create", "v"]).ok();
+        engine.berth(&["volume", "create", "vv"]).ok();
         engine
             .berth(&[
                 "run",
                 "--name",
-                "c",
+                "cc",
                 "-v",
-                "v:/v",
+                "vv:/v",
                 "a:1",
                 "sh",
                 "-c",
@@ -145,7 +145,7 @@ fn pruning_takes_what_nothing_needs() {
     load_noise(&engine, "bare:1", 3, 200_000);
     let bare = load_noise(&engine, "bare:2", 3, 200_000);
     engine.berth(&["rmi", "bare:1"]).ok();
-    engine.berth(&["create", "--name", "c", "used:1"]).ok();
+    engine.berth(&["create", "--name", "cc", "used:1"]).ok();
     // Takes the name away from it.
     engine.berth(&["tag", "busybox", "bare:2"]).ok();
 
@@ -172,7 +172,7 @@ fn pruning_takes_what_nothing_needs() {
     settle(&engine);
     let blobs = std::fs::read_dir(engine.data_root().join("blobs/sha256")).unwrap();
     assert_eq!(blobs.count(), 4);
-    engine.berth(&["start", "-a", "c"]).ok();
+    engine.berth(&["start", "-a", "cc"]).ok();
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn damage_is_found_and_repaired() {
         };
         load_noise(&engine, "good:1", 1, 300_000);
         load_noise(&engine, "bad:1", 2, 300_000);
-        engine.berth(&["create", "--name", "c", "good:1"]).ok();
+        engine.berth(&["create", "--name", "cc", "good:1"]).ok();
         assert_eq!(check(&engine, false), Vec::<Value>::new());
 
         // Layers gone and cut short; also what a restart finds.
@@ -323,7 +323,7 @@ fn damage_is_found_and_repaired() {
         engine
             .berth(&["run", "--rm", "bad:1", "test", "-s", "/noise"])
             .ok();
-        engine.berth(&["start", "-a", "c"]).ok();
+        engine.berth(&["start", "-a", "cc"]).ok();
         assert_eq!(check(&engine, false), Vec::<Value>::new());
     }
 }

@@ -287,11 +287,16 @@ impl Store {
         let (layers, blobs) = {
             let state = self.inner.state();
             let layers: Vec<Digest> = state.layers.keys().cloned().collect();
-            (layers, state.blobs.values().sum::<u64>())
+            let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
+            (layers, blobs)
         };
-        let mut total = blobs;
+        let mut total = 0;
         for diff_id in &layers {
             total += self.layer_usage(diff_id)?;
+        }
+        for digest in &blobs {
+            total += or_nothing(entry_usage(&self.inner.dirs.blobs, hex(digest).as_bytes()))
+                .map_err(Error::io("measure blob", digest))?;
         }
         Ok(total)
     }
@@ -401,7 +406,7 @@ mod tests {
             [("a:1", 1), ("b:1", 2), ("c:1", 3), ("d:1", 4)].map(|(n, b)| image(&store, n, b));
         store.touch(&a.id);
         store.create_snapshot("k", &b, (0, 0)).unwrap();
-        let total = store.usage().unwrap().total();
+        let total = store.stored().unwrap();
         let collect = |limits: Limits| {
             let in_use = |image: &Image| image.id == c.id;
             store.collect_within(limits, &in_use).unwrap()
