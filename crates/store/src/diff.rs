@@ -27,11 +27,11 @@ const MAX_XATTR: usize = 64 << 10;
 impl Store {
     /// Writes the changes in a snapshot as a plain layer, in the order of
     /// names; whether there were any. What cannot be in a layer (sockets) is
-    /// left out.
+    /// left out, and so are these paths.
     ///
     /// # Errors
     /// `NotFound` if there is no such snapshot.
-    pub fn diff(&self, key: &str, out: &mut dyn Write) -> Result<bool> {
+    pub fn diff(&self, key: &str, without: &[&str], out: &mut dyn Write) -> Result<bool> {
         snapshot::check_key(key)?;
         let path = format!("{key}/upper");
         let upper = open_directory(self.inner.dirs.snapshots.as_fd(), path.as_bytes()).map_err(
@@ -44,6 +44,7 @@ impl Store {
             tar: TarWriter::new(out),
             root: upper,
             links: HashMap::new(),
+            without,
             opaque: opaque_mark(self.inner.options.userxattr),
             any: false,
         };
@@ -59,6 +60,7 @@ struct Diff<'a> {
     root: OwnedFd,
     /// First names of files that have several, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
+    without: &'a [&'a str],
     /// How overlayfs marks an opaque directory.
     opaque: &'static str,
     any: bool,
@@ -112,6 +114,9 @@ impl Diff<'_> {
 
     /// Writes one entry; whether it is a directory to be entered.
     fn entry(&mut self, directory: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool> {
+        if self.without.iter().any(|name| name.as_bytes() == path) {
+            return Ok(false);
+        }
         let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
             other => other.map_err(failed(path))?,
@@ -303,9 +308,9 @@ mod tests {
             .remove(0);
         let upper = store.create_snapshot("c", &image, (0, 0)).unwrap().upper;
         let mut nothing = Vec::new();
-        assert!(!store.diff("c", &mut nothing).unwrap());
+        assert!(!store.diff("c", &[], &mut nothing).unwrap());
         assert_eq!(nothing, vec![0; 1024]);
-        assert!(store.diff("none", &mut Vec::new()).is_err());
+        assert!(store.diff("none", &[], &mut Vec::new()).is_err());
 
         let at = |name: &str| upper.join(name);
         std::fs::create_dir(at("made")).unwrap();
@@ -330,9 +335,9 @@ mod tests {
         assert!(std::fs::metadata(at("pipe")).unwrap().file_type().is_fifo());
 
         let mut archive = Vec::new();
-        assert!(store.diff("c", &mut archive).unwrap());
+        assert!(store.diff("c", &[], &mut archive).unwrap());
         let mut again = Vec::new();
-        store.diff("c", &mut again).unwrap();
+        store.diff("c", &[], &mut again).unwrap();
         assert!(archive == again);
         let mut reader = Reader::new(archive.as_slice());
         let mut seen = Vec::new();
