@@ -9,7 +9,7 @@ use super::errors::{Code, Failure};
 use super::names::Digest;
 use super::reply::{self, Body, FILTERS};
 use super::routes::Query;
-use super::{Reply, Server};
+use super::{Reply, Server, proxy};
 
 /// Names in one reply, at most.
 const MAX_PAGE: usize = 10_000;
@@ -18,19 +18,30 @@ const MAX_PAGE: usize = 10_000;
 const MAX_REFERRERS: usize = 2 << 20;
 
 pub(crate) async fn tags(server: &Server, name: String, query: &Query) -> Reply {
-    let of = name.clone();
-    let tags = server
+    let there = match &server.origin {
+        Some(origin) => proxy::tags(origin, &name).await?,
+        None => None,
+    };
+    let path = format!("/v2/{name}/tags/list");
+    let tags = match there {
+        Some(tags) => tags,
+        None => tags_here(server, &name).await?,
+    };
+    let (page, link) = page(&tags, query, &path)?;
+    let mut response = reply::json(&serde_json::json!({"name": name, "tags": page}));
+    add_link(&mut response, link);
+    Ok(response)
+}
+
+async fn tags_here(server: &Server, name: &str) -> Result<Vec<String>, Failure> {
+    let of = name.to_owned();
+    server
         .storage(move |storage| {
             let tags = storage.tags(&of)?;
             Ok((!tags.is_empty() || storage.has_repository(&of)?).then_some(tags))
         })
         .await?
-        .ok_or_else(|| unknown(&name))?;
-    let path = format!("/v2/{name}/tags/list");
-    let (page, link) = page(&tags, query, &path)?;
-    let mut response = reply::json(&serde_json::json!({"name": name, "tags": page}));
-    add_link(&mut response, link);
-    Ok(response)
+        .ok_or_else(|| unknown(name))
 }
 
 fn unknown(name: &str) -> Failure {
@@ -89,6 +100,9 @@ pub(crate) async fn referrers(
     digest: Digest,
     query: &Query,
 ) -> Reply {
+    if let Some(origin) = &server.origin {
+        proxy::referrers(server, origin, &name, &digest).await;
+    }
     let (of, subject) = (name.clone(), digest.clone());
     let mut found = server
         .storage(move |storage| storage.referrers(&of, &subject))

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::document::Document;
 use super::errors::{Code, Failure};
 use super::names::{Algorithm, Digest, Reference};
-use super::storage::{BLOBS, MANIFESTS, REFERRERS, Storage, TAGS, exists, list, read, remove};
+use super::storage::{
+    BLOBS, MANIFESTS, REFERRERS, Storage, TAGS, exists, list, read, remove, renew,
+};
 
 /// What is kept beside a manifest in a repository.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +65,24 @@ impl Storage {
             media_type: record.media_type,
             bytes,
         }))
+    }
+
+    /// The same for a client, which may push what refers to it next: what was
+    /// said to be there stays for the grace time of the collection.
+    pub(crate) fn promise_manifest(
+        &self,
+        name: &str,
+        reference: &Reference,
+    ) -> io::Result<Option<Stored>> {
+        let _gate = self.enter();
+        let stored = self.manifest(name, reference)?;
+        if let Some(stored) = &stored {
+            self.use_now(&stored.digest);
+            if matches!(reference, Reference::Digest(_)) {
+                renew(&self.record_path(name, MANIFESTS, &stored.digest))?;
+            }
+        }
+        Ok(stored)
     }
 
     /// Stores a manifest and, if asked by tag, names it.

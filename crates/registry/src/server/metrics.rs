@@ -5,15 +5,19 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hyper::{Method, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::Server;
+use super::reply::{self, Body};
 
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     received: AtomicU64,
     sent: AtomicU64,
-    pub(crate) gc_runs: AtomicU64,
-    pub(crate) gc_bytes: AtomicU64,
+    gc_runs: AtomicU64,
+    gc_bytes: AtomicU64,
 }
 
 impl Metrics {
@@ -37,7 +41,12 @@ impl Metrics {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn text(&self, uploads: usize, storage_bytes: u64) -> String {
+    pub(crate) fn collected(&self, bytes: u64) {
+        self.gc_runs.fetch_add(1, Ordering::Relaxed);
+        self.gc_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn text(&self, uploads: usize, storage_bytes: u64) -> String {
         let mut text = String::new();
         let head = |text: &mut String, name: &str, kind: &str, help: &str| {
             // Writing to a String cannot fail.
@@ -95,5 +104,19 @@ impl Metrics {
             let _ = writeln!(text, "{name} {value}");
         }
         text
+    }
+}
+
+/// Answers on the address for metrics.
+pub(crate) fn handle(server: &Server, request: &Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => {
+            let text = server
+                .metrics
+                .text(server.uploads.count(), server.storage.bytes());
+            reply::typed("text/plain; version=0.0.4", text.into())
+        }
+        (&Method::GET, "/healthz") => reply::typed("text/plain", "ok\n".into()),
+        _ => reply::status(StatusCode::NOT_FOUND),
     }
 }

@@ -4,40 +4,47 @@
 //! `blobs`, `push`, `pull`, `catalog` (the reply) → `storage`, `manifests`,
 //! `uploads` (files below the root).
 
+mod auth;
 mod blobs;
 mod catalog;
 mod document;
+mod download;
 mod errors;
+mod gc;
 mod listen;
 mod manifests;
 mod metrics;
 mod names;
 mod options;
+mod proxy;
 mod pull;
 mod push;
 mod reply;
 mod routes;
+mod stamp;
 mod storage;
+mod tls;
 mod uploads;
 
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 
+use auth::{Auth, Need};
 use errors::{Code, Failure};
 use metrics::Metrics;
+use proxy::Origin;
 use reply::Body;
 use routes::{Query, Route};
 use storage::Storage;
 use uploads::Uploads;
 
 pub use listen::{Error, Registry};
-pub use options::Options;
+pub use options::{Authentication, Options, Proxy, TlsFiles};
 
 type Reply = Result<Response<Body>, Failure>;
 
@@ -51,6 +58,9 @@ struct Shared {
     storage: Arc<Storage>,
     uploads: Arc<Uploads>,
     metrics: Metrics,
+    auth: Auth,
+    /// Whose content is served.
+    origin: Option<Arc<Origin>>,
 }
 
 impl Deref for Server {
@@ -121,10 +131,23 @@ impl Server {
         let query = Query::parse(head.uri.query().unwrap_or_default());
         let (method, headers) = (head.method, head.headers);
         let reads = method == Method::GET || method == Method::HEAD;
-        if !reads && self.options.read_only && route != Route::Token {
+        if route == Route::Token {
+            return auth::issue(&self.auth, &method, &query, &headers, body).await;
+        }
+        let granted = self
+            .auth
+            .check(&headers, need(&route, &method).as_ref())
+            .await?;
+        if !reads && self.options.read_only {
             return Err(Failure::new(
                 Code::Unsupported,
                 "this registry is read-only",
+            ));
+        }
+        if !reads && self.origin.is_some() {
+            return Err(Failure::new(
+                Code::Unsupported,
+                "this registry only passes on what another one has: push there",
             ));
         }
         match (&method, route) {
@@ -134,9 +157,12 @@ impl Server {
             (_, Route::Referrers(name, digest)) if reads => {
                 catalog::referrers(self, name, digest, &query).await
             }
-            (_, Route::Manifest(name, reference)) if reads => {
-                pull::get(self, &method, &headers, name, reference).await
-            }
+            (_, Route::Manifest(name, reference)) if reads => match &self.origin {
+                None => pull::get(self, &method, &headers, name, reference).await,
+                Some(origin) => {
+                    proxy::manifest(self, origin, &method, &headers, name, reference).await
+                }
+            },
             (&Method::PUT, Route::Manifest(name, reference)) => {
                 pull::put(self, &headers, &query, name, reference, body).await
             }
@@ -144,11 +170,16 @@ impl Server {
                 pull::delete(self, name, reference).await
             }
             (_, Route::Blob(name, digest)) if reads => {
+                if let Some(origin) = &self.origin
+                    && let Some(reply) = proxy::blob(self, origin, &method, &name, &digest).await?
+                {
+                    return Ok(reply);
+                }
                 blobs::get(self, &method, &headers, name, digest).await
             }
             (&Method::DELETE, Route::Blob(name, digest)) => blobs::delete(self, name, digest).await,
             (&Method::POST, Route::Uploads(name)) => {
-                push::start(self, name, &query, &headers, body, true).await
+                push::start(self, name, &query, &headers, body, &granted).await
             }
             (_, Route::Upload(name, id)) if reads => push::status(self, &name, &id).await,
             (&Method::PATCH, Route::Upload(name, id)) => {
@@ -164,11 +195,20 @@ impl Server {
             )),
         }
     }
+}
 
-    fn metrics_text(&self) -> String {
-        let bytes = self.storage.bytes.load(Ordering::Relaxed);
-        self.metrics.text(self.uploads.count(), bytes)
-    }
+/// What the client of a request must be allowed.
+fn need(route: &Route, method: &Method) -> Option<Need> {
+    let Some(name) = route.repository() else {
+        return (*route == Route::Catalog).then(Need::catalog);
+    };
+    let actions: &[&str] = match (route, method) {
+        (Route::Uploads(_) | Route::Upload(..), _) => &["pull", "push"],
+        (_, &Method::GET | &Method::HEAD) => &["pull"],
+        (_, &Method::DELETE) => &["delete"],
+        _ => &["pull", "push"],
+    };
+    Some(Need::repository(name, actions))
 }
 
 /// Runs what blocks on a thread for that.

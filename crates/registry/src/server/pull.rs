@@ -32,7 +32,7 @@ pub(crate) async fn get(
 ) -> Reply {
     let wanted = reference.clone();
     let stored = server
-        .storage(move |storage| storage.manifest(&name, &wanted))
+        .storage(move |storage| storage.promise_manifest(&name, &wanted))
         .await?
         .ok_or_else(|| unknown(&reference))?;
     answer(method, headers, &reference, stored)

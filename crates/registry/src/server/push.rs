@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use hyper::{HeaderMap, Response, StatusCode};
 
+use super::auth::Granted;
 use super::errors::{Code, Failure};
 use super::names::{Algorithm, Digest, is_repository};
 use super::reply::{self, Body, CHUNK_MIN, DIGEST, UPLOAD_ID};
@@ -26,11 +27,11 @@ pub(crate) async fn start(
     query: &Query,
     headers: &HeaderMap,
     body: Incoming,
-    may_read_all: bool,
+    granted: &Granted,
 ) -> Reply {
     if let Some(text) = query.get("mount") {
         let digest = digest_of(text)?;
-        if let Some(reply) = mount(server, &name, digest, query.get("from"), may_read_all).await? {
+        if let Some(reply) = mount(server, &name, digest, query.get("from"), granted).await? {
             return Ok(reply);
         }
     }
@@ -75,7 +76,7 @@ async fn mount(
     name: &str,
     digest: Digest,
     from: Option<&str>,
-    may_read_all: bool,
+    granted: &Granted,
 ) -> Result<Option<Response<Body>>, Failure> {
     let from = from.filter(|from| !from.is_empty());
     if from.is_some_and(|from| !is_repository(from)) {
@@ -84,7 +85,11 @@ async fn mount(
             "invalid repository name in \"from\"",
         ));
     }
-    if !may_read_all && from.is_none() {
+    let readable = match from {
+        Some(from) => granted.pulls(from),
+        None => granted.pulls_all(),
+    };
+    if !readable {
         return Ok(None);
     }
     let (to, from, wanted) = (name.to_owned(), from.map(str::to_owned), digest.clone());
