@@ -1,6 +1,7 @@
 //! `/images`.
 
 use berth_api::Error;
+use berth_api::container::Config;
 use berth_api::image::Created;
 use berth_api::progress::Progress;
 use berth_api::version::ApiVersion;
@@ -119,7 +120,9 @@ pub(crate) async fn commit(call: Call) -> Result<Reply, Error> {
         pause: query.flag_or("pause", true),
         config: None,
     };
-    options.config = extract::json(&call.head.headers, call.body).await?;
+    // Clients without one send `null`.
+    let config: Option<Option<Config>> = extract::json(&call.head.headers, call.body).await?;
+    options.config = config.flatten();
     let engine = call.engine;
     let id = Call::finish(call.guard, async move { engine.commit(options).await }).await?;
     reply::json(StatusCode::CREATED, &Created { id })

@@ -463,3 +463,94 @@ fn names(directory: &OwnedFd, place: &str) -> Result<Vec<String>> {
         .map(|(name, _)| String::from_utf8_lossy(&name).into_owned())
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Image;
+    use crate::testing::{Tar, docker_archive, load};
+
+    fn image(store: &Store, name: &str, content: &[u8]) -> Image {
+        let layer = Tar::default().file("f", content).finish();
+        load(store, &docker_archive(&[name], &[layer]))
+            .unwrap()
+            .remove(0)
+    }
+
+    fn what(damage: &[Damage]) -> Vec<(&str, bool)> {
+        damage
+            .iter()
+            .map(|damage| (damage.what.as_str(), damage.repaired))
+            .collect()
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_found_and_mended() {
+        for place in ["/tmp", "/var/tmp"] {
+            let dir = tempfile::tempdir_in(place).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let (good, bad) = (image(&store, "good:1", b"1"), image(&store, "bad:1", b"2"));
+            store.create_snapshot("c", &good, (0, 0)).unwrap();
+            let clean = store.check(false).unwrap();
+            assert!(clean.damage.is_empty() && clean.checked >= 10, "{clean:?}");
+
+            let layer = good.config.rootfs().diff_ids()[0].clone();
+            let layer_at = dir.path().join("layers/sha256").join(hex(&layer));
+            std::fs::remove_dir_all(&layer_at).unwrap();
+            let blob_at = dir
+                .path()
+                .join("blobs/sha256")
+                .join(hex(&bad.config_digest));
+            std::fs::write(&blob_at, "short").unwrap();
+            std::fs::write(dir.path().join("layers/sha256/stray"), "x").unwrap();
+            std::fs::write(dir.path().join(IMAGES), "[]").unwrap();
+            let old = dir.path().join("ingest/sha256").join("0".repeat(64));
+            File::create(&old)
+                .and_then(|file| file.set_modified(std::time::UNIX_EPOCH))
+                .unwrap();
+
+            let damage = |repaired| {
+                vec![
+                    (format!("file {IMAGES}"), repaired),
+                    (format!("blob {}", bad.config_digest), repaired),
+                    (format!("layer {layer}"), repaired),
+                    ("file layers/sha256/stray".to_owned(), repaired),
+                    (format!("file ingest/sha256/{}", "0".repeat(64)), repaired),
+                ]
+            };
+            for repair in [false, true] {
+                let report = store.check(repair).unwrap();
+                let want = damage(repair);
+                let want: Vec<_> = want
+                    .iter()
+                    .map(|(what, done)| (what.as_str(), *done))
+                    .collect();
+                assert_eq!(what(&report.damage), want);
+                assert!(report.damage[1].remedy.ends_with(": bad:1"));
+            }
+            assert!(store.check(false).unwrap().damage.is_empty());
+            assert!(layer_at.exists() && !blob_at.exists() && !old.exists());
+            assert!(store.find("bad:1").is_err());
+            drop(store);
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(store.find("good:1").unwrap().size, good.size);
+            assert!(store.check(false).unwrap().damage.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_layer_survives_a_restart_and_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let before = image(&store, "a:1", b"12345");
+        drop(store);
+        let layers = dir.path().join("layers/sha256");
+        std::fs::remove_dir_all(&layers).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.find("a:1").unwrap().size, 0);
+        assert!(store.create_snapshot("c", &before, (0, 0)).is_err());
+        assert_eq!(store.check(true).unwrap().damage.len(), 1);
+        assert_eq!(store.find("a:1").unwrap().size, before.size);
+        store.create_snapshot("c", &before, (0, 0)).unwrap();
+    }
+}

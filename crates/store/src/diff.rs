@@ -27,11 +27,11 @@ const MAX_XATTR: usize = 64 << 10;
 impl Store {
     /// Writes the changes in a snapshot as a plain layer, in the order of
     /// names; whether there were any. What cannot be in a layer (sockets) is
-    /// left out.
+    /// left out, and so are these paths.
     ///
     /// # Errors
     /// `NotFound` if there is no such snapshot.
-    pub fn diff(&self, key: &str, out: &mut dyn Write) -> Result<bool> {
+    pub fn diff(&self, key: &str, without: &[&str], out: &mut dyn Write) -> Result<bool> {
         snapshot::check_key(key)?;
         let path = format!("{key}/upper");
         let upper = open_directory(self.inner.dirs.snapshots.as_fd(), path.as_bytes()).map_err(
@@ -44,6 +44,7 @@ impl Store {
             tar: TarWriter::new(out),
             root: upper,
             links: HashMap::new(),
+            without,
             opaque: opaque_mark(self.inner.options.userxattr),
             any: false,
         };
@@ -59,6 +60,7 @@ struct Diff<'a> {
     root: OwnedFd,
     /// First names of files that have several, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
+    without: &'a [&'a str],
     /// How overlayfs marks an opaque directory.
     opaque: &'static str,
     any: bool,
@@ -112,6 +114,9 @@ impl Diff<'_> {
 
     /// Writes one entry; whether it is a directory to be entered.
     fn entry(&mut self, directory: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool> {
+        if self.without.iter().any(|name| name.as_bytes() == path) {
+            return Ok(false);
+        }
         let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
             other => other.map_err(failed(path))?,
@@ -280,4 +285,83 @@ fn is_opaque(fd: &OwnedFd, name: &str, path: &[u8]) -> Result<bool> {
 
 fn failed(path: &[u8]) -> impl FnOnce(Errno) -> Error + use<> {
     Error::io("read", String::from_utf8_lossy(path).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use rustix::fs::{CWD, XattrFlags, makedev, mknodat, setxattr};
+
+    use super::*;
+    use crate::tar::Reader;
+    use crate::testing::{Tar, docker_archive, load};
+
+    #[test]
+    fn an_upper_directory_becomes_a_layer() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let layer = Tar::default().file("f", b"base").finish();
+        let image = load(&store, &docker_archive(&["a:1"], &[layer]))
+            .unwrap()
+            .remove(0);
+        let upper = store.create_snapshot("c", &image, (0, 0)).unwrap().upper;
+        let mut nothing = Vec::new();
+        assert!(!store.diff("c", &[], &mut nothing).unwrap());
+        assert_eq!(nothing, vec![0; 1024]);
+        assert!(store.diff("none", &[], &mut Vec::new()).is_err());
+
+        let at = |name: &str| upper.join(name);
+        std::fs::create_dir(at("made")).unwrap();
+        std::fs::write(at("made/z"), "zz").unwrap();
+        std::fs::hard_link(at("made/z"), at("made/again")).unwrap();
+        symlink("/etc/passwd", at("link")).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        let device = |name: &str, kind, number| {
+            let mode = Mode::from_raw_mode(0o600);
+            mknodat(CWD, at(name), kind, mode, number).unwrap();
+        };
+        device("gone", FileType::CharacterDevice, makedev(0, 0));
+        device("null", FileType::CharacterDevice, makedev(1, 3));
+        device("pipe", FileType::Fifo, makedev(0, 0));
+        let set = |name: &str, key: &str, value: &[u8]| {
+            setxattr(at(name), key, value, XattrFlags::empty()).unwrap();
+        };
+        set("made", "trusted.overlay.opaque", b"y");
+        set("made/z", "user.mine", b"1");
+        set("made/z", "trusted.overlay.origin", b"x");
+        std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(std::fs::metadata(at("pipe")).unwrap().file_type().is_fifo());
+
+        let mut archive = Vec::new();
+        assert!(store.diff("c", &[], &mut archive).unwrap());
+        let mut again = Vec::new();
+        store.diff("c", &[], &mut again).unwrap();
+        assert!(archive == again);
+        let mut reader = Reader::new(archive.as_slice());
+        let mut seen = Vec::new();
+        while let Some(entry) = reader.next().unwrap() {
+            let name = String::from_utf8(entry.name.clone()).unwrap();
+            if name == "made/again" {
+                assert_eq!(entry.xattrs, [(b"user.mine".to_vec(), b"1".to_vec())]);
+            }
+            seen.push((name, entry.kind, entry.size));
+        }
+        let want = [
+            ("./", Kind::Directory, 0),
+            (".wh.gone", Kind::File, 0),
+            ("link", Kind::Symlink, 0),
+            ("made/", Kind::Directory, 0),
+            ("made/.wh..wh..opq", Kind::File, 0),
+            ("null", Kind::CharDevice, 0),
+            ("pipe", Kind::Fifo, 0),
+            ("made/again", Kind::File, 2),
+            ("made/z", Kind::HardLink, 0),
+        ];
+        assert_eq!(
+            seen,
+            want.map(|(name, kind, size)| (name.to_owned(), kind, size))
+        );
+    }
 }

@@ -342,3 +342,56 @@ fn of_manifest(found: &Found) -> Descriptor {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Tar, docker_archive, load};
+
+    #[test]
+    fn what_is_saved_is_loaded_again_and_damage_is_not_passed_on() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(from.path()).unwrap();
+        let layers = [
+            Tar::default().file("f", b"first").finish(),
+            Tar::default().file("g", &[7; 5000]).finish(),
+        ];
+        let image = load(&store, &docker_archive(&["a:1", "b:2"], &layers))
+            .unwrap()
+            .remove(0);
+        let wanted = [(image.clone(), image.names.clone())];
+        let save = |platforms: &[Platform]| {
+            let mut archive = Vec::new();
+            store
+                .save(&wanted, platforms, &mut archive)
+                .map(|()| archive)
+        };
+        let archive = save(&[]).unwrap();
+        assert!(archive == save(&[]).unwrap());
+        let other = Store::open(to.path()).unwrap();
+        let loaded = load(&other, &archive).unwrap().remove(0);
+        assert_eq!(
+            (loaded.id, loaded.names),
+            (image.id.clone(), image.names.clone())
+        );
+
+        let missing = Platform {
+            os: "plan9".to_owned(),
+            ..Platform::default()
+        };
+        let error = save(&[missing]).unwrap_err().to_string();
+        assert!(
+            error.contains("a:1 was found but does not provide"),
+            "{error}"
+        );
+        let blobs = from.path().join("blobs/sha256");
+        let path = blobs.join(hex(&image.config_digest));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = save(&[]).unwrap_err().to_string();
+        assert!(error.contains("is damaged"), "{error}");
+        // Nothing is kept once it is done.
+        assert!(store.inner.state().leases.is_empty());
+    }
+}

@@ -103,36 +103,35 @@ impl Store {
             let snapshots: Vec<String> = state.snapshots.keys().cloned().collect();
             (state.images.clone(), layers, blobs, snapshots, below)
         };
-        let mut users: HashMap<&Digest, Vec<Digest>> = HashMap::new();
+        let mut users: HashMap<Part<'_>, Vec<Digest>> = HashMap::new();
         for record in images.values() {
-            for digest in parts(record) {
-                users
-                    .entry(digest)
-                    .or_default()
-                    .push(record.saved.id.clone());
+            for part in parts(record) {
+                users.entry(part).or_default().push(record.saved.id.clone());
             }
         }
-        // The blob of an uncompressed layer has the digest of the layer.
-        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        let mut sizes: HashMap<Part<'_>, u64> = HashMap::new();
         let mut usage = Usage::default();
-        for diff_id in layers {
-            let size = self.layer_usage(&diff_id)?;
-            *sizes.entry(diff_id.clone()).or_default() += size;
+        for diff_id in &layers {
+            let size = self.layer_usage(diff_id)?;
+            sizes.insert(Part::Layer(diff_id), size);
             usage.layers.push(LayerUsage {
                 size,
-                images: users.get(&diff_id).cloned().unwrap_or_default(),
-                has_snapshot: below_snapshots.contains(&diff_id),
-                diff_id,
+                images: users
+                    .get(&Part::Layer(diff_id))
+                    .cloned()
+                    .unwrap_or_default(),
+                has_snapshot: below_snapshots.contains(diff_id),
+                diff_id: diff_id.clone(),
             });
         }
-        for digest in blobs {
-            let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(&digest).as_bytes()))
-                .map_err(Error::io("measure blob", &digest))?;
-            *sizes.entry(digest.clone()).or_default() += size;
+        for digest in &blobs {
+            let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(digest).as_bytes()))
+                .map_err(Error::io("measure blob", digest))?;
+            sizes.insert(Part::Blob(digest), size);
             usage.blobs.push(BlobUsage {
                 size,
-                images: users.get(&digest).cloned().unwrap_or_default(),
-                digest,
+                images: users.get(&Part::Blob(digest)).cloned().unwrap_or_default(),
+                digest: digest.clone(),
             });
         }
         for directory in [&inner.dirs.ingest, &inner.dirs.tmp] {
@@ -145,8 +144,8 @@ impl Store {
             usage.snapshots.push((key, size));
         }
         for record in images.values() {
-            let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or_default();
-            let is_shared = |digest: &&Digest| users.get(*digest).is_some_and(|by| by.len() > 1);
+            let size = |part: Part<'_>| sizes.get(&part).copied().unwrap_or_default();
+            let is_shared = |part: &Part<'_>| users.get(part).is_some_and(|by| by.len() > 1);
             usage.images.push(ImageUsage {
                 id: record.saved.id.clone(),
                 size: parts(record).into_iter().map(size).sum(),
@@ -163,22 +162,22 @@ impl Store {
     /// them) that other images have as well. Touches no disk.
     pub fn shared_sizes(&self) -> HashMap<Digest, u64> {
         let state = self.inner.state();
-        let mut users: HashMap<&Digest, usize> = HashMap::new();
+        let mut users: HashMap<Part<'_>, usize> = HashMap::new();
         for record in state.images.values() {
-            for digest in parts(record) {
-                *users.entry(digest).or_default() += 1;
+            for part in parts(record) {
+                *users.entry(part).or_default() += 1;
             }
         }
-        let size = |digest: &&Digest| {
-            let layer = state.layers.get(*digest).map_or(0, |layer| layer.size);
-            layer + state.blobs.get(*digest).copied().unwrap_or_default()
+        let size = |part| match part {
+            Part::Layer(diff_id) => state.layers.get(diff_id).map_or(0, |layer| layer.size),
+            Part::Blob(digest) => state.blobs.get(digest).copied().unwrap_or_default(),
         };
         (state.images.values())
             .map(|record| {
                 let shared = parts(record)
                     .into_iter()
-                    .filter(|digest| users.get(digest).is_some_and(|count| *count > 1));
-                (record.saved.id.clone(), shared.map(|d| size(&d)).sum())
+                    .filter(|part| users.get(part).is_some_and(|count| *count > 1));
+                (record.saved.id.clone(), shared.map(size).sum())
             })
             .collect()
     }
@@ -288,11 +287,16 @@ impl Store {
         let (layers, blobs) = {
             let state = self.inner.state();
             let layers: Vec<Digest> = state.layers.keys().cloned().collect();
-            (layers, state.blobs.values().sum::<u64>())
+            let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
+            (layers, blobs)
         };
-        let mut total = blobs;
+        let mut total = 0;
         for diff_id in &layers {
             total += self.layer_usage(diff_id)?;
+        }
+        for digest in &blobs {
+            total += or_nothing(entry_usage(&self.inner.dirs.blobs, hex(digest).as_bytes()))
+                .map_err(Error::io("measure blob", digest))?;
         }
         Ok(total)
     }
@@ -360,14 +364,109 @@ fn names(record: &Record) -> Vec<Removed> {
         .collect()
 }
 
-/// Layers and blobs of an image, each once.
-fn parts(record: &Record) -> BTreeSet<&Digest> {
-    record.layers.iter().chain(&record.blobs).collect()
+/// A layer or a blob. That of a plain layer has the layer's digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Part<'a> {
+    Layer(&'a Digest),
+    Blob(&'a Digest),
+}
+
+/// Of an image, each once.
+fn parts(record: &Record) -> BTreeSet<Part<'_>> {
+    (record.layers.iter().map(Part::Layer))
+        .chain(record.blobs.iter().map(Part::Blob))
+        .collect()
 }
 
 fn or_nothing(size: rustix::io::Result<u64>) -> rustix::io::Result<u64> {
     match size {
         Err(Errno::NOENT) => Ok(0),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Tar, docker_archive, load};
+
+    /// About a megabyte on disk, unpacked and as a blob.
+    fn image(store: &Store, name: &str, byte: u8) -> Image {
+        let layer = Tar::default().file("f", &vec![byte; 500_000]).finish();
+        load(store, &docker_archive(&[name], &[layer]))
+            .unwrap()
+            .remove(0)
+    }
+
+    #[test]
+    fn limits_take_the_image_that_was_not_used_for_longest() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let [a, b, c, d] =
+            [("a:1", 1), ("b:1", 2), ("c:1", 3), ("d:1", 4)].map(|(n, b)| image(&store, n, b));
+        store.touch(&a.id);
+        store.create_snapshot("k", &b, (0, 0)).unwrap();
+        let total = store.stored().unwrap();
+        let collect = |limits: Limits| {
+            let in_use = |image: &Image| image.id == c.id;
+            store.collect_within(limits, &in_use).unwrap()
+        };
+        let limits = |reserved, max_used, min_free| Limits {
+            reserved,
+            max_used,
+            min_free,
+        };
+        assert_eq!(collect(limits(0, total, 0)).0, []);
+        assert_eq!(collect(limits(total, 1, u64::MAX)).0, []);
+        let (removed, space) = collect(limits(0, total - 1, 0));
+        let gone = |image: &Image| {
+            vec![
+                Removed::Untagged(familiar(&image.names[0])),
+                Removed::Deleted(image.id.clone()),
+            ]
+        };
+        assert_eq!(removed, gone(&d));
+        assert!(space > 900_000, "{space}");
+        // Uses are remembered; what is needed stays, whatever the limit.
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.inner.state().images[&a.id].saved.used_at.is_some());
+        let in_use = |image: &Image| image.id == c.id;
+        let (removed, _) = store
+            .collect_within(limits(0, 0, u64::MAX), &in_use)
+            .unwrap();
+        assert_eq!(removed, gone(&a));
+        let left: Vec<_> = store
+            .images()
+            .into_iter()
+            .map(|image| image.names)
+            .collect();
+        assert_eq!(left.len(), 2);
+        assert_eq!(store.prune(&|_| true).unwrap().0, gone(&c));
+    }
+
+    #[test]
+    fn shared_parts_are_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let layers = |byte: u8| {
+            let base = Tar::default().file("base", &[9; 100_000]).finish();
+            [base, Tar::default().file("own", &[byte; 50_000]).finish()]
+        };
+        for (name, byte) in [("a:1", 1), ("b:1", 2)] {
+            load(&store, &docker_archive(&[name], &layers(byte))).unwrap();
+        }
+        let usage = store.usage().unwrap();
+        let shared = usage.images[0].shared;
+        assert!(
+            shared > 200_000 && usage.images[1].shared == shared,
+            "{usage:?}"
+        );
+        let sizes: u64 = usage.images.iter().map(|image| image.size).sum();
+        assert_eq!(usage.total(), sizes - shared + usage.ingests);
+        let a = store.find("a:1").unwrap().id;
+        let back = usage.reclaimable(&|id| id == a);
+        assert!(back > 100_000 && back < shared, "{back}");
+        assert!(store.shared_sizes().values().all(|size| *size > 200_000));
     }
 }

@@ -16,6 +16,9 @@ use crate::error::{IntoApi as _, waiting};
 /// Longest manifest or configuration that is read into memory.
 const MAX_DOCUMENT: u64 = 8 << 20;
 
+/// What each container gets from the engine is not its change.
+const OWN_FILES: [&str; 1] = [".dockerenv"];
+
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
@@ -156,7 +159,7 @@ impl Engine {
         std::thread::scope(|scope| {
             let diff = scope.spawn(move || {
                 let mut out = BufWriter::with_capacity(64 << 10, writer);
-                self.0.store.diff(&record.id, &mut out)
+                self.0.store.diff(&record.id, &OWN_FILES, &mut out)
             });
             let packed = incoming.pack(&mut reader, PackAs::Gzip);
             drop(reader);
