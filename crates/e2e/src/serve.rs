@@ -39,6 +39,8 @@ impl Served {
 
     /// The same with files already there, which flags may name.
     pub fn start_in(dir: tempfile::TempDir, flags: &[&str]) -> Self {
+        // Podman wants the file to be there.
+        std::fs::write(dir.path().join("auth.json"), "{}").expect("the directory can be written");
         let mut served = Self {
             dir,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
