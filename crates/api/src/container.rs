@@ -438,6 +438,8 @@ go_struct! {
         architecture: String,
         #[serde(rename = "os")]
         os: String,
+        #[serde(rename = "os.version", skip_serializing_if = "crate::go::is_default")]
+        os_version: String,
         #[serde(rename = "variant", skip_serializing_if = "crate::go::is_default")]
         variant: String,
     }

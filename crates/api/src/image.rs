@@ -1,6 +1,6 @@
 //! Images: listing, inspection, removal.
 
-use crate::container::{Config, Descriptor, Labels};
+use crate::container::{Config, Descriptor, Labels, Platform};
 
 go_struct! {
     /// One row of `GET /images/json`.
@@ -13,6 +13,8 @@ go_struct! {
         parent_id: String,
         #[serde(skip_serializing_if = "crate::go::is_default")]
         descriptor: Option<Descriptor>,
+        #[serde(skip_serializing_if = "crate::go::is_default")]
+        manifests: Option<Vec<ManifestSummary>>,
         repo_digests: Vec<String>,
         repo_tags: Vec<String>,
         /// Bytes shared with other images; -1 = not counted.
@@ -51,6 +53,75 @@ go_struct! {
         metadata: Metadata,
         #[serde(skip_serializing_if = "crate::go::is_default")]
         descriptor: Option<Descriptor>,
+        #[serde(skip_serializing_if = "crate::go::is_default")]
+        manifests: Option<Vec<ManifestSummary>>,
+    }
+}
+
+go_struct! {
+    /// One manifest of an image, with `manifests=1`.
+    pub struct ManifestSummary {
+        #[serde(rename = "ID")]
+        id: String,
+        descriptor: Descriptor,
+        /// All its blobs are here.
+        available: bool,
+        size: ManifestSize,
+        /// "image", "attestation" or "unknown".
+        kind: String,
+        #[serde(skip_serializing_if = "crate::go::is_default")]
+        image_data: Option<ImageData>,
+        #[serde(skip_serializing_if = "crate::go::is_default")]
+        attestation_data: Option<AttestationData>,
+    }
+}
+
+go_struct! {
+    /// Bytes.
+    pub struct ManifestSize {
+        /// Blobs that are here.
+        content: i64,
+        /// With the unpacked layers.
+        total: i64,
+    }
+}
+
+go_struct! {
+    pub struct ImageData {
+        platform: Platform,
+        size: UnpackedSize,
+        /// IDs of containers that were made from it.
+        containers: Vec<String>,
+    }
+}
+
+go_struct! {
+    /// Bytes.
+    pub struct UnpackedSize {
+        unpacked: i64,
+    }
+}
+
+go_struct! {
+    pub struct AttestationData {
+        /// Digest of the manifest that it describes.
+        r#for: String,
+    }
+}
+
+go_struct! {
+    /// Reply of `POST /commit`.
+    pub struct Created {
+        id: String,
+    }
+}
+
+go_struct! {
+    /// Reply of `POST /images/prune`.
+    pub struct PruneReport {
+        images_deleted: Option<Vec<Deleted>>,
+        /// Bytes.
+        space_reclaimed: u64,
     }
 }
 

@@ -58,9 +58,19 @@ go_struct! {
     pub struct Filesystem {
         readonly_root: bool,
         /// Read-only layers, topmost first.
-        layers: Vec<String>,
+        layers: Vec<Layer>,
         writable: String,
         /// Bytes.
         writable_size: u64,
+    }
+}
+
+go_struct! {
+    pub struct Layer {
+        /// "erofs": one file, mounted; "directory".
+        form: String,
+        path: String,
+        /// Bytes in its files.
+        size: u64,
     }
 }

@@ -176,7 +176,7 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
                 .any(|name| command.names.contains(name));
             containers(program, global, !running)
         }
-        Some("IMAGE" | "SOURCE_IMAGE[:TAG]" | "[REPOSITORY[:TAG]]")
+        Some("IMAGE" | "NAME[:TAG]" | "SOURCE_IMAGE[:TAG]" | "[REPOSITORY[:TAG]]")
             if first_word || command.usage.contains("IMAGE...") =>
         {
             images(program, global)

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::{json, print, template, warn};
+use crate::platform;
 use crate::transport::{Request, image_segment, segment};
 use crate::tree::Outcome;
 
@@ -16,15 +17,16 @@ enum Kind {
 }
 
 impl Kind {
-    fn request(self, name: &str, args: &Parsed) -> Request {
-        match self {
+    fn request(self, name: &str, args: &Parsed) -> Result<Request, Failure> {
+        Ok(match self {
             Self::Container => Request::get(format!("/containers/{}/json", segment(name)))
                 .query_flag("size", args.on("size")),
-            Self::Image => Request::get(format!("/images/{}/json", image_segment(name))),
+            Self::Image => Request::get(format!("/images/{}/json", image_segment(name)))
+                .query_some("platform", platform::to_json(&args.text("platform"))?),
             Self::Network => Request::get(format!("/networks/{}", segment(name)))
                 .query_flag("verbose", args.on("verbose")),
             Self::Volume => Request::get(format!("/volumes/{}", segment(name))),
-        }
+        })
     }
 }
 
@@ -33,9 +35,6 @@ pub(crate) async fn containers(context: &Context, args: &Parsed) -> Outcome {
 }
 
 pub(crate) async fn images(context: &Context, args: &Parsed) -> Outcome {
-    if args.changed("platform") {
-        return Err(Failure::new("--platform of inspect is not supported yet"));
-    }
     show(context, args, &[Kind::Image]).await
 }
 
@@ -112,7 +111,7 @@ async fn find(
     name: &str,
 ) -> Result<String, Failure> {
     for kind in kinds {
-        match context.bytes(kind.request(name, args)).await {
+        match context.bytes(kind.request(name, args)?).await {
             Ok(bytes) => return Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
             Err(failure) if failure.is_not_found() && kinds.len() > 1 => {}
             Err(failure) => return Err(failure),

@@ -84,6 +84,17 @@ impl Reference {
         self
     }
 
+    /// "library/busybox": as the registry knows it.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The digest, or else the tag.
+    pub(crate) fn version(&self) -> &str {
+        let version = self.digest.as_deref().or(self.tag.as_deref());
+        version.unwrap_or("latest")
+    }
+
     /// "docker.io/library/busybox"
     pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.domain, self.path)

@@ -1,9 +1,10 @@
 //! Commands on volumes.
 
 use berth_api::container::Labels;
+use berth_api::filters::Filters;
 use berth_api::volume::{Volume, VolumeCreate, VolumeList, VolumePruneReport};
 
-use crate::container::prune::confirmed;
+use crate::container::prune::{confirmed, listed, with_configured};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::Parsed;
@@ -13,7 +14,7 @@ use crate::transport::{Request, segment};
 use crate::tree::Outcome;
 use crate::units::human_size;
 
-const HEADS: &[(&str, &str)] = &[
+pub(crate) const HEADS: &[(&str, &str)] = &[
     ("Name", "VOLUME NAME"),
     ("Driver", "DRIVER"),
     ("Scope", "SCOPE"),
@@ -34,7 +35,7 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
     }
     let mut volumes = list.volumes;
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
-    let rows: Vec<_> = volumes.iter().map(row).collect();
+    let rows: Vec<_> = volumes.iter().map(|volume| row(volume, None)).collect();
     let listing = Listing {
         format: match args.get("format") {
             Some(format) => format,
@@ -48,7 +49,8 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
     Ok(0)
 }
 
-fn row(volume: &Volume) -> Row {
+/// `usage`: how many containers use it, and its bytes (-1 = not known).
+pub(crate) fn row(volume: &Volume, usage: Option<(i64, i64)>) -> Row {
     let mut row = Row::default();
     let labels: Vec<_> = volume
         .labels
@@ -60,11 +62,18 @@ fn row(volume: &Volume) -> Row {
     row.set("Driver", volume.driver.clone());
     row.set("Group", "N/A");
     row.set("Labels", labels.join(","));
-    row.set("Links", "N/A");
+    let unknown = || "N/A".to_owned();
+    row.set(
+        "Links",
+        usage.map_or_else(unknown, |(links, _)| links.to_string()),
+    );
     row.set("Mountpoint", volume.mountpoint.clone());
     row.set("Name", volume.name.clone());
     row.set("Scope", volume.scope.clone());
-    row.set("Size", "N/A");
+    row.set(
+        "Size",
+        usage.map_or_else(unknown, |(_, bytes)| human_size(bytes as f64, 4)),
+    );
     row.set("Status", "N/A");
     row
 }
@@ -114,14 +123,27 @@ pub(crate) async fn prune(context: &Context, args: &Parsed) -> Outcome {
         "WARNING! This will remove {what} local volumes not used by at least one container.\nAre you sure you want to continue? [y/N] "
     );
     if !args.on("force") && !confirmed(&question) {
-        return Err(Failure::new("volume prune has been cancelled"));
+        return Ok(0);
     }
-    let mut filters = args.filters();
-    for text in &context.config.prune_filters {
-        if let Some((field, value)) = text.split_once('=') {
-            filters.insert(field, value);
-        }
+    let (text, space) = remove_unused(context, all, args.filters()).await?;
+    if !text.is_empty() {
+        print(&text);
+        print_line("");
     }
+    print_line(&format!(
+        "Total reclaimed space: {}",
+        human_size(space as f64, 4)
+    ));
+    Ok(0)
+}
+
+/// What was removed, and the bytes that came free.
+pub(crate) async fn remove_unused(
+    context: &Context,
+    all: bool,
+    filters: Filters,
+) -> Result<(String, u64), Failure> {
+    let mut filters = with_configured(context, filters);
     if all {
         filters.insert("all", "true");
     }
@@ -129,16 +151,6 @@ pub(crate) async fn prune(context: &Context, args: &Parsed) -> Outcome {
         .json(Request::post("/volumes/prune").filters(&filters))
         .await?;
     let deleted = report.volumes_deleted.unwrap_or_default();
-    if !deleted.is_empty() {
-        print_line("Deleted Volumes:");
-        for name in deleted {
-            print_line(&name);
-        }
-        print_line("");
-    }
-    print_line(&format!(
-        "Total reclaimed space: {}",
-        human_size(report.space_reclaimed as f64, 4)
-    ));
-    Ok(0)
+    let text = listed("Deleted Volumes:", &deleted);
+    Ok((text, report.space_reclaimed))
 }

@@ -10,6 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::oci::Content;
 use crate::{Engine, eventually};
 
+/// Bytes up to which a blob is taken for a configuration.
+const SMALL: usize = 10_000;
+
 /// The packaged docker-registry. It ends with the test.
 #[derive(Debug)]
 pub struct DockerRegistry {
@@ -113,12 +116,19 @@ struct State {
     requests: Vec<String>,
     /// Requests that wait to be released.
     held: usize,
+    /// Layers on their way, and the most there were at once.
+    sending: usize,
+    most: usize,
     open: bool,
 }
 
 impl FaultyRegistry {
     pub fn start(engine: &Engine, port: u16, content: Content, faults: &[Fault]) -> Self {
-        let address = format!("127.0.0.1:{port}");
+        Self::start_at(engine, &format!("127.0.0.1:{port}"), content, faults)
+    }
+
+    pub fn start_at(engine: &Engine, address: &str, content: Content, faults: &[Fault]) -> Self {
+        let address = address.to_owned();
         let shared = Arc::new(Shared::default());
         {
             let mut state = shared.state();
@@ -160,6 +170,11 @@ impl FaultyRegistry {
             .iter()
             .filter(|line| line.contains(text))
             .count()
+    }
+
+    /// Layers that were on their way at the same time, at most.
+    pub fn most_at_once(&self) -> usize {
+        self.shared.state().most
     }
 
     pub fn set_faults(&self, faults: &[Fault]) {
@@ -296,11 +311,23 @@ impl Shared {
             Some(How::Cut(after) | How::Hold(after)) => after.min(body.len()),
             _ => body.len(),
         };
-        self.send(socket, &what, &body[..stop])?;
+        let counted = path.contains("/blobs/") && body.len() > SMALL;
+        if counted {
+            let state = &mut *self.state();
+            state.sending += 1;
+            state.most = state.most.max(state.sending);
+        }
+        let sent = self.send(socket, &what, &body[..stop]);
+        if counted && !matches!(fault, Some(How::Hold(_))) {
+            self.state().sending -= 1;
+        }
+        sent?;
         match fault {
             Some(How::Hold(_)) => {
                 self.hold();
-                self.send(socket, &what, &body[stop..])?;
+                let sent = self.send(socket, &what, &body[stop..]);
+                self.state().sending -= usize::from(counted);
+                sent?;
                 Ok(true)
             }
             Some(How::Cut(_) | How::Claim(_)) => Ok(false),

@@ -254,7 +254,7 @@ fn wrong_content_is_refused_and_the_next_try_works() {
         (vec![fault("manifests/1", How::Garbage, 9)], ""),
         (
             vec![fault("manifests/1", How::Answer(429, "Retry-After: 0"), 99)],
-            "429",
+            "toomanyrequests",
         ),
         (
             vec![fault(
@@ -381,4 +381,99 @@ fn a_killed_push_is_done_again() {
         .berth(&["image", "inspect", "-f", "{{.Id}}", &image])
         .ok();
     assert_eq!(id, manifest);
+}
+
+/// Clients that begin to upload and then say nothing hold none either.
+#[test]
+fn many_stalled_loads_leave_the_engine_free() {
+    let engine = Engine::start();
+    let mut loads: Vec<Child> = (0..20)
+        .map(|_| {
+            let mut load = engine
+                .command("berth")
+                .arg("load")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            use std::io::Write as _;
+            load.stdin.as_mut().unwrap().write_all(&[0; 100]).unwrap();
+            load
+        })
+        .collect();
+    eventually("all have begun", || {
+        (engine.log().matches("images/load").count() >= 20).then_some(())
+    });
+    assert_eq!(
+        engine
+            .berth(&["run", "--rm", "busybox", "echo", "free"])
+            .ok(),
+        "free"
+    );
+    for load in &mut loads {
+        load.kill().unwrap();
+        load.wait().unwrap();
+    }
+}
+
+#[test]
+fn the_limit_is_for_the_whole_engine() {
+    let engine = Engine::start_empty(&["--max-concurrent-downloads", "2"]);
+    let mut content = Content::default();
+    let mut faults = Vec::new();
+    for number in 0..6 {
+        let (blob, diff_id) = oci::layer(&[("f", &oci::noise(number, 100_000))]);
+        faults.push(fault(&oci::digest(&blob), How::Hold(50_000), 1));
+        let image = content.image(oci::HOST, vec![(blob, diff_id)]);
+        content.tag(&number.to_string(), &image);
+    }
+    let registry = FaultyRegistry::start(&engine, 5000, content, &faults);
+    let pulls: Vec<Child> = (0..6)
+        .map(|number| start(&engine, &["pull", &registry.name(&format!("x:{number}"))]))
+        .collect();
+    eventually("all have asked for their image", || {
+        (registry.requests("GET /v2/x/manifests/") == 6).then_some(())
+    });
+    registry.until_held(2);
+    registry.release();
+    for pull in pulls {
+        succeeds(pull);
+    }
+    assert!(registry.most_at_once() <= 2, "{}", registry.most_at_once());
+}
+
+#[test]
+fn mirrors_and_insecure_registries() {
+    let mirror = "10.9.9.9:5000";
+    let start = |flags: &[&str]| {
+        let engine = Engine::start_empty(flags);
+        engine
+            .in_network(&["ip", "address", "add", "10.9.9.9/32", "dev", "lo"])
+            .ok();
+        let (mut content, layer, _) = large();
+        let digest = content.manifests["1"].1.clone();
+        content.tag("latest", &digest);
+        let registry = FaultyRegistry::start_at(&engine, mirror, content, &[]);
+        (engine, registry, layer)
+    };
+    let (engine, registry, layer) = start(&["--registry-mirror", "http://10.9.9.9:5000"]);
+    engine.berth(&["pull", "busybox"]).ok();
+    assert!(registry.served(&layer) > 0);
+    assert_usable(&engine, "docker.io/library/busybox:latest");
+    let shown = engine
+        .berth(&["info", "--format", "{{json .RegistryConfig}}"])
+        .ok();
+    assert!(
+        shown.contains(r#""Mirrors":["http://10.9.9.9:5000/"]"#),
+        "{shown}"
+    );
+    // Away from the loopback, plain HTTP must be allowed by name.
+    engine
+        .berth(&["pull", "10.9.9.9:5000/large:1"])
+        .fails(1, "10.9.9.9:5000");
+    for insecure in ["10.9.9.9:5000", "10.9.0.0/16"] {
+        let (engine, _registry, _) = start(&["--insecure-registry", insecure]);
+        engine.berth(&["pull", "10.9.9.9:5000/large:1"]).ok();
+    }
 }

@@ -1,10 +1,29 @@
-//! `--change` of import: a few Dockerfile instructions on a configuration.
+//! `--change` of import and commit: a few Dockerfile instructions on a
+//! configuration.
 
 use std::collections::HashMap;
 
-use berth_api::Error;
+use berth_api::{Error, container};
 use jiff::Timestamp;
 use oci_spec::image::{Arch, Config, History, ImageConfiguration, Os};
+use serde_json::{Value, json};
+
+/// Fields of an image's configuration, Docker's own included.
+const IMAGE_FIELDS: [&str; 13] = [
+    "ArgsEscaped",
+    "Cmd",
+    "Entrypoint",
+    "Env",
+    "ExposedPorts",
+    "Healthcheck",
+    "Labels",
+    "OnBuild",
+    "Shell",
+    "StopSignal",
+    "User",
+    "Volumes",
+    "WorkingDir",
+];
 
 /// A configuration with the changes applied; `rootfs` and `history` are
 /// completed by the store.
@@ -38,6 +57,59 @@ pub(crate) fn image_configuration(
         .set_config(Some(config))
         .set_history(Some(vec![history]));
     Ok(image)
+}
+
+/// The changes on the configuration of a container.
+pub(crate) fn changed(
+    config: &container::Config,
+    changes: &[String],
+) -> Result<container::Config, Error> {
+    let mut config = config.clone();
+    if changes.is_empty() {
+        return Ok(config);
+    }
+    let failed = |error: serde_json::Error| {
+        Error::system(format!("change the container's configuration: {error}"))
+    };
+    // Both are the same JSON; each knows fields that the other does not.
+    let mut image: Config = serde_json::to_value(&config)
+        .and_then(serde_json::from_value)
+        .map_err(failed)?;
+    for change in changes {
+        apply(&mut image, change)?;
+    }
+    let changed: container::Config = serde_json::to_value(&image)
+        .and_then(serde_json::from_value)
+        .map_err(failed)?;
+    config.cmd = changed.cmd;
+    config.entrypoint = changed.entrypoint;
+    config.env = changed.env;
+    config.exposed_ports = changed.exposed_ports;
+    config.labels = changed.labels;
+    config.stop_signal = changed.stop_signal;
+    config.user = changed.user;
+    config.volumes = changed.volumes;
+    config.working_dir = changed.working_dir;
+    Ok(config)
+}
+
+/// What of a container's configuration an image can say; empty fields are not
+/// said.
+pub(crate) fn of_image(config: &container::Config) -> Value {
+    let Value::Object(mut fields) = json!(config) else {
+        return json!({});
+    };
+    fields.retain(|key, value| {
+        let is_empty = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        !is_empty && IMAGE_FIELDS.contains(&key.as_str())
+    });
+    Value::Object(fields)
 }
 
 fn native() -> Arch {

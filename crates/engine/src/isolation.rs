@@ -5,7 +5,7 @@ use std::path::Path;
 
 use berth_api::Error;
 use berth_api::container::HostConfig;
-use berth_api::isolation::{Filesystem, Isolation, Limit, Namespace, User};
+use berth_api::isolation::{Filesystem, Isolation, Layer, Limit, Namespace, User};
 use berth_store::{LayerLocation, Snapshot};
 
 use crate::container::Record;
@@ -65,11 +65,15 @@ impl Engine {
             masked_paths: config.masked_paths.clone().unwrap_or_default(),
             readonly_paths: config.readonly_paths.clone().unwrap_or_default(),
             limits: self.limits(record)?,
-            filesystem: filesystem(
-                config.readonly_rootfs,
-                &snapshot,
-                self.0.store.snapshot_size(&record.id).api()?,
-            ),
+            filesystem: Filesystem {
+                readonly_root: config.readonly_rootfs,
+                layers: layers(
+                    &snapshot,
+                    &self.0.store.snapshot_layer_sizes(&record.id).api()?,
+                ),
+                writable: snapshot.upper.display().to_string(),
+                writable_size: self.0.store.snapshot_size(&record.id).api()?,
+            },
             loosened: loosened(config),
         })
     }
@@ -144,16 +148,19 @@ fn namespaces(process: &Path) -> Result<Vec<Namespace>, Error> {
         .collect()
 }
 
-fn filesystem(readonly_root: bool, snapshot: &Snapshot, writable_size: u64) -> Filesystem {
-    let path = |layer: &LayerLocation| match layer {
-        LayerLocation::Directory(path) | LayerLocation::Erofs(path) => path.display().to_string(),
+fn layers(snapshot: &Snapshot, sizes: &[u64]) -> Vec<Layer> {
+    let describe = |(location, &size): (&LayerLocation, &u64)| {
+        let (form, path) = match location {
+            LayerLocation::Directory(path) => ("directory", path),
+            LayerLocation::Erofs(path) => ("erofs", path),
+        };
+        Layer {
+            form: form.into(),
+            path: path.display().to_string(),
+            size,
+        }
     };
-    Filesystem {
-        readonly_root,
-        layers: snapshot.layers.iter().map(path).collect(),
-        writable: snapshot.upper.display().to_string(),
-        writable_size,
-    }
+    snapshot.layers.iter().zip(sizes).map(describe).collect()
 }
 
 /// What makes it weaker than a container that was asked for nothing.

@@ -17,6 +17,7 @@
 mod changes;
 mod config;
 mod container;
+mod download;
 mod engine;
 mod error;
 mod events;
@@ -40,6 +41,7 @@ mod stats;
 mod time;
 mod top;
 mod tree;
+mod usage;
 mod volumes;
 
 use berth_api::Error;
@@ -48,10 +50,11 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 
+pub use berth_store::Limits;
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
-pub use images::{PullRequest, PushRequest};
+pub use images::{CommitOptions, PullRequest, PushRequest};
 
 /// What `attach` and `exec start` need to know.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +104,15 @@ pub struct LogOptions {
 #[derive(Debug)]
 pub struct Logs {
     pub tty: bool,
+    pub chunks: mpsc::Receiver<Result<Bytes, Error>>,
+}
+
+/// A stream that is made while it is read. An error in it means that what came
+/// before is not the whole: the client must not be told that it ended well.
+#[derive(Debug)]
+pub struct Download {
+    /// Empty when there is nothing at all.
+    pub first: Bytes,
     pub chunks: mpsc::Receiver<Result<Bytes, Error>>,
 }
 

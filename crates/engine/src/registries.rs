@@ -10,7 +10,7 @@ use crate::error::IntoApi as _;
 
 #[derive(Debug)]
 pub(crate) struct Registries {
-    client: Result<Client, Error>,
+    pub(crate) client: Client,
     /// One permit for each blob that is on its way.
     pub(crate) downloads: Semaphore,
     pub(crate) uploads: Semaphore,
@@ -28,7 +28,7 @@ impl Registries {
             insecure: options.insecure.clone(),
             ..Options::default()
         })
-        .api();
+        .api()?;
         let limit = |number: usize| match number {
             0 => Semaphore::MAX_PERMITS,
             number => number.min(Semaphore::MAX_PERMITS),
@@ -47,12 +47,6 @@ impl Registries {
             ),
             attempts: options.download_attempts,
         })
-    }
-}
-
-impl Registries {
-    pub(crate) fn client(&self) -> Result<&Client, Error> {
-        self.client.as_ref().map_err(Clone::clone)
     }
 }
 

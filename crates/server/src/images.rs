@@ -1,14 +1,16 @@
 //! `/images`.
 
 use berth_api::Error;
+use berth_api::image::Created;
 use berth_api::progress::Progress;
 use berth_api::version::ApiVersion;
+use berth_engine::CommitOptions;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::reply::{self, Reply};
 use crate::streams::{self, Lines};
-use crate::{Call, registry, versions};
+use crate::{Call, extract, platform, registry, versions};
 
 /// Lines of progress that may wait for a slow client.
 pub(crate) const PROGRESS_BUFFER: usize = 64;
@@ -20,7 +22,11 @@ pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
     }
     let mut rows = call
         .engine
-        .image_list(call.query.flag("all"), &filters)
+        .image_list(
+            &filters,
+            call.query.flag("shared-size"),
+            call.query.flag("manifests"),
+        )
         .await?;
     for row in &mut rows {
         versions::image_summary(call.version, row);
@@ -29,14 +35,22 @@ pub(crate) async fn list(call: Call) -> Result<Reply, Error> {
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    let inspect = call.engine.image_inspect(&call.name).await?;
+    let platform = platform::one(&call.query)?;
+    let manifests = call.query.flag("manifests");
+    let inspect = call
+        .engine
+        .image_inspect(&call.name, platform.as_ref(), manifests)
+        .await?;
     reply::ok(&versions::image_inspect(call.version, &inspect)?)
 }
 
 pub(crate) async fn history(call: Call) -> Result<Reply, Error> {
-    check_platform(call.query.text("platform"))?;
-    reply::ok(&call.engine.image_history(&call.name).await?)
+    let platform = platform::one(&call.query)?;
+    let history = call
+        .engine
+        .image_history(&call.name, platform.as_ref())
+        .await?;
+    reply::ok(&history)
 }
 
 pub(crate) async fn tag(call: Call) -> Result<Reply, Error> {
@@ -84,6 +98,57 @@ pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
     streams::progress(call.version, lines, messages, work).await
 }
 
+/// `POST /images/prune`
+pub(crate) async fn prune(call: Call) -> Result<Reply, Error> {
+    let filters = call.query.filters()?;
+    let engine = call.engine;
+    let report = Call::finish(
+        call.guard,
+        async move { engine.image_prune(&filters).await },
+    );
+    reply::ok(&report.await?)
+}
+
+/// `POST /commit`
+pub(crate) async fn commit(call: Call) -> Result<Reply, Error> {
+    let query = &call.query;
+    let text = |name: &str| query.text(name).to_owned();
+    let mut options = CommitOptions {
+        container: text("container"),
+        repo: text("repo"),
+        tag: text("tag"),
+        comment: text("comment"),
+        author: text("author"),
+        changes: query.all("changes").map(str::to_owned).collect(),
+        pause: query.flag_or("pause", true),
+        config: None,
+    };
+    options.config = extract::json(&call.head.headers, call.body).await?;
+    let engine = call.engine;
+    let id = Call::finish(call.guard, async move { engine.commit(options).await }).await?;
+    reply::json(StatusCode::CREATED, &Created { id })
+}
+
+/// `GET /images/get?names=…`
+pub(crate) async fn save(call: Call) -> Result<Reply, Error> {
+    let names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
+    save_all(&call, &names).await
+}
+
+pub(crate) async fn save_one(call: Call) -> Result<Reply, Error> {
+    save_all(&call, std::slice::from_ref(&call.name)).await
+}
+
+async fn save_all(call: &Call, names: &[String]) -> Result<Reply, Error> {
+    let platforms = platform::all(&call.query)?;
+    let archive = call.engine.image_save(names, &platforms).await?;
+    Ok(reply::with_type(
+        StatusCode::OK,
+        "application/x-tar",
+        reply::download(archive),
+    ))
+}
+
 /// `POST /images/create`: a pull with `fromImage`, an import with `fromSrc`.
 pub(crate) async fn create(call: Call) -> Result<Reply, Error> {
     if call.query.has("fromImage") && !call.query.text("fromImage").is_empty() {
@@ -127,59 +192,4 @@ async fn import(call: Call) -> Result<Reply, Error> {
         Ok(())
     };
     streams::progress(call.version, lines, messages, work).await
-}
-
-/// Only the host's own platform is served: anything else is said to be
-/// missing, never replaced by what was not asked for. The parameter is "os/arch"
-/// or, for inspection, a JSON object.
-fn check_platform(platform: &str) -> Result<(), Error> {
-    let wanted: Vec<String> = if platform.starts_with('{') {
-        let parsed: berth_api::container::Platform = serde_json::from_str(platform)
-            .map_err(|error| Error::invalid(format!("invalid platform: {error}")))?;
-        vec![parsed.os, parsed.architecture]
-    } else {
-        platform
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let host = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let fits = match wanted.as_slice() {
-        [] => true,
-        [one] => one == "linux" || one == host,
-        [os, architecture, ..] => os == "linux" && architecture == host,
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::not_found(format!(
-            "no matching manifest for {} in the manifest list entries",
-            wanted.join("/")
-        )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms() {
-        let host = if cfg!(target_arch = "x86_64") {
-            "amd64"
-        } else {
-            "arm64"
-        };
-        assert!(check_platform("").is_ok());
-        assert!(check_platform(&format!("linux/{host}")).is_ok());
-        assert!(check_platform(&format!(r#"{{"os":"linux","architecture":"{host}"}}"#)).is_ok());
-        assert!(check_platform("linux/s390x").is_err());
-        assert!(check_platform("windows").is_err());
-        assert!(check_platform("{").is_err());
-    }
 }

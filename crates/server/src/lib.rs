@@ -23,6 +23,7 @@ mod hijack;
 mod images;
 pub mod listen;
 mod networks;
+mod platform;
 mod registry;
 mod reply;
 mod routes;

@@ -1,9 +1,8 @@
 //! Replies: bodies, JSON, errors, and the headers that every reply carries.
 
-use std::convert::Infallible;
-
 use berth_api::version::{ApiVersion, DOCKER_VERSION};
 use berth_api::{Error, Kind, error};
+use berth_engine::Download;
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -13,24 +12,42 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-/// What handlers answer with.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// What handlers answer with. An error in a body breaks the connection off, so
+/// that no client takes what came for the whole.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Error>;
 pub(crate) type Reply = Response<Body>;
 
 pub(crate) const JSON: &str = "application/json";
 
 pub(crate) fn empty_body() -> Body {
-    Empty::new().boxed_unsync()
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 pub(crate) fn full_body(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
 
 /// Each chunk is written out as soon as the next is not ready yet.
 pub(crate) fn stream_body(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     use futures_util::StreamExt;
     StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
+}
+
+/// What the engine makes while the client reads it.
+pub(crate) fn download(download: Download) -> Body {
+    use futures_util::{StreamExt, stream};
+    let chunks = stream::unfold(download.chunks, |mut chunks| async {
+        Some((chunks.recv().await?, chunks))
+    });
+    let first = stream::once(async { Ok(download.first) });
+    StreamBody::new(first.chain(chunks).map(|chunk| {
+        chunk
+            .map(Frame::data)
+            .inspect_err(|error| tracing::error!("a reply is broken off: {error}"))
+    }))
+    .boxed_unsync()
 }
 
 /// A reply without a body.

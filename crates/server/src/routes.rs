@@ -42,6 +42,8 @@ static ROUTES: &[Route] = table! {
     GET    "/version"                    24 => system::version;
     GET    "/info"                       24 => system::info;
     GET    "/events"                     24 => system::events;
+    GET    "/system/df"                  25 => system::disk_usage;
+    POST   "/system/check"               24 => system::check;
 
     GET    "/containers/json"            24 => containers::list;
     POST   "/containers/create"          24 => containers::create;
@@ -69,9 +71,13 @@ static ROUTES: &[Route] = table! {
     POST   "/exec/{}/resize"             24 => execs::resize;
     GET    "/exec/{}/json"               24 => execs::inspect;
 
+    POST   "/commit"                     24 => images::commit;
     GET    "/images/json"                24 => images::list;
     POST   "/images/create"              24 => images::create;
     POST   "/images/load"                24 => images::load;
+    POST   "/images/prune"               25 => images::prune;
+    GET    "/images/get"                 24 => images::save;
+    GET    "/images/{}/get"              24 => images::save_one;
     GET    "/images/search"              24 => registry::search;
     POST   "/images/{}/push"             24 => registry::push;
     GET    "/images/{}/json"             24 => images::inspect;

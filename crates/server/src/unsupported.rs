@@ -57,7 +57,6 @@ const BUILD: Why = Unwritten("building images");
 const CHECKPOINT: Why = Unwritten("checkpointing containers");
 const NETWORKS: Why = Unwritten("managing networks");
 const PLUGINS: Why = Unwritten("managing plugins");
-const SAVE: Why = Unwritten("saving images");
 const SWARM: Why = Unwritten("swarm mode");
 
 pub(crate) static MISSING: &[Missing] = missing! {
@@ -69,7 +68,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/containers/{}/attach/ws"      24 => Unwritten("attaching through a websocket");
     GET    "/containers/{}/checkpoints"    25 => CHECKPOINT;
     POST   "/containers/{}/checkpoints"    25 => CHECKPOINT;
-    POST   "/commit"                       24 => Unwritten("making images from containers");
 
     POST   "/build"                        24 => BUILD;
     POST   "/build/prune"                  31 => BUILD;
@@ -78,10 +76,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     POST   "/grpc"                         24 => BUILD;
 
     GET    "/images/{}/attestations"       55 => Unwritten("listing attestations of images");
-    POST   "/images/prune"                 25 => Unwritten("pruning images");
-    GET    "/images/get"                   24 => SAVE;
-    GET    "/images/{}/get"                24 => SAVE;
-    GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
     PUT    "/volumes/{}"                   42 => NeedsManager;
 

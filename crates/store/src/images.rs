@@ -118,13 +118,37 @@ impl Store {
     }
 
     fn untag(&self, state: &mut State, record: &Arc<Record>, name: &str) -> Result<Vec<Removed>> {
+        let mut gone = vec![name.to_owned()];
+        // With a repository's last tag go the digests that were known by it.
+        let removed_from = repository(name);
+        let last = !(record.saved.names.iter())
+            .any(|other| other != name && repository(other) == removed_from);
+        if last {
+            let digests = record.saved.digests.iter();
+            gone.extend(
+                digests
+                    .filter(|digest| repository(digest) == removed_from)
+                    .cloned(),
+            );
+        }
         self.inner.update_images(state, |images| {
             if let Some(record) = images.get_mut(&record.saved.id) {
-                edit(record, |saved| saved.names.retain(|n| n != name));
+                edit(record, |saved| {
+                    saved.names.retain(|name| !gone.contains(name));
+                    saved.digests.retain(|digest| !gone.contains(digest));
+                });
             }
-            Ok(vec![Removed::Untagged(familiar(name))])
+            Ok(gone
+                .iter()
+                .map(|name| Removed::Untagged(familiar(name)))
+                .collect())
         })
     }
+}
+
+/// A full name without its tag or digest.
+fn repository(name: &str) -> Option<String> {
+    Some(Reference::parse(name).ok()?.repository())
 }
 
 /// Docker says it the other way round when a name is removed.

@@ -97,23 +97,34 @@ impl Inner {
     /// Removes ingests that nobody is on: of blobs that are visible now, and
     /// such as are older than a week.
     pub(crate) fn sweep_ingests(&self, state: &State) {
+        for name in self.stale_ingests(state) {
+            self.unlink_ingest(name.as_bytes());
+        }
+    }
+
+    /// The names of those. The store's lock, held for `state`, keeps them so:
+    /// an ingest begins under it.
+    pub(crate) fn stale_ingests(&self, state: &State) -> Vec<String> {
         let live = self.ingests.lock();
         let names = match children(&self.dirs.ingest) {
             Ok(names) => names,
             Err(error) => {
                 tracing::warn!(%error, "cannot list partial downloads");
-                return;
+                return Vec::new();
             }
         };
-        for (name, _) in names {
-            let digest = format!("sha256:{}", String::from_utf8_lossy(&name));
-            let is_live = live
-                .get(&digest)
-                .is_some_and(|arrival| arrival.strong_count() > 0);
-            if !is_live && (state.blobs.contains_key(&digest) || self.is_old(&name)) {
-                self.unlink_ingest(&name);
-            }
-        }
+        let names = names
+            .into_iter()
+            .map(|(name, _)| String::from_utf8_lossy(&name).into_owned());
+        names
+            .filter(|name| {
+                let digest = format!("sha256:{name}");
+                let is_live = live
+                    .get(&digest)
+                    .is_some_and(|arrival| arrival.strong_count() > 0);
+                !is_live && (state.blobs.contains_key(&digest) || self.is_old(name.as_bytes()))
+            })
+            .collect()
     }
 
     fn is_old(&self, name: &[u8]) -> bool {

@@ -17,7 +17,9 @@
 mod arrival;
 mod blob;
 mod busy;
+mod check;
 mod decompress;
+mod diff;
 mod disk;
 mod error;
 mod hello;
@@ -29,6 +31,7 @@ mod layer;
 mod lease;
 mod load;
 mod manifest;
+mod measure;
 mod merged;
 mod pack;
 mod platform;
@@ -54,14 +57,16 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+pub use crate::check::{Damage, Report};
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
+pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
 pub use crate::reference::Reference;
 pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
 };
-pub use crate::usage::{Damage, LayerUsage, Limits, Usage};
+pub use crate::usage::{BlobUsage, ImageUsage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".
 pub type Digest = String;
@@ -95,6 +100,9 @@ pub struct Image {
     pub created: i64,
     /// Last time a name was set; RFC 3339.
     pub tagged_at: Option<String>,
+    /// Of the manifest or index that is its ID, and its bytes.
+    pub media_type: String,
+    pub manifest_size: u64,
 }
 
 /// What [`Store::load`] reports as it goes.

@@ -47,6 +47,8 @@ pub(crate) struct Tree {
     pub(crate) manifests: Vec<Found>,
     /// All blobs that are here, each once.
     pub(crate) blobs: Vec<Digest>,
+    /// Of the document that all hangs on.
+    pub(crate) media_type: String,
 }
 
 /// An image found through its manifest.
@@ -73,6 +75,7 @@ pub(crate) fn walk(id: &str, source: &dyn Source) -> Result<Tree> {
         visited: HashSet::new(),
         blobs: Vec::new(),
         manifests: Vec::new(),
+        media_type: String::new(),
     };
     walk.visit(id, None, MAX_NESTING)?;
     let mut blobs = walk.blobs;
@@ -81,6 +84,7 @@ pub(crate) fn walk(id: &str, source: &dyn Source) -> Result<Tree> {
     Ok(Tree {
         manifests: walk.manifests,
         blobs,
+        media_type: walk.media_type,
     })
 }
 
@@ -98,6 +102,28 @@ impl Tree {
             })
             .min_by_key(|(key, _)| *key)?;
         Some(best)
+    }
+
+    /// The whole manifest that suits a platform best.
+    pub(crate) fn provide(&self, platform: &Platform) -> Option<&Found> {
+        provide(&self.manifests, platform)
+    }
+
+    /// All blobs but those of images that are not wanted; what describes a
+    /// wanted one belongs to it.
+    pub(crate) fn blobs_with(&self, wanted: &[&Found]) -> HashSet<Digest> {
+        let is_wanted = |digest: &str| wanted.iter().any(|found| found.digest == digest);
+        let (with, without): (Vec<_>, Vec<_>) =
+            (self.manifests.iter()).partition(|found| match &found.kind {
+                ManifestKind::Attestation(of) => is_wanted(of),
+                _ => is_wanted(&found.digest),
+            });
+        let mut blobs: HashSet<_> = self.blobs.iter().cloned().collect();
+        for blob in without.iter().flat_map(|found| &found.blobs) {
+            blobs.remove(blob);
+        }
+        blobs.extend(with.iter().flat_map(|found| found.blobs.iter().cloned()));
+        blobs
     }
 
     /// The image for this machine, or the artifact that is there instead.
@@ -118,11 +144,23 @@ impl Tree {
     }
 }
 
+/// The whole image that suits a platform best.
+pub(crate) fn provide<'a>(manifests: &'a [Found], platform: &Platform) -> Option<&'a Found> {
+    let whole = manifests
+        .iter()
+        .filter(|found| found.available && found.kind == ManifestKind::Image);
+    let (_, found) = whole
+        .filter_map(|found| Some((platform.rank(&found.platform)?, found)))
+        .min_by_key(|(rank, _)| *rank)?;
+    Some(found)
+}
+
 struct Walk<'a> {
     source: &'a dyn Source,
     visited: HashSet<Digest>,
     blobs: Vec<Digest>,
     manifests: Vec<Found>,
+    media_type: String,
 }
 
 impl Walk<'_> {
@@ -138,6 +176,9 @@ impl Walk<'_> {
         }
         self.keep(digest, descriptor)?;
         let (document, media_type, size) = parse(digest, &self.source.document(digest)?)?;
+        if nesting == MAX_NESTING {
+            self.media_type.clone_from(&media_type);
+        }
         match document {
             Document::Index(index) => {
                 if nesting == 0 {

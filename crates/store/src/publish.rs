@@ -32,6 +32,7 @@ impl Incoming {
     /// Makes a verified layer visible; it is kept for the images to come.
     pub(crate) fn add_layer(&self, new: NewLayer) -> Result<()> {
         let inner = self.inner();
+        crash_point("unpacked");
         let state = &mut *inner.state();
         self.keep(state, &new.diff_id);
         // Somebody else may have been faster.
@@ -64,6 +65,7 @@ impl Incoming {
                 digests: old.map(|old| old.saved.digests.clone()).unwrap_or_default(),
                 loaded_at: new.loaded_at.clone(),
                 tagged_at: old.and_then(|old| old.saved.tagged_at.clone()),
+                used_at: old.and_then(|old| old.saved.used_at.clone()),
             };
             for digest in new.digests {
                 if !saved.digests.contains(&digest) {
@@ -79,14 +81,23 @@ impl Incoming {
                 },
             };
             let record = describe(saved, &state.layers, &source)?;
+            if let Some(layer) = record.missing(&state.layers) {
+                return invalid(format!(
+                    "layer {layer} of image {} is missing",
+                    record.saved.id
+                ));
+            }
             if !record.manifests.iter().any(|found| found.available) {
                 return invalid(format!("image {} is incomplete", record.saved.id));
             }
             records.push((Arc::new(record), new.names, new.loaded_at));
         }
-        let mut linked = Vec::new();
+        let mut ingests = Vec::new();
         for digest in records.iter().flat_map(|(record, ..)| &record.blobs) {
-            self.publish_blob(state, digest, &mut linked)?;
+            self.publish_blob(state, digest)?;
+            if let Some(Part::Arriving(_)) = self.part(digest) {
+                ingests.push(digest.clone());
+            }
         }
         crash_point("blobs");
         inner.update_images(state, |images| {
@@ -99,19 +110,15 @@ impl Incoming {
             }
             Ok(())
         })?;
-        for digest in linked {
+        for digest in ingests {
             inner.forget_ingest(&digest);
+            crash_point("forgotten");
         }
         let found = ids.iter().filter_map(|id| state.images.get(id));
         Ok(found.map(|record| record.image.clone()).collect())
     }
 
-    fn publish_blob(
-        &self,
-        state: &mut State,
-        digest: &Digest,
-        linked: &mut Vec<Digest>,
-    ) -> Result<()> {
+    fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {
         let inner: &Inner = self.inner();
         if state.blobs.contains_key(digest) {
             return Ok(());
@@ -125,7 +132,6 @@ impl Incoming {
             }
             Some(Part::Arriving(arrival)) => {
                 inner.link_ingest(digest)?;
-                linked.push(digest.clone());
                 arrival.size()
             }
             None => return invalid(format!("blob {digest} is missing")),

@@ -95,6 +95,18 @@ impl Store {
         Ok(locate(&self.inner, &state, &record))
     }
 
+    /// Bytes in the files of each layer of a snapshot, in the order of
+    /// [`Snapshot::layers`].
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that key.
+    pub fn snapshot_layer_sizes(&self, key: &str) -> Result<Vec<u64>> {
+        let state = self.inner.state();
+        let record = state.snapshots.get(key).ok_or_else(|| missing(key))?;
+        let size = |diff_id| state.layers.get(diff_id).map_or(0, |layer| layer.size);
+        Ok(record.layers.iter().map(size).collect())
+    }
+
     /// Keys of all snapshots, in order.
     pub fn snapshot_keys(&self) -> Result<Vec<String>> {
         let mut keys: Vec<_> = self.inner.state().snapshots.keys().cloned().collect();
@@ -240,7 +252,7 @@ fn describe(inner: &Inner, state: &State, key: &str, record: &SnapshotRecord) ->
 }
 
 /// Keys become file names.
-fn check_key(key: &str) -> Result<()> {
+pub(crate) fn check_key(key: &str) -> Result<()> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if key.is_empty() || key.len() > MAX_KEY || key.starts_with('.') || !key.bytes().all(is_plain) {
         return invalid(format!("snapshot key {key:?} is not a plain file name"));

@@ -35,6 +35,9 @@ pub(crate) struct Saved {
     pub(crate) loaded_at: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tagged_at: Option<String>,
+    /// When a container was last made from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) used_at: Option<String>,
 }
 
 /// An image and what it stands on.
@@ -65,6 +68,8 @@ pub(crate) struct State {
     pub(crate) snapshots: HashMap<String, SnapshotRecord>,
     /// Blobs and layers that operations in flight count on: how many do.
     pub(crate) leases: HashMap<Digest, usize>,
+    /// Images were used since they were last written down.
+    pub(crate) touched: bool,
 }
 
 /// `snapshot.json`: what a snapshot was made on.
@@ -117,23 +122,18 @@ impl State {
     /// Reads `images.json`. An image that has lost a part is left out with a
     /// warning: one damaged image must not keep the engine from starting.
     pub(crate) fn read_images(&mut self, text: &[u8], inner: &Inner) -> Result<()> {
-        let file: File<Saved> = serde_json::from_slice(text)
-            .map_err(|e| Error::Invalid(format!("images.json is damaged: {e}")))?;
-        if file.version != VERSION {
-            return invalid(format!(
-                "images.json has version {}, this engine knows {VERSION}",
-                file.version
-            ));
-        }
         let source = StoredBlobs {
             inner,
             sizes: &self.blobs,
         };
-        for saved in file.images {
+        for saved in read_saved(text)? {
             let id = saved.id.clone();
             let record = describe(saved, &self.layers, &source);
             match record {
                 Ok(record) => {
+                    if let Some(layer) = record.missing(&self.layers) {
+                        tracing::warn!(%id, %layer, "a layer of an image is missing: check the store");
+                    }
                     self.images.insert(id, Arc::new(record));
                 }
                 // The disk's fault, perhaps a passing one: to go on would give
@@ -146,8 +146,28 @@ impl State {
     }
 }
 
-/// Describes an image from its blobs; the layers of the platform that is run
-/// here must be unpacked.
+pub(crate) fn read_saved(text: &[u8]) -> Result<Vec<Saved>> {
+    let file: File<Saved> = serde_json::from_slice(text)
+        .map_err(|e| Error::Invalid(format!("images.json is damaged: {e}")))?;
+    if file.version != VERSION {
+        return invalid(format!(
+            "images.json has version {}, this engine knows {VERSION}",
+            file.version
+        ));
+    }
+    Ok(file.images)
+}
+
+impl Record {
+    /// A layer that it needs, but that is not unpacked.
+    pub(crate) fn missing(&self, unpacked: &HashMap<Digest, Layer>) -> Option<&Digest> {
+        let mut layers = self.layers.iter();
+        layers.find(|diff_id| !unpacked.contains_key(*diff_id))
+    }
+}
+
+/// Describes an image from its blobs. That all its layers are unpacked is for
+/// the caller to see: one that has lost some can still be repaired.
 pub(crate) fn describe(
     saved: Saved,
     unpacked: &HashMap<Digest, Layer>,
@@ -155,13 +175,9 @@ pub(crate) fn describe(
 ) -> Result<Record> {
     let tree = walk(&saved.id, source)?;
     let resolved = tree.resolve(&saved.id, &|layer| unpacked.contains_key(layer), source)?;
-    let mut size = 0;
-    for (diff_id, _) in &resolved.layers {
-        match unpacked.get(diff_id) {
-            Some(layer) => size += layer.size,
-            None => return invalid(format!("layer {diff_id} of image {} is missing", saved.id)),
-        }
-    }
+    let size = (resolved.layers.iter())
+        .filter_map(|(diff_id, _)| Some(unpacked.get(diff_id)?.size))
+        .sum();
     let own = resolved.layers.iter().map(|(diff_id, _)| diff_id);
     let others = tree.manifests.iter().flat_map(|found| &found.layers);
     let others = others.map(|(diff_id, _)| diff_id);
@@ -185,6 +201,8 @@ pub(crate) fn describe(
             .or_else(|| seconds(&saved.loaded_at))
             .unwrap_or_default(),
         tagged_at: saved.tagged_at.clone(),
+        media_type: tree.media_type,
+        manifest_size: source.size(&saved.id).unwrap_or_default(),
     };
     Ok(Record {
         saved,

@@ -21,11 +21,11 @@ use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
 use crate::layer::{FormKind, Layer, Options, probe};
 use crate::slots::Slots;
-use crate::state::{Images, SnapshotRecord, State, write_images};
+use crate::state::{Images, SnapshotRecord, State, describe, write_images};
 use crate::trash::Trash;
 use crate::{Digest, Store};
 
-const IMAGES: &str = "images.json";
+pub(crate) const IMAGES: &str = "images.json";
 const LOCK: &str = "lock";
 pub(crate) const LAYER_RECORD: &str = "layer.json";
 pub(crate) const SNAPSHOT_RECORD: &str = "snapshot.json";
@@ -45,6 +45,10 @@ pub(crate) struct Inner {
     pub(crate) slots: Arc<Slots>,
     /// Diff IDs that are being unpacked.
     pub(crate) unpacking: Busy,
+    /// Bytes on disk of layers, by diff ID.
+    measured: Mutex<HashMap<Digest, u64>>,
+    /// Held by a check: one at a time.
+    pub(crate) checking: Mutex<()>,
     removed: Hook,
     /// Holds the lock on the data root.
     _lock: File,
@@ -143,6 +147,8 @@ impl Store {
             ingests: Ingests::default(),
             slots: Slots::new(),
             unpacking: Busy::default(),
+            measured: Mutex::default(),
+            checking: Mutex::default(),
             removed: Hook::default(),
             _lock: lock,
         };
@@ -199,6 +205,10 @@ fn is_initial_user_namespace() -> bool {
 impl Inner {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn measured(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A name for something new in `tmp/`.
@@ -340,7 +350,7 @@ impl Inner {
             self.discard(&self.dirs.layers, hex(&digest).as_bytes());
         }
         if any {
-            self.removed.call();
+            self.tell_removed();
         }
     }
 
@@ -358,6 +368,30 @@ impl Inner {
         crash_point("images");
         state.images = images;
         Ok(result)
+    }
+
+    /// The directory of a layer: its record and content.
+    pub(crate) fn open_layer(&self, diff_id: &str) -> rustix::io::Result<OwnedFd> {
+        open_directory(self.dirs.layers.as_fd(), hex(diff_id).as_bytes())
+    }
+
+    /// After a layer came back: the sizes of the images that have it.
+    pub(crate) fn describe_again(&self, state: &mut State, diff_id: &Digest) -> Result<()> {
+        let source = StoredBlobs {
+            inner: self,
+            sizes: &state.blobs,
+        };
+        for record in state.images.values_mut() {
+            if record.layers.contains(diff_id) {
+                *record = Arc::new(describe(record.saved.clone(), &state.layers, &source)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Layers have left their places: whoever holds one may let it go.
+    pub(crate) fn tell_removed(&self) {
+        self.removed.call();
     }
 
     /// Where the content of a layer is.

@@ -1,18 +1,46 @@
-//! What takes space, giving it back within limits, finding damage.
+//! What takes space on disk, and giving it back within limits.
 
-use crate::error::Result;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use rustix::fs::fstatvfs;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::measure::{below, entry_usage};
+use crate::reference::familiar;
+use crate::state::{Record, SnapshotRecord, State, now};
+use crate::store::{Inner, hex};
 use crate::{Digest, Image, Removed, Store};
 
 /// Bytes on disk, as `du` counts them.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     pub layers: Vec<LayerUsage>,
-    /// By digest: blobs of images.
-    pub blobs: Vec<(Digest, u64)>,
-    /// Incomplete downloads.
+    pub blobs: Vec<BlobUsage>,
+    /// Incomplete downloads, and what is on its way in or out.
     pub ingests: u64,
     /// Writable parts of containers, by key.
     pub snapshots: Vec<(String, u64)>,
+    pub images: Vec<ImageUsage>,
+}
+
+impl Usage {
+    /// Of everything that images take.
+    pub fn total(&self) -> u64 {
+        let layers: u64 = self.layers.iter().map(|layer| layer.size).sum();
+        let blobs: u64 = self.blobs.iter().map(|blob| blob.size).sum();
+        layers + blobs + self.ingests
+    }
+
+    /// Of what comes back when all images but those in use are removed.
+    pub fn reclaimable(&self, in_use: &dyn Fn(&str) -> bool) -> u64 {
+        let is_free = |images: &[Digest]| !images.iter().any(|id| in_use(id));
+        let layers = self.layers.iter();
+        let layers = layers.filter(|layer| !layer.has_snapshot && is_free(&layer.images));
+        let blobs = self.blobs.iter().filter(|blob| is_free(&blob.images));
+        layers.map(|layer| layer.size).sum::<u64>() + blobs.map(|blob| blob.size).sum::<u64>()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +49,25 @@ pub struct LayerUsage {
     pub size: u64,
     /// Images that stand on it.
     pub images: Vec<Digest>,
+    /// The writable part of a container stands on it.
+    pub has_snapshot: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct BlobUsage {
+    pub digest: Digest,
+    pub size: u64,
+    /// Images that have it.
+    pub images: Vec<Digest>,
+}
+
+/// One image, its layers and blobs.
+#[derive(Clone, Debug)]
+pub struct ImageUsage {
+    pub id: Digest,
+    pub size: u64,
+    /// Part of it that other images have as well.
+    pub shared: u64,
 }
 
 /// When images are collected by themselves; bytes, 0 = no limit.
@@ -34,41 +81,294 @@ pub struct Limits {
     pub min_free: u64,
 }
 
-/// Something that `check` found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// "blob sha256:…", "layer sha256:…", "image …", "file …".
-    pub what: String,
-    pub problem: String,
-    /// What repair did or would do.
-    pub remedy: String,
-    pub repaired: bool,
+impl Limits {
+    fn are_passed(self, used: u64, free: u64) -> bool {
+        used > self.reserved
+            && (self.max_used > 0 && used > self.max_used
+                || self.min_free > 0 && free < self.min_free)
+    }
 }
 
 impl Store {
+    /// Blocking: walks the writable parts; layers are measured once.
     pub fn usage(&self) -> Result<Usage> {
-        Err(unwritten())
+        let inner = &*self.inner;
+        let (images, layers, blobs, snapshots, below_snapshots) = {
+            let state = inner.state();
+            let below: HashSet<Digest> = (state.snapshots.values())
+                .flat_map(|snapshot| snapshot.layers.iter().cloned())
+                .collect();
+            let layers: Vec<Digest> = state.layers.keys().cloned().collect();
+            let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
+            let snapshots: Vec<String> = state.snapshots.keys().cloned().collect();
+            (state.images.clone(), layers, blobs, snapshots, below)
+        };
+        let mut users: HashMap<&Digest, Vec<Digest>> = HashMap::new();
+        for record in images.values() {
+            for digest in parts(record) {
+                users
+                    .entry(digest)
+                    .or_default()
+                    .push(record.saved.id.clone());
+            }
+        }
+        let mut sizes = HashMap::new();
+        let mut usage = Usage::default();
+        for diff_id in layers {
+            let size = self.layer_usage(&diff_id)?;
+            sizes.insert(diff_id.clone(), size);
+            usage.layers.push(LayerUsage {
+                size,
+                images: users.get(&diff_id).cloned().unwrap_or_default(),
+                has_snapshot: below_snapshots.contains(&diff_id),
+                diff_id,
+            });
+        }
+        for digest in blobs {
+            let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(&digest).as_bytes()))
+                .map_err(Error::io("measure blob", &digest))?;
+            sizes.insert(digest.clone(), size);
+            usage.blobs.push(BlobUsage {
+                size,
+                images: users.get(&digest).cloned().unwrap_or_default(),
+                digest,
+            });
+        }
+        for directory in [&inner.dirs.ingest, &inner.dirs.tmp] {
+            usage.ingests += or_nothing(below(directory))
+                .map_err(Error::io("measure", "incomplete downloads"))?;
+        }
+        for key in snapshots {
+            let size = or_nothing(entry_usage(&inner.dirs.snapshots, key.as_bytes()))
+                .map_err(Error::io("measure snapshot", &key))?;
+            usage.snapshots.push((key, size));
+        }
+        for record in images.values() {
+            let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or_default();
+            let is_shared = |digest: &&Digest| users.get(*digest).is_some_and(|by| by.len() > 1);
+            usage.images.push(ImageUsage {
+                id: record.saved.id.clone(),
+                size: parts(record).into_iter().map(size).sum(),
+                shared: parts(record).into_iter().filter(is_shared).map(size).sum(),
+            });
+        }
+        usage.layers.sort_by(|a, b| a.diff_id.cmp(&b.diff_id));
+        usage.blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+        usage.snapshots.sort();
+        Ok(usage)
+    }
+
+    /// For each image, the bytes (as [`Image::size`] and `blob_size` count
+    /// them) that other images have as well. Touches no disk.
+    pub fn shared_sizes(&self) -> HashMap<Digest, u64> {
+        let state = self.inner.state();
+        let mut users: HashMap<&Digest, usize> = HashMap::new();
+        for record in state.images.values() {
+            for digest in parts(record) {
+                *users.entry(digest).or_default() += 1;
+            }
+        }
+        let size = |digest: &&Digest| {
+            let layer = state.layers.get(*digest).map(|layer| layer.size);
+            layer
+                .or_else(|| state.blobs.get(*digest).copied())
+                .unwrap_or_default()
+        };
+        (state.images.values())
+            .map(|record| {
+                let shared = parts(record)
+                    .into_iter()
+                    .filter(|digest| users.get(digest).is_some_and(|count| *count > 1));
+                (record.saved.id.clone(), shared.map(|d| size(&d)).sum())
+            })
+            .collect()
+    }
+
+    /// Bytes in the files of an unpacked layer; `None` if it is not here.
+    pub fn layer_size(&self, diff_id: &str) -> Option<u64> {
+        self.inner
+            .state()
+            .layers
+            .get(diff_id)
+            .map(|layer| layer.size)
+    }
+
+    /// A layer never changes, so its size on disk is taken once.
+    fn layer_usage(&self, diff_id: &Digest) -> Result<u64> {
+        let inner = &*self.inner;
+        if let Some(size) = inner.measured().get(diff_id) {
+            return Ok(*size);
+        }
+        let size = entry_usage(&inner.dirs.layers, hex(diff_id).as_bytes());
+        let size = match size {
+            // Removed since it was listed.
+            Err(Errno::NOENT) => return Ok(0),
+            other => other.map_err(Error::io("measure layer", diff_id))?,
+        };
+        inner.measured().insert(diff_id.clone(), size);
+        Ok(size)
+    }
+
+    /// Remembers that an image was used now, for [`Store::collect_within`].
+    /// Written down with the next change of the images.
+    pub fn touch(&self, id: &str) {
+        let state = &mut *self.inner.state();
+        if let Some(record) = state.images.get_mut(id) {
+            let record = Arc::make_mut(record);
+            record.saved.used_at = Some(now());
+            state.touched = true;
+        }
     }
 
     /// Removes what the limits ask for and nothing stands on. `in_use` says
-    /// whether a container needs the image.
+    /// whether a container needs the image. Returns what was removed, and the
+    /// bytes that come back.
     pub fn collect_within(
         &self,
-        _limits: Limits,
-        _in_use: &dyn Fn(&Image) -> bool,
+        limits: Limits,
+        in_use: &dyn Fn(&Image) -> bool,
     ) -> Result<(Vec<Removed>, u64)> {
-        Err(unwritten())
+        let inner = &*self.inner;
+        let mut removed = Vec::new();
+        let free = self.free()?;
+        let before = self.stored()?;
+        let mut used = before;
+        while limits.are_passed(used, free.saturating_add(before.saturating_sub(used))) {
+            {
+                let state = &mut *inner.state();
+                let Some(record) = least_recently_used(state, in_use) else {
+                    break;
+                };
+                removed.extend(names(&record));
+                inner.update_images(state, |images| {
+                    images.remove(&record.saved.id);
+                    Ok(())
+                })?;
+                collect(inner, state);
+            }
+            used = self.stored()?;
+        }
+        let state = &mut *inner.state();
+        if state.touched {
+            inner.update_images(state, |_| Ok(()))?;
+            state.touched = false;
+        }
+        Ok((removed, before.saturating_sub(used)))
     }
 
-    /// Verifies every blob, layer, record and reference against each other.
-    /// With `repair`, mends what can be mended from what is here (a layer from
-    /// its blob, a blob's length or digest from nothing: it is removed with the
-    /// images that need it, which are named).
-    pub fn check(&self, _repair: bool) -> Result<Vec<Damage>> {
-        Err(unwritten())
+    /// Removes the images that are wanted away, and what nothing stands on
+    /// then; those that a snapshot was made on stay. Returns what was removed,
+    /// and the bytes that come back.
+    pub fn prune(&self, wanted: &dyn Fn(&Image) -> bool) -> Result<(Vec<Removed>, u64)> {
+        let inner = &*self.inner;
+        let before = self.stored()?;
+        let mut removed = Vec::new();
+        {
+            let state = &mut *inner.state();
+            let chosen: Vec<_> = (state.images.values())
+                .filter(|record| !has_snapshot(state, record) && wanted(&record.image))
+                .cloned()
+                .collect();
+            if chosen.is_empty() {
+                return Ok((removed, 0));
+            }
+            inner.update_images(state, |images| {
+                for record in &chosen {
+                    images.remove(&record.saved.id);
+                }
+                Ok(())
+            })?;
+            collect(inner, state);
+            removed.extend(chosen.iter().flat_map(|record| names(record)));
+        }
+        Ok((removed, before.saturating_sub(self.stored()?)))
+    }
+
+    /// Bytes on disk of all layers and blobs, without the writable parts.
+    fn stored(&self) -> Result<u64> {
+        let (layers, blobs) = {
+            let state = self.inner.state();
+            let layers: Vec<Digest> = state.layers.keys().cloned().collect();
+            (layers, state.blobs.values().sum::<u64>())
+        };
+        let mut total = blobs;
+        for diff_id in &layers {
+            total += self.layer_usage(diff_id)?;
+        }
+        Ok(total)
+    }
+
+    /// Bytes free for everybody on the data root's file system.
+    fn free(&self) -> Result<u64> {
+        let inner = &*self.inner;
+        let stat = fstatvfs(&inner.dirs.root).map_err(Error::io(
+            "look at the file system of",
+            inner.root.display(),
+        ))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
-fn unwritten() -> crate::Error {
-    crate::Error::Invalid("not written yet".to_owned())
+fn collect(inner: &Inner, state: &mut State) {
+    inner.collect(state);
+    let State { layers, .. } = state;
+    inner
+        .measured()
+        .retain(|diff_id, _| layers.contains_key(diff_id));
+}
+
+/// The image that was not needed for the longest time.
+fn least_recently_used(state: &State, in_use: &dyn Fn(&Image) -> bool) -> Option<Arc<Record>> {
+    (state.images.values())
+        .filter(|record| !has_snapshot(state, record) && !in_use(&record.image))
+        .min_by_key(|record| last_use(record))
+        .cloned()
+}
+
+/// Whether a snapshot was made on an image. Its container may not be known yet.
+fn has_snapshot(state: &State, record: &Record) -> bool {
+    let is_below = |layers: &[(Digest, Digest)], snapshot: &SnapshotRecord| {
+        let mut top = layers.iter().rev().map(|(diff_id, _)| diff_id);
+        snapshot
+            .layers
+            .iter()
+            .all(|layer| top.next() == Some(layer))
+    };
+    state
+        .snapshots
+        .values()
+        .any(|snapshot| (record.manifests.iter()).any(|found| is_below(&found.layers, snapshot)))
+}
+
+fn last_use(record: &Record) -> Option<jiff::Timestamp> {
+    let saved = &record.saved;
+    [
+        Some(&saved.loaded_at),
+        saved.tagged_at.as_ref(),
+        saved.used_at.as_ref(),
+    ]
+    .into_iter()
+    .flatten()
+    .filter_map(|time| time.parse().ok())
+    .max()
+}
+
+fn names(record: &Record) -> Vec<Removed> {
+    let saved = &record.saved;
+    (saved.names.iter().chain(&saved.digests))
+        .map(|name| Removed::Untagged(familiar(name)))
+        .chain([Removed::Deleted(saved.id.clone())])
+        .collect()
+}
+
+/// Layers and blobs of an image, each once.
+fn parts(record: &Record) -> BTreeSet<&Digest> {
+    record.layers.iter().chain(&record.blobs).collect()
+}
+
+fn or_nothing(size: rustix::io::Result<u64>) -> rustix::io::Result<u64> {
+    match size {
+        Err(Errno::NOENT) => Ok(0),
+        other => other,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use berth_api::isolation::{Isolation, Limit};
+use berth_api::isolation::{Isolation, Layer, Limit};
 
 use crate::context::Context;
 use crate::flags::Parsed;
@@ -83,10 +83,7 @@ fn text(isolation: &Isolation) -> String {
     for limit in &isolation.limits {
         row(&format!("Limit {}", limit.name), &limited(limit));
     }
-    row(
-        "Layers",
-        &format!("{} read-only, shared", isolation.filesystem.layers.len()),
-    );
+    row("Layers", &layers(&isolation.filesystem.layers));
     row(
         "Writable",
         &format!(
@@ -97,6 +94,20 @@ fn text(isolation: &Isolation) -> String {
     );
     for sentence in &isolation.loosened {
         row("Loosened", sentence);
+    }
+    out
+}
+
+/// How many of each form, and their size.
+fn layers(list: &[Layer]) -> String {
+    let mut out = format!("{} read-only, shared", list.len());
+    for (form, name) in [("erofs", "EROFS files"), ("directory", "directories")] {
+        let sizes = list.iter().filter(|l| l.form == form).map(|l| l.size);
+        let count = sizes.clone().count();
+        if count > 0 {
+            let size = human_binary(sizes.sum::<u64>() as f64);
+            out.push_str(&format!("; {size} in {count} {name}"));
+        }
     }
     out
 }

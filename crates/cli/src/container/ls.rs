@@ -14,7 +14,7 @@ use crate::units::human_size;
 const TABLE: &str =
     "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 
-const HEADS: &[(&str, &str)] = &[
+pub(crate) const HEADS: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"),
     ("Names", "NAMES"),
     ("Image", "IMAGE"),
@@ -78,6 +78,15 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
     };
     print(&listing.render(&rows)?);
     Ok(0)
+}
+
+/// The row without the size of the image.
+pub(crate) fn row_of_own_size(container: &Summary, full: bool) -> Row {
+    let own = Summary {
+        size_root_fs: None,
+        ..container.clone()
+    };
+    row(&own, full)
 }
 
 fn row(container: &Summary, full: bool) -> Row {

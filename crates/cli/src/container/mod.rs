@@ -1,7 +1,9 @@
 //! Commands on containers.
 
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod isolation;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;

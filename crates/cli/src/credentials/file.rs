@@ -192,7 +192,7 @@ fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     // As many as the kernel follows.
     for _ in 0..40 {
         match std::fs::read_link(&target) {
-            Ok(next) => target = target.parent().unwrap_or(Path::new("")).join(next),
+            Ok(next) => target = target.parent().unwrap_or_else(|| Path::new("")).join(next),
             Err(_) => return Ok(target),
         }
     }

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::flags::Parsed;
 use crate::output::template::{Listing, Row};
 use crate::output::{ellipsis, print, short_id};
+use crate::platform;
 use crate::time;
 use crate::transport::{Request, image_segment};
 use crate::tree::Outcome;
@@ -21,13 +22,9 @@ const HEADS: &[(&str, &str)] = &[
 ];
 
 pub(crate) async fn history(context: &Context, args: &Parsed) -> Outcome {
-    if args.changed("platform") {
-        return Err(crate::failure::Failure::new(
-            "--platform of history is not supported yet",
-        ));
-    }
     let name = args.words.first().map_or("", String::as_str);
-    let request = Request::get(format!("/images/{}/history", image_segment(name)));
+    let request = Request::get(format!("/images/{}/history", image_segment(name)))
+        .query_some("platform", platform::to_json(&args.text("platform"))?);
     let items: Vec<HistoryItem> = context.json(request).await?;
     let full = args.on("no-trunc");
     let human = args.on_by_default("human");

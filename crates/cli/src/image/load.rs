@@ -5,7 +5,8 @@ use tokio::io::AsyncRead;
 use crate::context::Context;
 use crate::failure::{Failure, path_error};
 use crate::flags::Parsed;
-use crate::output::progress;
+use crate::output::progress::{self, To};
+use crate::platform;
 use crate::reference::Reference;
 use crate::transport::{Lines, Request};
 use crate::tree::Outcome;
@@ -18,6 +19,7 @@ async fn open(path: &str) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> 
 }
 
 pub(crate) async fn load(context: &Context, args: &Parsed) -> Outcome {
+    let platforms = platform::list_to_json(&args.list("platform"))?;
     let input: Box<dyn AsyncRead + Send + Unpin> = match args.get("input") {
         Some(path) if !path.is_empty() => open(path).await?,
         _ if rustix::termios::isatty(rustix::stdio::stdin()) => {
@@ -28,27 +30,15 @@ pub(crate) async fn load(context: &Context, args: &Parsed) -> Outcome {
         _ => Box::new(tokio::io::stdin()),
     };
     let quiet = args.on("quiet") || !rustix::termios::isatty(rustix::stdio::stdout());
-    let request = Request::post("/images/load")
+    let mut request = Request::post("/images/load")
         .query("quiet", if quiet { "1" } else { "0" })
-        .query_some("platform", platform_json(&args.text("platform")))
         .stream(input, "application/x-tar");
-    let mut lines = Lines::new(context.send(request).await?);
-    progress::show(&mut lines, false).await?;
-    Ok(0)
-}
-
-/// "linux/arm64/v8" as the API's JSON.
-fn platform_json(text: &str) -> String {
-    if text.is_empty() {
-        return String::new();
+    for platform in platforms {
+        request = request.query("platform", platform);
     }
-    let mut parts = text.split('/');
-    let platform = berth_api::container::Platform {
-        os: parts.next().unwrap_or_default().to_owned(),
-        architecture: parts.next().unwrap_or_default().to_owned(),
-        variant: parts.next().unwrap_or_default().to_owned(),
-    };
-    serde_json::to_string(&platform).unwrap_or_default()
+    let mut lines = Lines::new(context.send(request).await?);
+    progress::show(&mut lines, To::Stdout).await?;
+    Ok(0)
 }
 
 pub(crate) async fn import(context: &Context, args: &Parsed) -> Outcome {
@@ -72,6 +62,6 @@ pub(crate) async fn import(context: &Context, args: &Parsed) -> Outcome {
         request = request.stream(open(source).await?, "text/plain");
     }
     let mut lines = Lines::new(context.send(request).await?);
-    progress::show(&mut lines, false).await?;
+    progress::show(&mut lines, To::Stdout).await?;
     Ok(0)
 }

@@ -2,11 +2,12 @@
 
 use berth_api::image::Summary;
 
+use super::tree;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::template::{Listing, Row};
-use crate::output::{print, short_id};
+use crate::output::{print, short_id, warn};
 use crate::time;
 use crate::transport::Request;
 use crate::tree::Outcome;
@@ -16,7 +17,7 @@ const TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.S
 const DIGESTS: &str =
     "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
 
-const HEADS: &[(&str, &str)] = &[
+pub(crate) const HEADS: &[(&str, &str)] = &[
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
     ("Digest", "DIGEST"),
@@ -33,21 +34,47 @@ const HEADS: &[(&str, &str)] = &[
 const NONE: &str = "<none>";
 
 pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
-    if args.on("tree") {
-        return Err(Failure::new("--tree is not supported yet"));
+    let expanded = args.on("tree");
+    // What the view for people cannot show.
+    for (on, flag) in [
+        (args.on("quiet"), "quiet"),
+        (args.on("no-trunc"), "no-trunc"),
+        (args.on("digests"), "show-digest"),
+        (!args.text("format").is_empty(), "format"),
+    ] {
+        if on && expanded {
+            return Err(Failure::new(format!(
+                "--{flag} is not yet supported with --tree"
+            )));
+        }
     }
     let mut filters = args.filters();
     if let Some(name) = args.words.first() {
         filters.insert("reference", name);
     }
-    let format = match args.get("format") {
+    let all = args.on("all");
+    let configured = &context.config.images_format;
+    let format = match args.get("format").filter(|format| !format.is_empty()) {
         Some(format) => format,
-        None => &context.config.images_format,
+        None if args.on("quiet") || expanded => "",
+        None => configured,
     };
+    let plain = args.on("quiet") || args.on("no-trunc") || args.on("digests");
+    let view = expanded || (!plain && format.is_empty());
     let request = Request::get("/images/json")
-        .query_flag("all", args.on("all"))
+        .query_flag("all", all)
+        .query_flag("manifests", view)
         .filters(&filters);
-    let images: Vec<Summary> = context.json(request).await?;
+    // Images without a name are shown only when asked for.
+    let shows_dangling = all || filters.contains("dangling");
+    if view {
+        let images: Vec<tree::Image> = context.json(request).await?;
+        return Ok(people(context, args, images, shows_dangling));
+    }
+    let mut images: Vec<Summary> = context.json(request).await?;
+    images.retain(|image| {
+        shows_dangling || !(image.repo_tags.is_empty() && image.repo_digests.is_empty())
+    });
     let full = args.on("no-trunc");
     let digests = args.on("digests") || format.contains(".Digest");
     let rows: Vec<_> = images
@@ -62,6 +89,55 @@ pub(crate) async fn ls(context: &Context, args: &Parsed) -> Outcome {
     };
     print(&listing.render(&rows)?);
     Ok(0)
+}
+
+fn people(
+    context: &Context,
+    args: &Parsed,
+    mut images: Vec<tree::Image>,
+    shows_dangling: bool,
+) -> i32 {
+    images.retain(|image| shows_dangling || !image.is_dangling());
+    let out = rustix::stdio::stdout();
+    let terminal = rustix::termios::isatty(out);
+    let width = rustix::termios::tcgetwinsize(out).map_or(0, |size| usize::from(size.ws_col));
+    if !terminal {
+        warn(
+            "WARNING: This output is designed for human readability. For machine-readable output, please use --format.",
+        );
+    }
+    let screen = tree::Screen {
+        width: if terminal { width.max(20) } else { 0 },
+        colours: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        terminal,
+    };
+    print(&tree::render(
+        &images,
+        args.on("all"),
+        args.on("tree"),
+        screen,
+    ));
+    if let Some(name) = args.words.first()
+        && images.is_empty()
+        && args.typed.ends_with(" images")
+        && crate::tree::find(&format!("image {name}")).is_some()
+    {
+        let program = &context.program;
+        warn(&format!(
+            "\nNo images found matching \"{name}\": did you mean \"{program} image {name}\"?"
+        ));
+    }
+    0
+}
+
+/// The row of an image's first name, for the sums of `system df`.
+pub(crate) fn first_row(image: &Summary, full: bool) -> Row {
+    let (name, tag) = image
+        .repo_tags
+        .first()
+        .and_then(|text| text.rsplit_once(':'))
+        .unwrap_or((NONE, NONE));
+    row(image, name, tag, "", full)
 }
 
 /// One row per name; with digests, names and digests of a repository are paired.
@@ -121,13 +197,13 @@ fn row(image: &Summary, name: &str, tag: &str, digest: &str, full: bool) -> Row 
     row.set("VirtualSize", human_size(image.size as f64, 4));
     row.set(
         "SharedSize",
-        known(image.shared_size, human_size(image.shared_size as f64, 3)),
+        known(image.shared_size, human_size(image.shared_size as f64, 4)),
     );
     row.set(
         "UniqueSize",
         known(
             image.shared_size,
-            human_size((image.size - image.shared_size) as f64, 3),
+            human_size((image.size - image.shared_size) as f64, 4),
         ),
     );
     row.set(

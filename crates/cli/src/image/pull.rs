@@ -4,7 +4,8 @@ use crate::context::Context;
 use crate::credentials;
 use crate::failure::Failure;
 use crate::flags::Parsed;
-use crate::output::{print_line, progress};
+use crate::output::print_line;
+use crate::output::progress::{self, To};
 use crate::reference::Reference;
 use crate::transport::{Lines, Request};
 use crate::tree::Outcome;
@@ -25,12 +26,9 @@ pub(crate) async fn pull(context: &Context, args: &Parsed) -> Outcome {
         }
         named.or_latest()
     };
-    let mut lines = begin(context, &reference, &args.text("platform")).await?;
-    if quiet {
-        progress::fail_only(&mut lines).await?;
-    } else {
-        progress::show(&mut lines, false).await?;
-    }
+    let mut lines = begin(context, &reference, &platform_of(args)).await?;
+    let to = if quiet { To::Nowhere } else { To::Stdout };
+    progress::show(&mut lines, to).await?;
     print_line(&reference.full());
     Ok(0)
 }
@@ -43,11 +41,16 @@ pub(crate) async fn pull_for_run(
     quiet: bool,
 ) -> Result<(), Failure> {
     let mut lines = begin(context, reference, platform).await?;
-    if quiet {
-        progress::fail_only(&mut lines).await
-    } else {
-        progress::show(&mut lines, true).await
-    }
+    let to = if quiet { To::Nowhere } else { To::Stderr };
+    progress::show(&mut lines, to).await.map(drop)
+}
+
+/// `--platform`, or the default that the environment sets.
+pub(crate) fn platform_of(args: &Parsed) -> String {
+    args.get("platform")
+        .map(str::to_owned)
+        .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
+        .unwrap_or_default()
 }
 
 async fn begin(context: &Context, reference: &Reference, platform: &str) -> Result<Lines, Failure> {

@@ -6,17 +6,22 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::{print_line, warn};
+use crate::platform;
 use crate::reference::Reference;
 use crate::transport::{Request, image_segment};
 use crate::tree::Outcome;
 
 pub(crate) async fn rm(context: &Context, args: &Parsed) -> Outcome {
     let force = args.on("force");
+    let platforms = platform::list_to_json(&args.list("platform"))?;
     let mut failures = Vec::new();
     for name in &args.words {
-        let request = Request::delete(format!("/images/{}", image_segment(name)))
+        let mut request = Request::delete(format!("/images/{}", image_segment(name)))
             .query_flag("force", force)
             .query_flag("noprune", args.on("no-prune"));
+        for platform in &platforms {
+            request = request.query("platforms", platform);
+        }
         match context.json::<Vec<Deleted>>(request).await {
             Ok(done) => {
                 for one in done {

@@ -1,9 +1,11 @@
 //! What a person or a script sees.
 
+pub(crate) mod archive;
 pub(crate) mod json;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod template;
+pub(crate) mod transfer;
 
 use std::io::Write as _;
 
@@ -22,6 +24,13 @@ pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A remark of several lines, set off by "Info" as Docker does it.
+pub(crate) fn note(text: &str, terminal: bool) -> String {
+    let head = if terminal { "i Info → " } else { " Info -> " };
+    let lines = harmless_lines(text).replace('\n', "\n         ");
+    format!("\n{head}{lines}\n")
+}
+
 /// Escapes what could drive a terminal: names and messages come from elsewhere.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()
@@ -33,6 +42,14 @@ pub(crate) fn harmless(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// The same of text with several lines.
+pub(crate) fn harmless_lines(text: &str) -> String {
+    text.split('\n')
+        .map(harmless)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// At most `most` characters, the last an ellipsis when cut.

@@ -53,7 +53,7 @@ impl Row {
     }
 
     /// `{"Name":"…"}` in alphabetical order, as Docker's rows are.
-    fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         let mut fields: Vec<_> = self
             .fields
             .iter()

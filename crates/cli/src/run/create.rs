@@ -42,11 +42,7 @@ pub(super) async fn create(
     } else {
         Some(Reference::parse(image).map_err(Failure::new)?.or_latest())
     };
-    let platform = args
-        .get("platform")
-        .map(str::to_owned)
-        .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
-        .unwrap_or_default();
+    let platform = pull::platform_of(args);
     let quiet = args.on("quiet");
     if policy == "always"
         && let Some(reference) = &reference

@@ -29,6 +29,38 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |cx, args| Box::pin(container::attach::attach(cx, args)),
     },
     Command {
+        names: &["container commit", "commit"],
+        usage: "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
+        about: "Create a new image from a container's changes",
+        flags: &[&[
+            flag(
+                "author",
+                Text,
+                "Author (e.g., \"John Hannibal Smith <hannibal@a-team.com>\")",
+            )
+            .short('a'),
+            flag(
+                "change",
+                List,
+                "Apply Dockerfile instruction to the created image",
+            )
+            .short('c'),
+            flag("message", Text, "Commit message").short('m'),
+            flag("no-pause", Bool, "Disable pausing container during commit"),
+            flag(
+                "pause",
+                Bool,
+                "Pause container during commit (deprecated: use --no-pause instead)",
+            )
+            .short('p')
+            .default("true")
+            .hidden(),
+        ]],
+        words: Words::Between(1, 2),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(container::commit::commit(cx, args)),
+    },
+    Command {
         names: &["container create", "create"],
         usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
         about: "Create a new container",
@@ -75,6 +107,15 @@ pub(super) static COMMANDS: &[Command] = &[
         words: Words::AtLeast(2),
         stop_at_word: true,
         run: |cx, args| Box::pin(container::exec::exec(cx, args)),
+    },
+    Command {
+        names: &["container export", "export"],
+        usage: "[OPTIONS] CONTAINER",
+        about: "Export a container's filesystem as a tar archive",
+        flags: &[&[flag("output", Text, "Write to a file, instead of STDOUT").short('o')]],
+        words: Words::Exactly(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(container::export::export(cx, args)),
     },
     Command {
         names: &["container inspect"],

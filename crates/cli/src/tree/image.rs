@@ -82,8 +82,8 @@ pub(super) static COMMANDS: &[Command] = &[
             .short('i'),
             flag(
                 "platform",
-                Text,
-                "Load only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")",
+                Strings,
+                "Load only the given platform(s). Formatted as a comma-separated list of \"os[/arch[/variant]]\" (e.g., \"linux/amd64,linux/arm64/v8\").",
             ),
             flag("quiet", Bool, "Suppress the load output").short('q'),
         ]],
@@ -123,6 +123,28 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |cx, args| Box::pin(image::ls::ls(cx, args)),
     },
     Command {
+        names: &["image prune"],
+        usage: "[OPTIONS]",
+        about: "Remove unused images",
+        flags: &[&[
+            flag(
+                "all",
+                Bool,
+                "Remove all unused images, not just dangling ones",
+            )
+            .short('a'),
+            flag(
+                "filter",
+                Filter,
+                "Provide filter values (e.g. \"until=<timestamp>\")",
+            ),
+            flag("force", Bool, "Do not prompt for confirmation").short('f'),
+        ]],
+        words: Words::Exactly(0),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(image::prune::prune(cx, args)),
+    },
+    Command {
         names: &["image pull", "pull"],
         usage: "[OPTIONS] NAME[:TAG|@DIGEST]",
         about: "Download an image from a registry",
@@ -145,6 +167,28 @@ pub(super) static COMMANDS: &[Command] = &[
         run: |cx, args| Box::pin(image::pull::pull(cx, args)),
     },
     Command {
+        names: &["image push", "push"],
+        usage: "[OPTIONS] NAME[:TAG]",
+        about: "Upload an image to a registry",
+        flags: &[&[
+            flag(
+                "all-tags",
+                Bool,
+                "Push all tags of an image to the repository",
+            )
+            .short('a'),
+            flag(
+                "platform",
+                Text,
+                "Push a platform-specific manifest as a single-platform image to the registry.\nImage index won't be pushed, meaning that other manifests, including attestations won't be preserved.\n'os[/arch[/variant]]': Explicit platform (eg. linux/amd64)",
+            ),
+            flag("quiet", Bool, "Suppress verbose output").short('q'),
+        ]],
+        words: Words::Exactly(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(image::push::push(cx, args)),
+    },
+    Command {
         names: &["image rm", "image remove", "rmi"],
         usage: "[OPTIONS] IMAGE [IMAGE...]",
         about: "Remove one or more images",
@@ -160,6 +204,22 @@ pub(super) static COMMANDS: &[Command] = &[
         words: Words::AtLeast(1),
         stop_at_word: false,
         run: |cx, args| Box::pin(image::rm::rm(cx, args)),
+    },
+    Command {
+        names: &["image save", "save"],
+        usage: "[OPTIONS] IMAGE [IMAGE...]",
+        about: "Save one or more images to a tar archive (streamed to STDOUT by default)",
+        flags: &[&[
+            flag("output", Text, "Write to a file, instead of STDOUT").short('o'),
+            flag(
+                "platform",
+                Strings,
+                "Save only the given platform(s). Formatted as a comma-separated list of \"os[/arch[/variant]]\" (e.g., \"linux/amd64,linux/arm64/v8\")",
+            ),
+        ]],
+        words: Words::AtLeast(1),
+        stop_at_word: false,
+        run: |cx, args| Box::pin(image::save::save(cx, args)),
     },
     Command {
         names: &["image tag", "tag"],

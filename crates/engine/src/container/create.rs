@@ -43,6 +43,7 @@ impl Engine {
             return Err(Error::invalid("no image specified"));
         }
         let image = self.find_image(&config.image)?;
+        self.0.store.touch(&image.id);
         check_platform(platform, &image)?;
         merge_image(&mut config, &images::config_of(&image)?);
         if config
@@ -366,7 +367,7 @@ fn endpoint_wishes(
 }
 
 /// Docker's order: what the user gave goes before what the image says.
-fn merge_image(config: &mut Config, image: &Config) {
+pub(crate) fn merge_image(config: &mut Config, image: &Config) {
     let text = |own: &mut String, other: &String| {
         if own.is_empty() {
             own.clone_from(other);

@@ -33,6 +33,7 @@ use crate::health::Checks;
 use crate::monitor::Channel;
 use crate::{error, files};
 
+pub(crate) use create::merge_image;
 pub(crate) use index::Index;
 pub(crate) use record::{MountRecord, Record};
 

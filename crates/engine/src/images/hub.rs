@@ -39,7 +39,7 @@ impl Engine {
         };
         self.0
             .registries
-            .client()?
+            .client
             .repository(&reference.domain, &reference.path, &credentials, access)
             .api()
     }
@@ -49,7 +49,7 @@ impl Engine {
         let login = self
             .0
             .registries
-            .client()?
+            .client
             .login(registry_host(&auth.serveraddress), &credentials(auth))
             .await
             .api()?;
@@ -96,7 +96,7 @@ impl Engine {
         let found = self
             .0
             .registries
-            .client()?
+            .client
             .search(term, limit, &credentials(auth))
             .await
             .api()?;
@@ -179,6 +179,7 @@ fn shown(platform: &document::Platform) -> Platform {
         architecture: platform.architecture.clone().unwrap_or_default(),
         os: platform.os.clone().unwrap_or_default(),
         variant: platform.variant.clone().unwrap_or_default(),
+        ..Platform::default()
     }
 }
 

@@ -6,15 +6,19 @@ use berth_api::Error;
 use berth_api::filters::Filters;
 use berth_api::image;
 
+use super::manifests::descriptor;
 use super::{config_of, familiar, number};
 use crate::engine::Engine;
 use crate::time;
 
 impl Engine {
+    /// With `shared`, how much of each image others have as well; with
+    /// `manifests`, what their indexes hold.
     pub async fn image_list(
         &self,
-        _all: bool,
         filters: &Filters,
+        shared: bool,
+        manifests: bool,
     ) -> Result<Vec<image::Summary>, Error> {
         filters.validate(&[
             "before",
@@ -44,6 +48,8 @@ impl Engine {
         for container in self.index().all() {
             *used.entry(container.record().image.clone()).or_default() += 1;
         }
+        let shared = shared.then(|| self.0.store.shared_sizes());
+        let users = manifests.then(|| self.image_users());
         let mut rows = Vec::new();
         for image in self.0.store.images() {
             let labels = config_of(&image)?.labels;
@@ -73,7 +79,13 @@ impl Engine {
                     labels,
                     repo_digests: image.digests.iter().map(|name| familiar(name)).collect(),
                     repo_tags: tags,
-                    shared_size: -1,
+                    descriptor: Some(descriptor(&image)),
+                    manifests: (users.as_ref())
+                        .map(|users| self.manifest_summaries(&image, users))
+                        .transpose()?,
+                    shared_size: shared.as_ref().map_or(-1, |sizes| {
+                        number(sizes.get(&image.id).copied().unwrap_or_default())
+                    }),
                     size: number(image.size + image.blob_size),
                     ..image::Summary::default()
                 });

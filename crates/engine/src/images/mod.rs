@@ -1,16 +1,20 @@
 //! Images as clients see them; the store does the work.
 
 mod board;
+mod commit;
 mod document;
 mod fetch;
 mod hub;
 mod inspect;
 mod list;
 mod load;
+mod manifests;
 mod names;
 mod platform;
+mod prune;
 mod pull;
 mod push;
+mod save;
 mod tree;
 
 pub use pull::PullRequest;
@@ -19,10 +23,11 @@ pub use push::PushRequest;
 use std::collections::BTreeMap;
 
 use berth_api::Error;
-use berth_api::container::Config;
+use berth_api::container::{Config, Platform};
 use berth_store::{Image, Reference};
 use serde::Deserialize;
 
+pub use self::commit::CommitOptions;
 use crate::engine::Engine;
 use crate::error::IntoApi as _;
 
@@ -43,6 +48,16 @@ fn familiar(name: &str) -> String {
     Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
+/// A platform as the store names it.
+pub(crate) fn platform(platform: &Platform) -> berth_store::Platform {
+    berth_store::Platform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
+        os_version: platform.os_version.clone(),
+    }
+}
+
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -59,6 +74,15 @@ impl Engine {
                 Err(Error::not_found(format!("No such image: {shown}")))
             }
             other => other.api(),
+        }
+    }
+
+    /// The same for one platform of an image.
+    fn find_image_for(&self, name: &str, wanted: Option<&Platform>) -> Result<Image, Error> {
+        let image = self.find_image(name)?;
+        match wanted {
+            None => Ok(image),
+            Some(wanted) => self.0.store.find_platform(name, &platform(wanted)).api(),
         }
     }
 

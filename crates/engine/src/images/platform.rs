@@ -12,17 +12,23 @@ pub(crate) struct Wanted {
     platform: Platform,
     /// Architecture and variant of what runs on it, best first.
     fits: Vec<(String, String)>,
+    given: bool,
 }
 
 impl Wanted {
     /// "linux/arm64/v8", or the API's JSON object; empty is this machine.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        parse(text).map(Self::new)
+        let platform = parse(text)?;
+        Ok(Self {
+            fits: compatible(&platform),
+            platform,
+            given: !text.is_empty(),
+        })
     }
 
-    fn new(platform: Platform) -> Self {
-        let fits = compatible(&platform);
-        Self { platform, fits }
+    /// Whether somebody asked for it.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given
     }
 
     /// How well an image's platform suits, 0 best; none if it does not.
@@ -230,7 +236,7 @@ mod tests {
             assert_eq!(wanted(text).to_string(), shown, "{text}");
         }
         assert_eq!(wanted("").platform.os, "linux");
-        assert_eq!(wanted("linux"), wanted(""));
+        assert_eq!(wanted("linux").to_string(), wanted("").to_string());
         for (text, words) in [
             ("foo", "unknown operating system or architecture"),
             ("a/b/c/d", "cannot parse platform specifier"),

@@ -116,7 +116,7 @@ impl Engine {
             incoming: incoming.clone(),
             board: Arc::clone(board),
         });
-        let chosen = choose(&fetch, &root, wanted).await?;
+        let chosen = choose(&fetch, &root, wanted, reference).await?;
         board.line(Progress {
             status: format!("Pulling from {}", reference.path),
             id: tag.to_owned(),
@@ -235,7 +235,12 @@ struct Chosen {
 
 /// Walks from the root to the manifest that fits; adds all documents on the
 /// way, and the configuration, to what is incoming.
-async fn choose(fetch: &Fetch, root: &client::Manifest, wanted: &Wanted) -> Result<Chosen, Error> {
+async fn choose(
+    fetch: &Fetch,
+    root: &client::Manifest,
+    wanted: &Wanted,
+    reference: &Reference,
+) -> Result<Chosen, Error> {
     fetch.put(&root.digest, &root.bytes).await?;
     let unfit = || {
         Error::not_found(format!(
@@ -251,13 +256,18 @@ async fn choose(fetch: &Fetch, root: &client::Manifest, wanted: &Wanted) -> Resu
     let config = fetch.document(&manifest.config, MAX_CONFIG).await?;
     let config: Config = serde_json::from_slice(&config).map_err(|error| {
         Error::system(format!(
-            "image configuration {} is not valid: {error}",
-            manifest.config.digest
+            "{} is no image: its configuration of type \"{}\" is not valid: {error}",
+            reference.familiar(),
+            manifest.config.media_type()
         ))
     })?;
-    // An index is believed about its entries, as Docker does.
-    if digest == root.digest && config.platform.rank(wanted).is_none() {
-        return Err(unfit());
+    // An index is believed about its entries. Who names an image of one
+    // platform gets it, unless another was asked for.
+    if digest == root.digest && wanted.is_given() && config.platform.rank(wanted).is_none() {
+        return Err(Error::not_found(format!(
+            "image with reference {} was found but does not provide the specified platform ({wanted})",
+            reference.familiar()
+        )));
     }
     let diff_ids = config.rootfs.diff_ids.unwrap_or_default();
     let layers = manifest.layers();

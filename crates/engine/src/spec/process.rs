@@ -8,11 +8,10 @@ use berth_api::Error;
 use berth_api::container::Ulimit;
 use berth_api::exec::ExecConfig;
 use berth_monitor::protocol;
-use berth_store::{LayerLocation, Snapshot};
+use berth_store::Snapshot;
 use oci_spec::runtime::{
     Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
 };
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::DEFAULT_PATH;
 use super::security::SecurityOptions;
@@ -208,8 +207,10 @@ fn supplementary(groups: &[String], snapshot: &Snapshot) -> Result<Vec<u32>, Err
             if let Ok(number) = group.parse::<u32>() {
                 return Ok(number);
             }
-            let text = file
-                .get_or_insert_with(|| read_from_layers(snapshot, "etc/group").unwrap_or_default());
+            let text = file.get_or_insert_with(|| {
+                let bytes = snapshot.read_file("etc/group", MAX_GROUP_FILE);
+                String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+            });
             group_id(text, group).ok_or_else(|| {
                 Error::invalid(format!(
                     "unable to find group {group}: no matching entries in group file"
@@ -226,40 +227,6 @@ fn group_id(file: &str, name: &str) -> Option<u32> {
             .then(|| fields.nth(1)?.parse().ok())
             .flatten()
     })
-}
-
-/// A small file as the container sees it, without mounting: topmost first,
-/// links resolved inside each layer.
-fn read_from_layers(snapshot: &Snapshot, path: &str) -> Option<String> {
-    use std::io::Read as _;
-    let layers = snapshot.layers.iter().filter_map(|layer| match layer {
-        LayerLocation::Directory(path) => Some(path),
-        LayerLocation::Erofs(_) => None,
-    });
-    std::iter::once(&snapshot.upper)
-        .chain(layers)
-        .find_map(|dir| {
-            let root = rustix::fs::open(
-                dir,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .ok()?;
-            let fd = rustix::fs::openat2(
-                &root,
-                path,
-                OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            )
-            .ok()?;
-            let mut text = String::new();
-            std::fs::File::from(fd)
-                .take(MAX_GROUP_FILE)
-                .read_to_string(&mut text)
-                .ok()?;
-            Some(text)
-        })
 }
 
 #[cfg(test)]

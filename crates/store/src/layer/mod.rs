@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use self::directory::Directory;
 use self::erofs::Erofs;
 pub(crate) use self::erofs::{Image, ImageNode};
+use crate::blob::open_file;
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader};
@@ -30,9 +31,9 @@ const MAX_NAME: usize = 4095;
 const MAX_COMPONENT: usize = 255;
 const MAX_DEPTH: usize = 512;
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How a layer's content is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,20 @@ impl Form for Content {
     }
 }
 
+/// Looks whether the content of a layer can be what its record says.
+pub(crate) fn verify(layer: &Layer, directory: &OwnedFd) -> Result<()> {
+    let name = layer.form.content();
+    match layer.form {
+        FormKind::Directory => open_directory(directory.as_fd(), name.as_bytes())
+            .map(drop)
+            .map_err(Error::io("open content", name)),
+        FormKind::Erofs => {
+            let file = open_file(directory, name).map_err(Error::io("open content", name))?;
+            Image::open(file)?.walk(&mut |_, _| Ok(()))
+        }
+    }
+}
+
 /// Whether a stream must close with the end-of-archive marker. Layers in
 /// images are judged by their digest instead: some builders leave it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +273,7 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
 /// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
 /// layer must not steer overlayfs (redirects, metacopy). Not security labels,
 /// which are this machine's to give.
-fn is_wanted(name: &[u8]) -> bool {
+pub(crate) fn is_wanted(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

@@ -145,6 +145,9 @@ impl Erofs {
         if entry.kind == Kind::Symlink && entry.link.is_empty() {
             return invalid("a symbolic link without a target");
         }
+        if entry.kind == Kind::HardLink {
+            return self.put_link(parent, name, path, entry);
+        }
         let parent = self.enter(parent)?;
         match entry.kind {
             Kind::Directory => {
@@ -154,8 +157,7 @@ impl Erofs {
                 };
                 self.tree.directory_mut(id).attributes.describe(entry)
             }
-            Kind::HardLink => self.put_link(parent, name, path, entry),
-            Kind::File => {
+            Kind::File | Kind::HardLink => {
                 self.tree.remove(parent, name);
                 let nid = self.file(entry, data)?;
                 let kind = LeafKind::Other(dirent_type(REGULAR));
@@ -285,19 +287,15 @@ impl Erofs {
     }
 
     /// Mode, owner and the rest come with the file linked to.
-    fn put_link(
-        &mut self,
-        parent: DirectoryId,
-        name: &[u8],
-        path: &Path,
-        entry: &Entry,
-    ) -> Result<()> {
+    fn put_link(&mut self, parent: &Path, name: &[u8], path: &Path, entry: &Entry) -> Result<()> {
         let link = || format!("hard link to {:?}", String::from_utf8_lossy(&entry.link));
         let target = clean(&entry.link).map_err(|e| e.within(&link()))?;
         let Some((target_name, target_parent)) = target.split_last() else {
             return invalid(format!("{} is a link to a directory", link()));
         };
         let missing = || Error::Invalid(format!("{} whose target is not in this layer", link()));
+        // The parent first: making it may not change what the target means.
+        let parent = self.enter(parent)?;
         let from = self.tree.resolve(target_parent).map_err(|_| missing())?;
         let leaf = match self.tree.child(from, target_name).ok_or_else(missing)? {
             Node::Leaf(id) => id,

@@ -9,7 +9,7 @@ use super::format::{BLOCK, HOLE, SLOT};
 use crate::error::{Error, Result, invalid};
 
 /// Bytes that are written with one call.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 256 << 10;
 /// Blocks of metadata that are filled at the same time, each from the front.
 const CHUNK_BLOCKS: usize = 64;
 const CHUNK: usize = CHUNK_BLOCKS * BLOCK;

@@ -230,10 +230,7 @@ impl Image {
             .read_exact_at(buffer, at)
             .map_err(Error::io("read", "a layer"))
     }
-}
 
-#[cfg(test)]
-impl Image {
     /// Calls `visit` with every path and its node, parents before children,
     /// the root as the empty path.
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(&[u8], &Node) -> Result<()>) -> Result<()> {
