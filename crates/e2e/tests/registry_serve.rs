@@ -636,9 +636,23 @@ fn collection() {
     assert!(!registry.root().join("repositories/r").exists());
 }
 
+/// Makes a blob and its link a day old, if they are there.
+fn age(registry: &Served, name: &str, digest: &str) {
+    let hex = digest.trim_start_matches("sha256:");
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let before = std::time::SystemTime::now() - day;
+    for folder in ["blobs".to_owned(), format!("repositories/{name}/_blobs")] {
+        let path = registry.root().join(folder).join("sha256").join(hex);
+        if let Ok(file) = std::fs::File::options().write(true).open(path) {
+            file.set_modified(before).unwrap();
+        }
+    }
+}
+
 /// A blob that is there already, and that nothing refers to, is asked for,
-/// found, and named by a manifest, while collections run all the time. With a
-/// grace time each such push succeeds.
+/// found or uploaded anew, and named by a manifest, while collections run all
+/// the time. All files are made old before each push, so that only what the
+/// push does saves them.
 #[test]
 fn collection_while_pushing() {
     let port = free_port();
@@ -646,7 +660,7 @@ fn collection_while_pushing() {
     let metrics = metrics_url(port);
     let registry = Served::start(&[
         "--gc-grace",
-        "1s",
+        "1h",
         "--gc-untagged",
         "--metrics-addr",
         &address,
@@ -683,6 +697,10 @@ fn collection_while_pushing() {
                         }
                         let path = format!("/v2/{name}/manifests/{image}");
                         assert_eq!(registry.curl(&path, &["-X", "DELETE"]).status, 202);
+                        content
+                            .blobs
+                            .keys()
+                            .for_each(|digest| age(registry, &name, digest));
                     }
                 })
             })
@@ -690,6 +708,11 @@ fn collection_while_pushing() {
         let outcomes: Vec<_> = pushers.into_iter().map(|pusher| pusher.join()).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(outcomes.iter().all(Result::is_ok));
+        let text = String::from_utf8(berth_e2e::serve::curl(&metrics, &[], b"").body).unwrap();
+        assert!(
+            !text.contains("berth_registry_gc_removed_bytes_total 0\n"),
+            "{text}"
+        );
     });
 }
 
