@@ -9,6 +9,19 @@ use rustix::process::{Pid, Signal};
 
 use crate::Run;
 use crate::engine::bin_dir;
+use crate::oci::{self, Content};
+
+/// A digest that nothing has.
+pub const NONE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// An image of one small layer, tagged "v1", and its digest.
+pub fn image() -> (Content, String) {
+    let mut content = Content::default();
+    let layer = oci::layer(&[("a", &oci::noise(1, 100_000))]);
+    let image = content.image("amd64", vec![layer]);
+    content.tag("v1", &image);
+    (content, image)
+}
 
 /// A registry of our own with its root in a directory of its own.
 #[derive(Debug)]
@@ -39,6 +52,8 @@ impl Served {
 
     /// The same with files already there, which flags may name.
     pub fn start_in(dir: tempfile::TempDir, flags: &[&str]) -> Self {
+        // Podman wants the file to be there.
+        std::fs::write(dir.path().join("auth.json"), "{}").expect("the directory can be written");
         let mut served = Self {
             dir,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
@@ -132,7 +147,7 @@ impl Served {
 
     /// Uploads a blob in one request; its digest.
     pub fn push_blob(&self, name: &str, bytes: &[u8]) -> String {
-        let digest = crate::oci::digest(bytes);
+        let digest = oci::digest(bytes);
         let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
         let reply = self.send(&path, &["-X", "POST"], bytes);
         assert_eq!(reply.status, 201, "{reply:?}");
@@ -146,15 +161,14 @@ impl Served {
     }
 
     /// Pushes all blobs and manifests, and the tags.
-    pub fn push(&self, name: &str, content: &crate::oci::Content) {
+    pub fn push(&self, name: &str, content: &Content) {
         for bytes in content.blobs.values() {
             self.push_blob(name, bytes);
         }
         let mut entries: Vec<_> = content.manifests.iter().collect();
         // Images before the indexes that name them, digests before tags.
-        entries.sort_by_key(|(reference, (kind, _))| {
-            (kind == crate::oci::INDEX, !reference.contains(':'))
-        });
+        entries
+            .sort_by_key(|(reference, (kind, _))| (kind == oci::INDEX, !reference.contains(':')));
         for (reference, (kind, digest)) in entries {
             let reply = self.put_manifest(name, reference, kind, &content.blobs[digest]);
             assert_eq!(reply.status, 201, "{reply:?}");

@@ -24,7 +24,7 @@ impl<'a> Place<'a> {
     pub(crate) fn parse(text: &'a str) -> Result<Self, Failure> {
         let (host, rest) = text.split_once('/').unwrap_or((text, ""));
         let is_host = host.contains(['.', ':']) || host == "localhost";
-        if !is_host || rest.ends_with('/') || text.contains("://") {
+        if !is_host || text.ends_with('/') || text.contains("://") {
             return Err(Failure::new(format!(
                 "{text:?} names no registry: write HOST[:PORT] or HOST[:PORT]/REPOSITORY, as in {DEFAULT}/library/busybox"
             )));

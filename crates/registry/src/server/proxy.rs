@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Response};
 use reqwest::Url;
+use tokio::sync::OnceCell;
 
 use super::blobs;
 use super::document::Document;
@@ -28,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Referrers of one manifest that are had from the other registry, at most.
 const MAX_REFERRERS: usize = 100;
 
+/// Those that are on their way, or are being begun.
+type Downloads = HashMap<Digest, Arc<OnceCell<Arc<Download>>>>;
+
 /// The registry behind this one.
 #[derive(Debug)]
 pub(crate) struct Origin {
@@ -36,7 +40,7 @@ pub(crate) struct Origin {
     credentials: Credentials,
     ttl: Duration,
     /// Blobs on their way: one download each.
-    downloads: Mutex<HashMap<Digest, Arc<Download>>>,
+    downloads: Mutex<Downloads>,
 }
 
 impl Origin {
@@ -83,7 +87,7 @@ impl Origin {
             .map_err(|error| unavailable(&error))
     }
 
-    fn downloads(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Download>>> {
+    fn downloads(&self) -> MutexGuard<'_, Downloads> {
         self.downloads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -280,38 +284,63 @@ pub(crate) async fn blob(
             Some(size),
         )));
     }
-    let found = origin.downloads().get(digest).map(Arc::clone);
-    let download = match found {
-        Some(download) => download,
-        None => {
-            let first = repository
-                .blob(&digest.to_string(), 0, &[])
-                .await
-                .map_err(|error| absent(&error, digest))?;
-            let storage = Arc::clone(&server.storage);
-            let fresh = super::blocking(move || Download::create(&storage, first.size)).await?;
-            let fresh = Arc::new(fresh);
-            // Another request may have begun it in the meantime.
-            let mut downloads = origin.downloads();
-            if let Some(other) = downloads.get(digest) {
-                Arc::clone(other)
-            } else {
-                downloads.insert(digest.clone(), Arc::clone(&fresh));
-                drop(downloads);
-                tokio::spawn(Arc::clone(&fresh).run(
-                    server.clone(),
-                    Arc::clone(origin),
-                    repository,
-                    name.to_owned(),
-                    digest.clone(),
-                    first.stream,
-                ));
-                fresh
-            }
+    // One download per blob: whoever comes while it is begun waits for that.
+    let cell = Arc::clone(origin.downloads().entry(digest.clone()).or_default());
+    let begun = cell
+        .get_or_try_init(|| begin(server, origin, &repository, name, digest))
+        .await;
+    let download = match begun {
+        Ok(download) => download,
+        Err(other) => {
+            origin.forget(digest);
+            return match other {
+                NoDownload::Here => Ok(None),
+                NoDownload::Failed(failure) => Err(failure),
+            };
         }
     };
     let size = download.size();
     Ok(Some(describe(download.body(), digest, size)))
+}
+
+/// Why a download is not begun.
+enum NoDownload {
+    /// The blob has come in the meantime.
+    Here,
+    Failed(Failure),
+}
+
+async fn begin(
+    server: &Server,
+    origin: &Arc<Origin>,
+    repository: &Repository,
+    name: &str,
+    digest: &Digest,
+) -> Result<Arc<Download>, NoDownload> {
+    let failed = |error: io::Error| NoDownload::Failed(error.into());
+    let (of, wanted) = (name.to_owned(), digest.clone());
+    let here = server.storage(move |storage| storage.blob_size(&of, &wanted));
+    if here.await.map_err(failed)?.is_some() {
+        return Err(NoDownload::Here);
+    }
+    let first = repository
+        .blob(&digest.to_string(), 0, &[])
+        .await
+        .map_err(|error| NoDownload::Failed(absent(&error, digest)))?;
+    let storage = Arc::clone(&server.storage);
+    let download = super::blocking(move || Download::create(&storage, first.size))
+        .await
+        .map(Arc::new)
+        .map_err(failed)?;
+    tokio::spawn(Arc::clone(&download).run(
+        server.clone(),
+        Arc::clone(origin),
+        repository.clone(),
+        name.to_owned(),
+        digest.clone(),
+        first.stream,
+    ));
+    Ok(download)
 }
 
 fn absent(error: &Upstream, digest: &Digest) -> Failure {

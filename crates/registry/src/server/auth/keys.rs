@@ -285,3 +285,98 @@ fn key_of_info(info: &[u8]) -> io::Result<Key> {
     };
     Ok(Key { id: None, kind })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+
+    /// Made with `openssl genrsa`; the signature is of "message".
+    const RSA_PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAtZQ7mDEYkPl5UW1uEPTM\n\
+PtJPjAkreuC48Kb+EFtC8P7zG5HPthyGa+WwUAdDUc02Cl2+HVQ6QLYSIXdLzjwU\n\
+Y/Kp7G7CrUcigY6w88GRUmMoTztYjluxwRgiu8UCPSxjmCwcFdaUvK3kZv6rkacb\n\
+THewvYj7m629ZHMDSbjAjHI8K+yW0iv2wP7dGv05TYIYoGDPCMG2dq1Fi0sLKSTE\n\
+h5zfx6pw/572ypUgBeibzsVs6+exiyfySSH5NjZ/t0uec6KY/T/Esf8cY9haqWHb\n\
+0bxcvtb2kvUHbrW1lVHI6iarD15DGIXIkJDu5isoQjym7LbpwNaTfz2IWbgpqyLU\n\
+jQIDAQAB\n\
+-----END PUBLIC KEY-----\n\
+";
+    const RSA_N: &str = "tZQ7mDEYkPl5UW1uEPTMPtJPjAkreuC48Kb-EFtC8P7zG5HPthyGa-WwUAdDUc02Cl2-HVQ6QLYSIXdLzjwUY_Kp7G7CrUcigY6w88GRUmMoTztYjluxwRgiu8UCPSxjmCwcFdaUvK3kZv6rkacbTHewvYj7m629ZHMDSbjAjHI8K-yW0iv2wP7dGv05TYIYoGDPCMG2dq1Fi0sLKSTEh5zfx6pw_572ypUgBeibzsVs6-exiyfySSH5NjZ_t0uec6KY_T_Esf8cY9haqWHb0bxcvtb2kvUHbrW1lVHI6iarD15DGIXIkJDu5isoQjym7LbpwNaTfz2IWbgpqyLUjQ";
+    const RSA_SIGNATURE: &str = "ZCue9QDF3jEayFJJPqOPg8NYfWIzUkUeBFdBp_fHw9UQ7MlDFOxDNBwoTnrzPAlKrGttMakPnxY4xm-Fo9_1zGEa4OoZEWTVPTNFK7zHHP18-W8X5ko_JGJFn-yK5unH_amJKbqPJLsod2ehKYxdWw3RCsoHVNlCGm_JUbHBRNXbsH6Lp4NH74FtWxFTLKvKluwzAMhRwXp4Nbm6fjYYbyyt9DTzfnDu4gtjq4940X9Jijh52jVv9ssDLpawKj8FT68daIdONc9Vk4lkBP4DP3SIcfDe0zB27OLjvDmueoQvyZw1SQ0Jx7l2IUbxoyJU4nr_AKYOESD8YG91JnqyzQ";
+
+    #[test]
+    fn rsa_as_pem_and_jwk() {
+        let signature = URL_SAFE_NO_PAD.decode(RSA_SIGNATURE).unwrap();
+        let set = format!(
+            r#"{{"keys":[{{"kty":"RSA","kid":"1","use":"sig","n":"{RSA_N}","e":"AQAB"}}]}}"#
+        );
+        for text in [RSA_PEM.to_owned(), set] {
+            let keys = Keys::parse(text.as_bytes()).unwrap();
+            let check = |algorithm, id, message: &[u8]| {
+                keys.verify(algorithm, id, message, &signature).is_ok()
+            };
+            assert!(check("RS256", None, b"message"));
+            assert!(check("RS256", Some("1"), b"message"));
+            assert!(!check("RS256", None, b"massage"));
+            for other in ["ES256", "EdDSA", "HS256", "none"] {
+                assert!(!check(other, None, b"message"), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn certificates() {
+        let random = SystemRandom::new();
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = rcgen::CertificateParams::new(vec!["x".to_owned()]).unwrap();
+        let pem = params.self_signed(&pair).unwrap().pem();
+        let own = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &pair.serialize_der(),
+            &random,
+        )
+        .unwrap();
+        let signature = own.sign(&random, b"m").unwrap();
+        let keys = Keys::parse(pem.as_bytes()).unwrap();
+        assert!(keys.verify("ES256", None, b"m", signature.as_ref()).is_ok());
+        let point = own.public_key().as_ref();
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let jwk = format!(
+            r#"{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}}"#,
+            encode(&point[1..33]),
+            encode(&point[33..])
+        );
+        let keys = Keys::parse(jwk.as_bytes()).unwrap();
+        assert!(keys.verify("ES256", None, b"m", signature.as_ref()).is_ok());
+
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let own = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pair.serialize_der()).unwrap();
+        let keys = Keys::parse(pair.public_key_pem().as_bytes()).unwrap();
+        let signature = own.sign(b"m");
+        assert!(keys.verify("EdDSA", None, b"m", signature.as_ref()).is_ok());
+    }
+
+    #[test]
+    fn broken_files() {
+        let cut = pem_of("CERTIFICATE", &[0x30, 0x82, 0xff, 0xff, 0x30]);
+        let odd = pem_of("PUBLIC KEY", &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]);
+        for text in [
+            "",
+            "{}",
+            "x",
+            r#"{"keys":[]}"#,
+            r#"{"kty":"oct"}"#,
+            &cut,
+            &odd,
+        ] {
+            assert!(Keys::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    fn pem_of(kind: &str, der: &[u8]) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
+    }
+}
