@@ -25,6 +25,7 @@ pub mod progress;
 pub mod registry;
 pub mod stats;
 pub mod system;
+pub mod usage;
 pub mod version;
 pub mod volume;
 

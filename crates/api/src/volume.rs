@@ -12,6 +12,18 @@ go_struct! {
         name: String,
         options: Option<Labels>,
         scope: String,
+        /// In `GET /system/df` only.
+        #[serde(skip_serializing_if = "crate::go::is_default")]
+        usage_data: Option<UsageData>,
+    }
+}
+
+go_struct! {
+    pub struct UsageData {
+        /// Containers that have it.
+        ref_count: i64,
+        /// Bytes on disk.
+        size: i64,
     }
 }
 

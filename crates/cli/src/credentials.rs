@@ -108,6 +108,12 @@ pub(crate) fn store(config: &ConfigFile, credentials: &Credentials) -> Result<()
             file::put(config, key, &Credentials::default(), detected(config))
         }
         None => {
+            let known = config.auths.get(key).map(|auth| read(key, auth));
+            if let Some(Ok(known)) = known
+                && known == *credentials
+            {
+                return Ok(());
+            }
             file::put(config, key, credentials, None)?;
             if !credentials.password.is_empty() {
                 warn(&format!(

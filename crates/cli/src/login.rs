@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::credentials::{self, Credentials, ENVIRONMENT, INDEX, hostname};
 use crate::failure::Failure;
 use crate::flags::Parsed;
-use crate::output::{print, print_line, warn};
+use crate::output::{self, harmless, print, print_line, warn};
 use crate::terminal::Raw;
 use crate::transport::Request;
 use crate::tree::Outcome;
@@ -41,10 +41,15 @@ pub(crate) async fn login(context: &Context, args: &Parsed) -> Outcome {
         known.identitytoken.clear();
         server.clone_into(&mut known.serveraddress);
         if !known.username.is_empty() && !known.password.is_empty() {
-            print_line(&format!(
-                "Authenticating with existing credentials... [Username: {}]\nTo login with a different account, run 'docker logout' followed by 'docker login'\n",
-                known.username
+            let program = &context.program;
+            warn(&format!(
+                "Authenticating with existing credentials... [Username: {}]",
+                harmless(&known.username)
             ));
+            remark(&format!(
+                "To login with a different account, run '{program} logout' followed by '{program} login'"
+            ));
+            warn("");
             match verify(context, known.clone()).await {
                 Ok(status) => return finished(&status),
                 Err(failure) if failure.http == Some(401) => {
@@ -81,6 +86,11 @@ pub(crate) async fn login(context: &Context, args: &Parsed) -> Outcome {
     finished(&verify(context, wanted).await?)
 }
 
+fn remark(text: &str) {
+    let terminal = isatty(rustix::stdio::stderr());
+    warn(output::note(text, terminal).trim_end_matches(' '));
+}
+
 fn finished(status: &str) -> Outcome {
     if !status.is_empty() {
         print_line(status);
@@ -105,20 +115,20 @@ async fn verify(context: &Context, mut wanted: Credentials) -> Result<String, Fa
 fn given_password(args: &Parsed) -> Result<String, Failure> {
     let password = args.text("password");
     let from_stdin = args.on("password-stdin");
+    if from_stdin && !password.is_empty() {
+        return Err(Failure::new(
+            "conflicting options: cannot specify both --password and --password-stdin",
+        ));
+    }
     if !password.is_empty() {
         warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
-        if from_stdin {
-            return Err(Failure::new(
-                "--password and --password-stdin are mutually exclusive",
-            ));
-        }
     }
     if !from_stdin {
         return Ok(password);
     }
     if args.text("username").is_empty() {
         return Err(Failure::new(
-            "Must provide --username with --password-stdin",
+            "the --password-stdin option requires --username to be set",
         ));
     }
     let mut text = String::new();
@@ -151,8 +161,8 @@ async fn ask_username(server: &str, known: &str) -> Result<String, Failure> {
 
 async fn ask_password(server: &str) -> Result<String, Failure> {
     if server == INDEX {
-        warn(
-            "\ni Info → A Personal Access Token (PAT) can be used instead.\n         To create a PAT, visit https://app.docker.com/settings\n",
+        remark(
+            "A Personal Access Token (PAT) can be used instead.\nTo create a PAT, visit https://app.docker.com/settings\n",
         );
     }
     let unseen = Raw::unseen()?;

@@ -16,6 +16,8 @@ use crate::{Run, eventually, image, leaks};
 pub struct Engine {
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    /// How layers are kept; `None` as the data root allows.
+    layer_form: Option<String>,
     child: Option<Child>,
     /// Keeps the engine's network namespace while the daemon is down, as the
     /// host's own would stay.
@@ -72,6 +74,11 @@ impl Engine {
 
     /// The same with everything it owns below `place`.
     pub fn start_in(place: &Path, flags: &[&str]) -> Self {
+        Self::start_form_in(place, flags, None)
+    }
+
+    /// The same with layers in the form given, "erofs" or "directory".
+    pub fn start_form_in(place: &Path, flags: &[&str], layer_form: Option<&str>) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "the end-to-end tests need root"
@@ -97,6 +104,7 @@ impl Engine {
         let mut engine = Self {
             dir,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            layer_form: layer_form.map(str::to_owned),
             child: None,
             namespace,
             cgroup,
@@ -163,6 +171,11 @@ impl Engine {
             .arg(self.dir().join("berth.pid"))
             .args(["--cgroup-parent", &self.cgroup])
             .args(&self.flags)
+            .envs(
+                self.layer_form
+                    .iter()
+                    .map(|form| ("BERTH_LAYER_FORM", form)),
+            )
             // The write side of the pipe as descriptor 0: the one number that
             // can be chosen without unsafe code.
             .stdin(Stdio::from(theirs))

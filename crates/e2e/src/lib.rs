@@ -13,6 +13,7 @@ pub mod leaks;
 pub mod oci;
 pub mod registry;
 pub mod run;
+pub mod serve;
 
 pub use engine::{Engine, clients};
 pub use run::Run;

@@ -14,6 +14,8 @@ pub struct Config {
     pub cgroup_parent: String,
     pub bridge: BridgeOptions,
     pub registries: RegistryOptions,
+    /// When images are removed by themselves; all 0: never.
+    pub image_gc: berth_store::Limits,
     pub log_driver: String,
     pub log_opts: BTreeMap<String, String>,
     pub labels: Vec<String>,

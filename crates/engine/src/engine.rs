@@ -54,6 +54,7 @@ impl Engine {
         let engine = blocking(move || Self::assemble(config)).await?;
         recover::recover(&engine).await?;
         engine.watch_launcher();
+        engine.watch_images();
         engine.watch_layers();
         Ok(engine)
     }

@@ -92,6 +92,11 @@ impl EventLog {
         let _ = self.live.send(event);
     }
 
+    /// Those to come.
+    pub(crate) fn live(&self) -> broadcast::Receiver<Event> {
+        self.live.subscribe()
+    }
+
     fn subscribe(&self, since: Option<i64>, filters: &Filters) -> Events {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         Events {

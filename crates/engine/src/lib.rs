@@ -41,6 +41,7 @@ mod stats;
 mod time;
 mod top;
 mod tree;
+mod usage;
 mod volumes;
 
 use berth_api::Error;
@@ -49,6 +50,7 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 
+pub use berth_store::Limits;
 pub use config::{BridgeOptions, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;

@@ -69,6 +69,7 @@ impl Bed {
             experimental: false,
             debug: false,
             network_pool: 1,
+            image_gc: berth_engine::Limits::default(),
         }
     }
 }

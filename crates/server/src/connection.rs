@@ -210,9 +210,9 @@ mod tests {
             ),
             ("GET /info?a=%25%zz", 400, "invalid URL escape \\\"%zz\\\""),
             (
-                "GET /system/df",
+                "POST /build",
                 501,
-                "reporting disk usage is not supported by berth yet",
+                "building images is not supported by berth yet",
             ),
             (
                 "GET /v1.44/swarm",

@@ -98,6 +98,17 @@ pub(crate) async fn load(call: Call) -> Result<Reply, Error> {
     streams::progress(call.version, lines, messages, work).await
 }
 
+/// `POST /images/prune`
+pub(crate) async fn prune(call: Call) -> Result<Reply, Error> {
+    let filters = call.query.filters()?;
+    let engine = call.engine;
+    let report = Call::finish(
+        call.guard,
+        async move { engine.image_prune(&filters).await },
+    );
+    reply::ok(&report.await?)
+}
+
 /// `POST /commit`
 pub(crate) async fn commit(call: Call) -> Result<Reply, Error> {
     let query = &call.query;

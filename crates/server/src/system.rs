@@ -1,6 +1,7 @@
-//! `/_ping`, `/version`, `/info`, `/events`.
+//! `/_ping`, `/version`, `/info`, `/events`, `/system`.
 
 use berth_api::Error;
+use berth_api::version::ApiVersion;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use serde_json::Value;
@@ -69,4 +70,21 @@ pub(crate) async fn events(call: Call) -> Result<Reply, Error> {
         lines.content_type(),
         reply::stream_body(chunks),
     ))
+}
+
+pub(crate) async fn disk_usage(call: Call) -> Result<Reply, Error> {
+    let mut types: Vec<String> = call.query.all("type").map(str::to_owned).collect();
+    if call.version < ApiVersion(1, 42) {
+        types.clear();
+    }
+    let usage = call.engine.disk_usage(&types).await?;
+    let verbose = call.query.flag("verbose");
+    reply::ok(&versions::disk_usage(call.version, usage, verbose)?)
+}
+
+/// An operation of berth's own.
+pub(crate) async fn check(call: Call) -> Result<Reply, Error> {
+    let (engine, repair) = (call.engine, call.query.flag("repair"));
+    let check = Call::finish(call.guard, async move { engine.system_check(repair).await });
+    reply::ok(&check.await?)
 }

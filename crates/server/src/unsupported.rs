@@ -76,8 +76,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     POST   "/grpc"                         24 => BUILD;
 
     GET    "/images/{}/attestations"       55 => Unwritten("listing attestations of images");
-    POST   "/images/prune"                 25 => Unwritten("pruning images");
-    GET    "/system/df"                    25 => Unwritten("reporting disk usage");
 
     PUT    "/volumes/{}"                   42 => NeedsManager;
 

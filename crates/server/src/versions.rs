@@ -5,6 +5,7 @@ use berth_api::container::{CreateRequest, Summary};
 use berth_api::event::Event;
 use berth_api::exec::ExecConfig;
 use berth_api::progress::Progress;
+use berth_api::usage::DiskUsage;
 use berth_api::version::ApiVersion;
 use berth_api::{Error, image};
 use serde::Serialize;
@@ -288,6 +289,65 @@ pub(crate) fn info(version: ApiVersion, reply: &mut Map<String, Value>) {
             }
         }
     }
+}
+
+/// `GET /system/df`: one list each below 1.52; both forms at 1.52, unless
+/// `verbose` says that the client knows the new one.
+pub(crate) fn disk_usage(
+    version: ApiVersion,
+    mut usage: DiskUsage,
+    verbose: bool,
+) -> Result<Value, Error> {
+    let mut old = Map::new();
+    if version < v(52) || version < v(53) && !verbose {
+        let images = usage.image_usage.as_ref();
+        if let Some(images) = images {
+            old.insert("LayersSize".to_owned(), json!(images.total_size));
+        }
+        let mut rows = images.and_then(|usage| usage.items.clone());
+        for row in rows.iter_mut().flatten() {
+            image_summary(version, row);
+        }
+        let containers = usage.container_usage.as_ref();
+        let mut list = containers.and_then(|usage| usage.items.clone());
+        for row in list.iter_mut().flatten() {
+            container_summary(version, row);
+        }
+        let volumes = usage.volume_usage.as_ref();
+        let cache = usage.build_cache_usage.as_ref();
+        old.insert("Images".to_owned(), json!(rows));
+        old.insert("Containers".to_owned(), json!(list));
+        old.insert(
+            "Volumes".to_owned(),
+            json!(volumes.and_then(|usage| usage.items.as_ref())),
+        );
+        old.insert(
+            "BuildCache".to_owned(),
+            json!(cache.and_then(|usage| usage.items.as_ref())),
+        );
+    }
+    if version < v(52) {
+        return Ok(Value::Object(old));
+    }
+    if !verbose {
+        if let Some(usage) = &mut usage.image_usage {
+            usage.items = None;
+        }
+        if let Some(usage) = &mut usage.container_usage {
+            usage.items = None;
+        }
+        if let Some(usage) = &mut usage.volume_usage {
+            usage.items = None;
+        }
+        if let Some(usage) = &mut usage.build_cache_usage {
+            usage.items = None;
+        }
+    }
+    let mut reply = value(&usage)?;
+    if let Value::Object(reply) = &mut reply {
+        reply.extend(old);
+    }
+    Ok(reply)
 }
 
 /// `status`, `id` and `from` left with 1.52.

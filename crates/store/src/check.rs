@@ -293,6 +293,7 @@ impl Check<'_> {
         )
         .map_err(Error::io("publish layer", diff_id))?;
         inner.measured().remove(diff_id);
+        inner.tell_removed();
         state.layers.insert(diff_id.clone(), unpacked.layer);
         inner.describe_again(state, diff_id)
     }

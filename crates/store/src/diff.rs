@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::disk::{children, open_beneath, open_directory};
 use crate::error::{Error, Result, invalid};
-use crate::layer::{Root, WHITEOUT, WHITEOUT_OPAQUE, is_wanted};
+use crate::layer::{Root, WHITEOUT, WHITEOUT_OPAQUE, is_wanted, opaque_mark};
 use crate::tar::{Entry, Kind, TarWriter, Time};
 use crate::{Store, snapshot};
 
@@ -44,10 +44,7 @@ impl Store {
             tar: TarWriter::new(out),
             root: upper,
             links: HashMap::new(),
-            opaque: match self.inner.options.userxattr {
-                true => "user.overlay.opaque",
-                false => "trusted.overlay.opaque",
-            },
+            opaque: opaque_mark(self.inner.options.userxattr),
             any: false,
         };
         diff.write()?;

@@ -11,7 +11,7 @@
 //! the beginning, so a layer is hashed, inflated and unpacked while it is
 //! downloaded. All is blocking except [`Ingest::write`], which is short.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::error::{Error, Result, invalid};
 use crate::lease::Lease;
 use crate::publish::NewImage;
 use crate::state::{State, now};
-use crate::store::{Inner, Work, hex};
+use crate::store::{Inner, Work, crash_point, hex};
 use crate::unpack::{NewLayer, Unpacked, unpack_blob};
 use crate::{Digest, Image, Reference, Store};
 
@@ -140,6 +140,11 @@ impl Incoming {
         self.parts().insert(digest, Part::Spooled { file, size });
     }
 
+    /// Forgets all other blobs.
+    pub(crate) fn retain(&self, kept: &HashSet<Digest>) {
+        self.parts().retain(|digest, _| kept.contains(digest));
+    }
+
     /// Adds a blob of unknown digest.
     pub(crate) fn spool(&self, input: &mut dyn Read) -> Result<Digest> {
         let (name, file) = self.create()?;
@@ -195,9 +200,11 @@ impl Incoming {
             self.parts().insert(digest.to_owned(), part);
             (arrival, is_writer)
         };
+        crash_point("ingest");
         let ingest = Ingest { arrival, is_writer };
         if is_writer && ingest.written() == 0 {
             ingest.arrival.resume()?;
+            crash_point("resumed");
         }
         if ingest.arrival.done().is_some() {
             return Ok(Blob::Present(size));
@@ -341,7 +348,9 @@ impl Ingest {
     /// are thrown away, the readers get an error, and writing may begin anew.
     pub fn finish(&self) -> Result<()> {
         self.check_writer()?;
-        self.arrival.finish().map(drop)
+        self.arrival.finish()?;
+        crash_point("finished");
+        Ok(())
     }
 
     pub fn reader(&self) -> Result<IngestReader> {
@@ -371,3 +380,6 @@ impl Read for IngestReader {
         self.reader.read(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,7 +66,7 @@ pub use crate::reference::Reference;
 pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
 };
-pub use crate::usage::{ImageUsage, LayerUsage, Limits, Usage};
+pub use crate::usage::{BlobUsage, ImageUsage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".
 pub type Digest = String;

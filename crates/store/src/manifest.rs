@@ -104,6 +104,28 @@ impl Tree {
         Some(best)
     }
 
+    /// The whole manifest that suits a platform best.
+    pub(crate) fn provide(&self, platform: &Platform) -> Option<&Found> {
+        provide(&self.manifests, platform)
+    }
+
+    /// All blobs but those of images that are not wanted; what describes a
+    /// wanted one belongs to it.
+    pub(crate) fn blobs_with(&self, wanted: &[&Found]) -> HashSet<Digest> {
+        let is_wanted = |digest: &str| wanted.iter().any(|found| found.digest == digest);
+        let (with, without): (Vec<_>, Vec<_>) =
+            (self.manifests.iter()).partition(|found| match &found.kind {
+                ManifestKind::Attestation(of) => is_wanted(of),
+                _ => is_wanted(&found.digest),
+            });
+        let mut blobs: HashSet<_> = self.blobs.iter().cloned().collect();
+        for blob in without.iter().flat_map(|found| &found.blobs) {
+            blobs.remove(blob);
+        }
+        blobs.extend(with.iter().flat_map(|found| found.blobs.iter().cloned()));
+        blobs
+    }
+
     /// The image for this machine, or the artifact that is there instead.
     pub(crate) fn resolve(
         &self,
@@ -120,6 +142,17 @@ impl Tree {
             None => invalid(format!("{id} has no manifest of an image")),
         }
     }
+}
+
+/// The whole image that suits a platform best.
+pub(crate) fn provide<'a>(manifests: &'a [Found], platform: &Platform) -> Option<&'a Found> {
+    let whole = manifests
+        .iter()
+        .filter(|found| found.available && found.kind == ManifestKind::Image);
+    let (_, found) = whole
+        .filter_map(|found| Some((platform.rank(&found.platform)?, found)))
+        .min_by_key(|(rank, _)| *rank)?;
+    Some(found)
 }
 
 struct Walk<'a> {

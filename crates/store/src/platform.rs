@@ -5,9 +5,9 @@ use std::fs::File;
 use crate::blob::{hex_of, open_file};
 use crate::error::{Error, Result};
 use crate::images::find;
-use crate::manifest::{Found, image};
+use crate::manifest::{Found, image, provide};
 use crate::store::{StoredBlobs, hex};
-use crate::{Image, ManifestKind, ManifestSummary, Platform, Store};
+use crate::{Image, ManifestSummary, Platform, Store};
 
 impl Store {
     /// Opens a blob for reading: the file and its length.
@@ -57,12 +57,7 @@ impl Store {
     pub fn find_platform(&self, reference: &str, platform: &Platform) -> Result<Image> {
         let state = self.inner.state();
         let record = find(&state, reference)?.0;
-        let candidates = record.manifests.iter();
-        let best = candidates
-            .filter(|found| found.available && found.kind == ManifestKind::Image)
-            .filter_map(|found| Some((platform.rank(&found.platform)?, found)))
-            .min_by_key(|(rank, _)| *rank);
-        let Some((_, found)) = best else {
+        let Some(found) = provide(&record.manifests, platform) else {
             return Err(Error::NotFound(format!(
                 "image with reference {reference} was found but does not provide the specified platform ({platform})"
             )));

@@ -32,6 +32,7 @@ impl Incoming {
     /// Makes a verified layer visible; it is kept for the images to come.
     pub(crate) fn add_layer(&self, new: NewLayer) -> Result<()> {
         let inner = self.inner();
+        crash_point("unpacked");
         let state = &mut *inner.state();
         self.keep(state, &new.diff_id);
         // Somebody else may have been faster.
@@ -91,9 +92,12 @@ impl Incoming {
             }
             records.push((Arc::new(record), new.names, new.loaded_at));
         }
-        let mut linked = Vec::new();
+        let mut ingests = Vec::new();
         for digest in records.iter().flat_map(|(record, ..)| &record.blobs) {
-            self.publish_blob(state, digest, &mut linked)?;
+            self.publish_blob(state, digest)?;
+            if let Some(Part::Arriving(_)) = self.part(digest) {
+                ingests.push(digest.clone());
+            }
         }
         crash_point("blobs");
         inner.update_images(state, |images| {
@@ -106,19 +110,15 @@ impl Incoming {
             }
             Ok(())
         })?;
-        for digest in linked {
+        for digest in ingests {
             inner.forget_ingest(&digest);
+            crash_point("forgotten");
         }
         let found = ids.iter().filter_map(|id| state.images.get(id));
         Ok(found.map(|record| record.image.clone()).collect())
     }
 
-    fn publish_blob(
-        &self,
-        state: &mut State,
-        digest: &Digest,
-        linked: &mut Vec<Digest>,
-    ) -> Result<()> {
+    fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {
         let inner: &Inner = self.inner();
         if state.blobs.contains_key(digest) {
             return Ok(());
@@ -132,7 +132,6 @@ impl Incoming {
             }
             Some(Part::Arriving(arrival)) => {
                 inner.link_ingest(digest)?;
-                linked.push(digest.clone());
                 arrival.size()
             }
             None => return invalid(format!("blob {digest} is missing")),

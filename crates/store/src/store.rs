@@ -45,11 +45,11 @@ pub(crate) struct Inner {
     pub(crate) slots: Arc<Slots>,
     /// Diff IDs that are being unpacked.
     pub(crate) unpacking: Busy,
-    removed: Hook,
     /// Bytes on disk of layers, by diff ID.
     measured: Mutex<HashMap<Digest, u64>>,
     /// Held by a check: one at a time.
     pub(crate) checking: Mutex<()>,
+    removed: Hook,
     /// Holds the lock on the data root.
     _lock: File,
 }
@@ -147,9 +147,9 @@ impl Store {
             ingests: Ingests::default(),
             slots: Slots::new(),
             unpacking: Busy::default(),
-            removed: Hook::default(),
             measured: Mutex::default(),
             checking: Mutex::default(),
+            removed: Hook::default(),
             _lock: lock,
         };
         inner.recover()?;
@@ -350,7 +350,7 @@ impl Inner {
             self.discard(&self.dirs.layers, hex(&digest).as_bytes());
         }
         if any {
-            self.removed.call();
+            self.tell_removed();
         }
     }
 
@@ -387,6 +387,11 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Layers have left their places: whoever holds one may let it go.
+    pub(crate) fn tell_removed(&self) {
+        self.removed.call();
     }
 
     /// Where the content of a layer is.

@@ -256,3 +256,15 @@ pub(crate) fn kill_self() {
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
         .unwrap();
 }
+
+/// Runs an ignored test in a process that is killed at the crash point.
+pub(crate) fn killed(test: &str, root: &Path, point: &str) {
+    use std::os::unix::process::ExitStatusExt;
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture", test])
+        .env("BERTH_STORE_TEST_ROOT", root)
+        .env("BERTH_STORE_TEST_CRASH", point)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{point}: {output:?}");
+}

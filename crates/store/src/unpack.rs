@@ -275,16 +275,13 @@ impl<'a, R> Bounded<'a, R> {
             limit,
         }
     }
+}
 
-    fn look(&mut self) -> io::Result<()> {
-        self.next_look = self.count + LOOK_EVERY;
-        let disk = fstatvfs(self.directory)?;
-        let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
-        if disk.f_bavail * disk.f_frsize < reserved {
-            return Err(Errno::NOSPC.into());
-        }
-        Ok(())
-    }
+/// Whether what is left is for the engine's records and for containers.
+pub(crate) fn is_nearly_full(directory: &OwnedFd) -> rustix::io::Result<bool> {
+    let disk = fstatvfs(directory)?;
+    let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
+    Ok(disk.f_bavail * disk.f_frsize < reserved)
 }
 
 impl<R: Read> Read for Bounded<'_, R> {
@@ -292,7 +289,10 @@ impl<R: Read> Read for Bounded<'_, R> {
         let n = self.input.read(buffer)?;
         self.count += n as u64;
         if self.count >= self.next_look {
-            self.look()?;
+            self.next_look = self.count + LOOK_EVERY;
+            if is_nearly_full(self.directory)? {
+                return Err(Errno::NOSPC.into());
+            }
         }
         if self.count > self.limit {
             return Err(io::Error::other(format!(
@@ -301,5 +301,24 @@ impl<R: Read> Read for Bounded<'_, R> {
             )));
         }
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    #[test]
+    fn a_stream_without_end_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let work = Work::new(&store.inner, "test").unwrap();
+        let mut endless = Bounded::new(&work.fd, io::repeat(0), 300 << 20);
+        let error = io::copy(&mut endless, &mut io::sink()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("it unpacks to more than {} bytes", 300 << 20)
+        );
     }
 }

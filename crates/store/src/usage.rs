@@ -1,6 +1,6 @@
 //! What takes space on disk, and giving it back within limits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustix::fs::fstatvfs;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::measure::{below, entry_usage};
 use crate::reference::familiar;
-use crate::state::{Record, State, now};
+use crate::state::{Record, SnapshotRecord, State, now};
 use crate::store::{Inner, hex};
 use crate::{Digest, Image, Removed, Store};
 
@@ -17,9 +17,8 @@ use crate::{Digest, Image, Removed, Store};
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     pub layers: Vec<LayerUsage>,
-    /// By digest: blobs of images.
-    pub blobs: Vec<(Digest, u64)>,
-    /// Incomplete downloads.
+    pub blobs: Vec<BlobUsage>,
+    /// Incomplete downloads, and what is on its way in or out.
     pub ingests: u64,
     /// Writable parts of containers, by key.
     pub snapshots: Vec<(String, u64)>,
@@ -30,8 +29,17 @@ impl Usage {
     /// Of everything that images take.
     pub fn total(&self) -> u64 {
         let layers: u64 = self.layers.iter().map(|layer| layer.size).sum();
-        let blobs: u64 = self.blobs.iter().map(|(_, size)| size).sum();
+        let blobs: u64 = self.blobs.iter().map(|blob| blob.size).sum();
         layers + blobs + self.ingests
+    }
+
+    /// Of what comes back when all images but those in use are removed.
+    pub fn reclaimable(&self, in_use: &dyn Fn(&str) -> bool) -> u64 {
+        let is_free = |images: &[Digest]| !images.iter().any(|id| in_use(id));
+        let layers = self.layers.iter();
+        let layers = layers.filter(|layer| !layer.has_snapshot && is_free(&layer.images));
+        let blobs = self.blobs.iter().filter(|blob| is_free(&blob.images));
+        layers.map(|layer| layer.size).sum::<u64>() + blobs.map(|blob| blob.size).sum::<u64>()
     }
 }
 
@@ -40,6 +48,16 @@ pub struct LayerUsage {
     pub diff_id: Digest,
     pub size: u64,
     /// Images that stand on it.
+    pub images: Vec<Digest>,
+    /// The writable part of a container stands on it.
+    pub has_snapshot: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct BlobUsage {
+    pub digest: Digest,
+    pub size: u64,
+    /// Images that have it.
     pub images: Vec<Digest>,
 }
 
@@ -75,12 +93,15 @@ impl Store {
     /// Blocking: walks the writable parts; layers are measured once.
     pub fn usage(&self) -> Result<Usage> {
         let inner = &*self.inner;
-        let (images, layers, blobs, snapshots) = {
+        let (images, layers, blobs, snapshots, below_snapshots) = {
             let state = inner.state();
+            let below: HashSet<Digest> = (state.snapshots.values())
+                .flat_map(|snapshot| snapshot.layers.iter().cloned())
+                .collect();
             let layers: Vec<Digest> = state.layers.keys().cloned().collect();
             let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
             let snapshots: Vec<String> = state.snapshots.keys().cloned().collect();
-            (state.images.clone(), layers, blobs, snapshots)
+            (state.images.clone(), layers, blobs, snapshots, below)
         };
         let mut users: HashMap<&Digest, Vec<Digest>> = HashMap::new();
         for record in images.values() {
@@ -99,6 +120,7 @@ impl Store {
             usage.layers.push(LayerUsage {
                 size,
                 images: users.get(&diff_id).cloned().unwrap_or_default(),
+                has_snapshot: below_snapshots.contains(&diff_id),
                 diff_id,
             });
         }
@@ -106,10 +128,16 @@ impl Store {
             let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(&digest).as_bytes()))
                 .map_err(Error::io("measure blob", &digest))?;
             sizes.insert(digest.clone(), size);
-            usage.blobs.push((digest, size));
+            usage.blobs.push(BlobUsage {
+                size,
+                images: users.get(&digest).cloned().unwrap_or_default(),
+                digest,
+            });
         }
-        usage.ingests = or_nothing(below(&inner.dirs.ingest))
-            .map_err(Error::io("measure", "incomplete downloads"))?;
+        for directory in [&inner.dirs.ingest, &inner.dirs.tmp] {
+            usage.ingests += or_nothing(below(directory))
+                .map_err(Error::io("measure", "incomplete downloads"))?;
+        }
         for key in snapshots {
             let size = or_nothing(entry_usage(&inner.dirs.snapshots, key.as_bytes()))
                 .map_err(Error::io("measure snapshot", &key))?;
@@ -125,7 +153,7 @@ impl Store {
             });
         }
         usage.layers.sort_by(|a, b| a.diff_id.cmp(&b.diff_id));
-        usage.blobs.sort();
+        usage.blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
         usage.snapshots.sort();
         Ok(usage)
     }
@@ -228,6 +256,34 @@ impl Store {
         Ok((removed, before.saturating_sub(used)))
     }
 
+    /// Removes the images that are wanted away, and what nothing stands on
+    /// then; those that a snapshot was made on stay. Returns what was removed,
+    /// and the bytes that come back.
+    pub fn prune(&self, wanted: &dyn Fn(&Image) -> bool) -> Result<(Vec<Removed>, u64)> {
+        let inner = &*self.inner;
+        let before = self.stored()?;
+        let mut removed = Vec::new();
+        {
+            let state = &mut *inner.state();
+            let chosen: Vec<_> = (state.images.values())
+                .filter(|record| !has_snapshot(state, record) && wanted(&record.image))
+                .cloned()
+                .collect();
+            if chosen.is_empty() {
+                return Ok((removed, 0));
+            }
+            inner.update_images(state, |images| {
+                for record in &chosen {
+                    images.remove(&record.saved.id);
+                }
+                Ok(())
+            })?;
+            collect(inner, state);
+            removed.extend(chosen.iter().flat_map(|record| names(record)));
+        }
+        Ok((removed, before.saturating_sub(self.stored()?)))
+    }
+
     /// Bytes on disk of all layers and blobs, without the writable parts.
     fn stored(&self) -> Result<u64> {
         let (layers, blobs) = {
@@ -261,26 +317,29 @@ fn collect(inner: &Inner, state: &mut State) {
         .retain(|diff_id, _| layers.contains_key(diff_id));
 }
 
-/// The image that was not needed for the longest time. One that a snapshot
-/// was made on is needed, although its container may not be known yet.
+/// The image that was not needed for the longest time.
 fn least_recently_used(state: &State, in_use: &dyn Fn(&Image) -> bool) -> Option<Arc<Record>> {
-    let has_snapshot = |record: &Record| {
-        state.snapshots.values().any(|snapshot| {
-            let mut top = record.layers.iter().rev();
-            snapshot
-                .layers
-                .iter()
-                .all(|layer| top.next() == Some(layer))
-        })
-    };
     (state.images.values())
-        .filter(|record| !has_snapshot(record) && !in_use(&record.image))
+        .filter(|record| !has_snapshot(state, record) && !in_use(&record.image))
         .min_by_key(|record| last_use(record))
         .cloned()
 }
 
-/// RFC 3339 in UTC, so the order of texts is the order of times (to the
-/// second; what is finer does not matter here).
+/// Whether a snapshot was made on an image. Its container may not be known yet.
+fn has_snapshot(state: &State, record: &Record) -> bool {
+    let is_below = |layers: &[(Digest, Digest)], snapshot: &SnapshotRecord| {
+        let mut top = layers.iter().rev().map(|(diff_id, _)| diff_id);
+        snapshot
+            .layers
+            .iter()
+            .all(|layer| top.next() == Some(layer))
+    };
+    state
+        .snapshots
+        .values()
+        .any(|snapshot| (record.manifests.iter()).any(|found| is_below(&found.layers, snapshot)))
+}
+
 fn last_use(record: &Record) -> Option<jiff::Timestamp> {
     let saved = &record.saved;
     [

@@ -172,6 +172,7 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "no-new-privileges"    None,      "no-new-privileges",    Bool, Works("Set no-new-privileges by default");
     "seccomp-profile"      None,      "seccomp-profile",      Text, Works("Path of a seccomp profile, builtin or unconfined");
     "init"                 None,      "init",                 Bool, Works("Run an init in containers");
+    "image-gc"             None,      "image-gc",             Map,  Works("Remove unused images by themselves: reserved=10GB,max-used=50GB,min-free=20GB");
     "experimental"         None,      "experimental",         Bool, Works("Enable experimental features");
     "insecure-registry"    None,      "insecure-registries",  List, Works("Registry (host[:port] or network) that may do without a trusted certificate");
     "registry-mirror"      None,      "registry-mirrors",     List, Works("Mirror to ask before Docker Hub: http:// or https://");

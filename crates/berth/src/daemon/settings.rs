@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use berth_api::container::Ulimit;
 use berth_api::version::ApiVersion;
-use berth_engine::{BridgeOptions, Config};
+use berth_engine::{BridgeOptions, Config, Limits};
 use berth_server::listen::Address;
 use tracing::level_filters::LevelFilter;
 
@@ -243,6 +243,7 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
         experimental: given.flag("experimental", false),
         debug,
         network_pool: pool,
+        image_gc: image_gc(&given.map("image-gc"))?,
     })
 }
 
@@ -285,6 +286,39 @@ fn ulimit(name: &str, text: &str) -> Result<Ulimit, String> {
         hard,
         soft,
     })
+}
+
+/// "reserved=10GB,max-used=50GB", or each pair by itself.
+fn image_gc(given: &BTreeMap<String, String>) -> Result<Limits, String> {
+    let mut limits = Limits::default();
+    for (name, text) in given {
+        let pair = format!("{name}={text}");
+        for pair in pair.split(',') {
+            let (name, text) = pair.split_once('=').unwrap_or((pair, ""));
+            let limit = match name.trim() {
+                "reserved" => &mut limits.reserved,
+                "max-used" => &mut limits.max_used,
+                "min-free" => &mut limits.min_free,
+                other => {
+                    return Err(format!(
+                        "unknown image limit \"{other}\": it must be reserved, max-used or min-free"
+                    ));
+                }
+            };
+            *limit = bytes(text)
+                .and_then(|size| u64::try_from(size).ok())
+                .ok_or_else(|| format!("invalid size of image limit {name}: '{text}'"))?;
+        }
+    }
+    if limits.max_used > 0 && limits.reserved > limits.max_used {
+        return Err("the image limit reserved must not be above max-used".to_owned());
+    }
+    if limits.reserved > 0 && limits.max_used == 0 && limits.min_free == 0 {
+        return Err(
+            "the image limit reserved means nothing without max-used or min-free".to_owned(),
+        );
+    }
+    Ok(limits)
 }
 
 /// "64m", "1.5g", "1048576": bytes, in powers of 1024 (docker/go-units).
@@ -385,6 +419,25 @@ mod tests {
         ] {
             assert_eq!(bytes(text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn image_limits() {
+        let limits = |pairs: &[(&str, &str)]| {
+            let map = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            image_gc(&map.collect())
+        };
+        let joined = limits(&[("reserved", "1GB,max-used=5GB,min-free=2g")]).unwrap();
+        let single = limits(&[("reserved", "1g"), ("max-used", "5g"), ("min-free", "2g")]);
+        assert_eq!(joined, single.unwrap());
+        assert_eq!(joined.max_used, 5 << 30);
+        assert_eq!(limits(&[]).unwrap(), Limits::default());
+        for bad in [("max-used", "x"), ("most", "1g"), ("reserved", "1g")] {
+            assert!(limits(&[bad]).is_err(), "{bad:?}");
+        }
+        assert!(limits(&[("max-used", "1g,reserved=2g")]).is_err());
     }
 
     #[test]

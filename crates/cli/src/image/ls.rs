@@ -197,13 +197,13 @@ fn row(image: &Summary, name: &str, tag: &str, digest: &str, full: bool) -> Row 
     row.set("VirtualSize", human_size(image.size as f64, 4));
     row.set(
         "SharedSize",
-        known(image.shared_size, human_size(image.shared_size as f64, 3)),
+        known(image.shared_size, human_size(image.shared_size as f64, 4)),
     );
     row.set(
         "UniqueSize",
         known(
             image.shared_size,
-            human_size((image.size - image.shared_size) as f64, 3),
+            human_size((image.size - image.shared_size) as f64, 4),
         ),
     );
     row.set(

@@ -6,7 +6,6 @@ use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::print_line;
 use crate::output::progress::{self, To};
-use crate::platform;
 use crate::reference::Reference;
 use crate::transport::{Lines, Request};
 use crate::tree::Outcome;
@@ -27,7 +26,7 @@ pub(crate) async fn pull(context: &Context, args: &Parsed) -> Outcome {
         }
         named.or_latest()
     };
-    let mut lines = begin(context, &reference, &platform_of(args)?).await?;
+    let mut lines = begin(context, &reference, &platform_of(args)).await?;
     let to = if quiet { To::Nowhere } else { To::Stdout };
     progress::show(&mut lines, to).await?;
     print_line(&reference.full());
@@ -47,16 +46,11 @@ pub(crate) async fn pull_for_run(
 }
 
 /// `--platform`, or the default that the environment sets.
-pub(crate) fn platform_of(args: &Parsed) -> Result<String, Failure> {
-    let text = args
-        .get("platform")
+pub(crate) fn platform_of(args: &Parsed) -> String {
+    args.get("platform")
         .map(str::to_owned)
         .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
-        .unwrap_or_default();
-    if !text.is_empty() {
-        platform::parse(&text)?;
-    }
-    Ok(text)
+        .unwrap_or_default()
 }
 
 async fn begin(context: &Context, reference: &Reference, platform: &str) -> Result<Lines, Failure> {

@@ -7,7 +7,7 @@ use crate::credentials;
 use crate::failure::Failure;
 use crate::flags::Parsed;
 use crate::output::progress::{self, To};
-use crate::output::{print_line, warn};
+use crate::output::{self, print, print_line};
 use crate::platform;
 use crate::reference::Reference;
 use crate::transport::{Lines, Request, image_segment};
@@ -39,7 +39,7 @@ pub(crate) async fn push(context: &Context, args: &Parsed) -> Outcome {
     let platform = platform::to_json(&args.text("platform"))?;
     if !platform.is_empty() {
         note(
-            "Using --platform pushes only the specified platform manifest of a multi-platform image index.\nOther components, like attestations, will not be included.\nTo push the complete multi-platform image, remove the --platform flag.",
+            "Using --platform pushes only the specified platform manifest of a multi-platform image index.\nOther components, like attestations, will not be included.\nTo push the complete multi-platform image, remove the --platform flag.\n",
         );
     }
     let mut named = Reference::parse(text).map_err(Failure::new)?;
@@ -92,8 +92,6 @@ fn explain(addition: &Addition) {
 }
 
 fn note(text: &str) {
-    warn(&format!(
-        "\ni Info → {}\n",
-        crate::output::harmless_lines(text).replace('\n', "\n         ")
-    ));
+    let terminal = rustix::termios::isatty(rustix::stdio::stdout());
+    print(&output::note(text, terminal));
 }

@@ -24,6 +24,13 @@ pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A remark of several lines, set off by "Info" as Docker does it.
+pub(crate) fn note(text: &str, terminal: bool) -> String {
+    let head = if terminal { "i Info → " } else { " Info -> " };
+    let lines = harmless_lines(text).replace('\n', "\n         ");
+    format!("\n{head}{lines}\n")
+}
+
 /// Escapes what could drive a terminal: names and messages come from elsewhere.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()

@@ -108,7 +108,7 @@ impl Screen {
         text.push_str("\r\x1b[J");
         for line in fixed.iter().chain(live) {
             text.push_str(line);
-            text.push_str("\r\n");
+            text.push('\n');
         }
         self.drawn = live.iter().map(|line| columns(line)).collect();
         self.to.write(&text);

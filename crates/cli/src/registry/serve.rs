@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berth_registry::server::{Authentication, Options, Proxy, Registry, TlsFiles};
 
+use super::remote::DEFAULT;
 use crate::context::Context;
 use crate::failure::{Failure, path_error};
 use crate::flags::Parsed;
@@ -56,7 +57,7 @@ fn options(args: &Parsed) -> Result<Options, Failure> {
     };
     let root = path("root")
         .ok_or_else(|| Failure::new("--root is missing: say where the registry keeps its data"))?;
-    let mut options = Options::new(args.get("addr").unwrap_or("127.0.0.1:5000"), root);
+    let mut options = Options::new(args.get("addr").unwrap_or(DEFAULT), root);
     options.read_only = args.on("read-only");
     options.insecure_no_auth = args.on("insecure-no-auth");
     options.insecure_no_tls = args.on("insecure-no-tls");

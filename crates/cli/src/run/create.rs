@@ -42,7 +42,7 @@ pub(super) async fn create(
     } else {
         Some(Reference::parse(image).map_err(Failure::new)?.or_latest())
     };
-    let platform = pull::platform_of(args)?;
+    let platform = pull::platform_of(args);
     let quiet = args.on("quiet");
     if policy == "always"
         && let Some(reference) = &reference

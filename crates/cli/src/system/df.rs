@@ -247,9 +247,9 @@ impl Disk {
                 json(&volumes)
             );
             return if format == "json" {
-                Ok(text + "\n")
+                Ok(text)
             } else {
-                template::over_json(format, &text).map(|text| text + "\n")
+                template::over_json(format, &text)
             };
         }
         let section = |rows: &[Row], table, heads| {

@@ -43,6 +43,7 @@ impl Engine {
             return Err(Error::invalid("no image specified"));
         }
         let image = self.find_image(&config.image)?;
+        self.0.store.touch(&image.id);
         check_platform(platform, &image)?;
         merge_image(&mut config, &images::config_of(&image)?);
         if config

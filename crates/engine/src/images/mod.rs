@@ -11,13 +11,14 @@ mod load;
 mod manifests;
 mod names;
 mod platform;
+mod prune;
 mod pull;
 mod push;
+mod save;
 mod tree;
 
 pub use pull::PullRequest;
 pub use push::PushRequest;
-mod save;
 
 use std::collections::BTreeMap;
 

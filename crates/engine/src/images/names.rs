@@ -2,9 +2,8 @@
 
 use berth_api::Error;
 use berth_api::image::Deleted;
-use berth_store::{Image, Reference, Removed};
+use berth_store::{Image, Reference};
 
-use super::familiar;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
 
@@ -42,26 +41,7 @@ impl Engine {
             engine.0.store.remove(&given, force, &in_use).api()
         })
         .await?;
-        Ok(removed
-            .into_iter()
-            .map(|step| match step {
-                Removed::Untagged(name) => {
-                    let name = familiar(&name);
-                    self.image_event(&image.id, &name, "untag");
-                    Deleted {
-                        untagged: name,
-                        ..Deleted::default()
-                    }
-                }
-                Removed::Deleted(digest) => {
-                    self.image_event(&digest, &digest, "delete");
-                    Deleted {
-                        deleted: digest,
-                        ..Deleted::default()
-                    }
-                }
-            })
-            .collect())
+        Ok(self.tell_removed(removed, &image.id))
     }
 
     /// Why an image must stay, in Docker's words. Forcing takes names from

@@ -165,7 +165,7 @@ impl Engine {
 
     /// Identifiers of the containers that have a volume, also of those that do
     /// not run.
-    fn volume_users(&self, name: &str) -> Vec<String> {
+    pub(crate) fn volume_users(&self, name: &str) -> Vec<String> {
         let all = self.index().all();
         all.iter()
             .filter(|container| {
@@ -210,6 +210,7 @@ impl super::Volumes {
             name: name.to_owned(),
             options: meta.options,
             scope: "local".into(),
+            usage_data: None,
         })
     }
 

@@ -11,6 +11,9 @@ use super::transport::{cause, shown};
 use super::{Error, retry};
 
 const MAX_ERROR_BODY: usize = 64 << 10;
+/// However steadily it drips.
+const LONGEST_BODY: Duration = Duration::from_secs(600);
+const LONGEST_ERROR: Duration = Duration::from_secs(10);
 /// What a registry may say to people.
 const MAX_ERROR_TEXT: usize = 1000;
 const MAX_ERRORS: usize = 10;
@@ -60,32 +63,36 @@ impl Answer {
     /// # Errors
     /// `Invalid` if it is longer than `limit`; `Unavailable` if it breaks off.
     pub(super) async fn body(&mut self, limit: usize) -> Result<Bytes, Error> {
-        let too_long = || {
+        let announced = self.length().filter(|_| self.method != Method::HEAD);
+        let body = if announced.is_some_and(|length| length > limit as u64) {
+            None
+        } else {
+            let body = tokio::time::timeout(LONGEST_BODY, self.collect(limit)).await;
+            body.unwrap_or_else(|_| Err(self.unavailable("timeout awaiting response body")))?
+        };
+        body.ok_or_else(|| {
             let at = shown(&self.url);
             Error::Invalid(format!(
                 "the response from {at} is longer than {limit} bytes"
             ))
-        };
-        if self.method != Method::HEAD && self.length().is_some_and(|length| length > limit as u64)
-        {
-            return Err(too_long());
-        }
+        })
+    }
+
+    /// `None` if there is more than `limit`.
+    async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, Error> {
         let mut body = BytesMut::new();
         while let Some(piece) = self.piece().await? {
             if body.len() + piece.len() > limit {
-                return Err(Error::Invalid(format!(
-                    "the response from {} is longer than {limit} bytes",
-                    shown(&self.url)
-                )));
+                return Ok(None);
             }
             body.extend_from_slice(&piece);
         }
-        Ok(body.freeze())
+        Ok(Some(body.freeze()))
     }
 
     /// Reads on so that the connection can be used again, if that is cheap.
     pub(super) async fn discard(mut self) {
-        let _ = self.body(MAX_ERROR_BODY).await;
+        let _ = tokio::time::timeout(LONGEST_ERROR, self.collect(MAX_ERROR_BODY)).await;
     }
 
     /// What the registry says went wrong, and the kind of error it is.
@@ -106,15 +113,19 @@ impl Answer {
         }
     }
 
+    /// As much of it as came in time.
     async fn error_body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
-        while let Ok(Some(piece)) = self.piece().await {
-            body.extend_from_slice(&piece);
-            if body.len() > MAX_ERROR_BODY {
-                body.truncate(MAX_ERROR_BODY);
-                break;
+        let read = async {
+            while let Ok(Some(piece)) = self.piece().await {
+                body.extend_from_slice(&piece);
+                if body.len() > MAX_ERROR_BODY {
+                    break;
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout(LONGEST_ERROR, read).await;
+        body.truncate(MAX_ERROR_BODY);
         body
     }
 

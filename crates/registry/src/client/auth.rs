@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
@@ -33,6 +33,13 @@ const MAX_TOKENS: usize = 1000;
 const CLIENT_ID: &str = "docker";
 /// The name under which credential helpers keep an identity token.
 const TOKEN_USER: &str = "<token>";
+
+/// What is not unreserved (RFC 3986 §2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Tokens of all registries.
 #[derive(Default)]
@@ -205,7 +212,7 @@ async fn post(
     if !scopes.is_empty() {
         fields.push(("scope", &scopes));
     }
-    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let encode = |text| utf8_percent_encode(text, RESERVED);
     let body: Vec<String> = fields
         .iter()
         .map(|(name, value)| format!("{name}={}", encode(value)))

@@ -140,11 +140,10 @@ async fn pages<P: DeserializeOwned, T>(
     let mut all = Vec::new();
     let mut seen = HashSet::new();
     loop {
-        let mut answer = session.send(&call).await?;
+        let (answer, body) = session.fetch(&call, MAX_PAGE).await?;
         if !answer.status().is_success() {
             return Ok(Err(answer));
         }
-        let body = answer.body(MAX_PAGE).await?;
         let page = serde_json::from_slice(&body)
             .map_err(|_| answer.invalid("the registry's list is not valid JSON"))?;
         all.extend(entries(page).unwrap_or_default());

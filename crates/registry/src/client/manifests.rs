@@ -43,11 +43,11 @@ impl Repository {
         reference: &str,
     ) -> Result<Manifest, Error> {
         let call = Call::new(Method::GET, path, self.scopes()).header("accept", ACCEPT)?;
-        let answer = session.send(&call).await?;
+        let (answer, bytes) = session.fetch(&call, MAX_MANIFEST).await?;
         if !answer.status().is_success() {
             return Err(self.refused(answer, reference).await);
         }
-        read(answer, reference).await
+        verify(&answer, bytes, reference)
     }
 
     pub(super) async fn head_manifest(&self, reference: &str) -> Result<Option<Descriptor>, Error> {
@@ -171,8 +171,8 @@ fn is_tag(text: &str) -> bool {
         && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
 }
 
-async fn read(mut answer: Answer, reference: &str) -> Result<Manifest, Error> {
-    let bytes = answer.body(MAX_MANIFEST).await?;
+/// It is what was asked for, and what the registry says it is.
+fn verify(answer: &Answer, bytes: Bytes, reference: &str) -> Result<Manifest, Error> {
     let digest = if reference.contains(':') {
         let found = digest::of(reference, &bytes)?;
         if found != reference {
@@ -192,7 +192,7 @@ async fn read(mut answer: Answer, reference: &str) -> Result<Manifest, Error> {
             "the registry says the manifest is {said}, which it is not"
         )));
     }
-    let media_type = type_of(&bytes, media_type(&answer)).map_err(|why| answer.invalid(&why))?;
+    let media_type = type_of(&bytes, media_type(answer)).map_err(|why| answer.invalid(&why))?;
     if media_type.starts_with("application/vnd.docker.distribution.manifest.v1+") {
         return Err(Error::Unsupported(
             "[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, \

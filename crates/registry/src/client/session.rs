@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode, Url};
 
@@ -83,7 +84,31 @@ impl Session {
         }
     }
 
-    /// The same once. A status that passes is a failure.
+    /// The same with the body, if the registry gave what was asked for. One
+    /// that breaks off is asked for again.
+    ///
+    /// # Errors
+    /// `Invalid` if it is longer than `limit` bytes.
+    pub(super) async fn fetch(
+        &self,
+        call: &Call<'_>,
+        limit: usize,
+    ) -> Result<(Answer, Bytes), Error> {
+        let mut retry = Retry::new(self.attempts);
+        loop {
+            let mut answer = self.send(call).await?;
+            if !answer.status().is_success() {
+                return Ok((answer, Bytes::new()));
+            }
+            match answer.body(limit).await {
+                Ok(body) => return Ok((answer, body)),
+                Err(error @ Error::Unavailable(_)) => retry.wait(None, error).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One try. A status that passes is a failure.
     pub(super) async fn attempt(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let answer = self.authorized(call).await?;
         if !retry::is_temporary(answer.status()) {

@@ -62,10 +62,11 @@ pub(super) enum Again {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            error,
-            again: Again::Never,
-        }
+        let again = match error {
+            Error::Unavailable(_) => Again::Later(None),
+            _ => Again::Never,
+        };
+        Self { error, again }
     }
 }
 
@@ -402,7 +403,8 @@ fn failure(error: &reqwest::Error, outgoing: &Outgoing<'_>) -> Failure {
     let why = cause(error, &outgoing.url);
     let again = match tls_error(error) {
         Some(rustls::Error::InvalidMessage(_)) => Again::Plain,
-        Some(rustls::Error::InvalidCertificate(_)) => Again::Never,
+        // An alert, a certificate: it will be the same next time.
+        Some(_) => Again::Never,
         _ if error.is_dns() || error.is_builder() => Again::Never,
         _ => Again::Later(None),
     };
@@ -417,14 +419,18 @@ fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Err
 }
 
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    sources(error).find_map(|source| {
-        let inner = source
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        inner
-            .and_then(|inner| inner.downcast_ref())
-            .or_else(|| source.downcast_ref())
-    })
+    sources(error).find_map(within)
+}
+
+/// An I/O error hides what it is made of from the chain of sources.
+fn within<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(inner) => within(inner),
+        None => error.downcast_ref(),
+    }
 }
 
 /// Why a request failed, in Go's words where people look for them.

@@ -29,7 +29,7 @@ struct Upload {
     chunk: u64,
     /// Shortest body the registry takes, but for the last.
     shortest: u64,
-    /// Where the registry refused to go on (416).
+    /// Where the registry refused to go on, whatever it says it has.
     refused: Option<u64>,
 }
 
@@ -141,6 +141,7 @@ impl Repository {
         let answer = part.failed(session.attempt(&call).await)?;
         if !answer.status().is_success() {
             let gone = answer.status() == StatusCode::NOT_FOUND;
+            upload.refused = gone.then_some(upload.offset);
             let error = self.refused_blob(answer, blob.digest).await;
             let again = if gone {
                 Again::Later(None)
@@ -205,18 +206,13 @@ impl Repository {
                 answer.discard().await;
                 Ok(())
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => {
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_FOUND => {
                 upload.refused = Some(upload.offset);
-                let error = self.refused_blob(answer, blob.digest).await;
                 Err(Failure {
-                    error,
-                    again: Again::Later(Some(std::time::Duration::ZERO)),
+                    error: self.refused_blob(answer, blob.digest).await,
+                    again: Again::Later(None),
                 })
             }
-            StatusCode::NOT_FOUND => Err(Failure {
-                error: self.refused_blob(answer, blob.digest).await,
-                again: Again::Later(None),
-            }),
             _ => Err(self.refused_blob(answer, blob.digest).await.into()),
         }
     }

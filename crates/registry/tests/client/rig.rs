@@ -18,7 +18,7 @@ use tempfile::TempDir;
 pub(crate) struct Registry {
     child: Child,
     pub(crate) host: String,
-    pub(crate) dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Registry {
@@ -28,17 +28,19 @@ impl Registry {
 
     /// With more lines in the section "http", and more sections.
     pub(crate) fn with(http: &str, sections: &str) -> Self {
+        Self::at("127.0.0.1", http, sections)
+    }
+
+    pub(crate) fn at(address: &str, http: &str, sections: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("config.yml");
         let root = dir.path().join("data").display().to_string();
-        let sections = sections.replace("DIR", &dir.path().display().to_string());
-        let http = http.replace("DIR", &dir.path().display().to_string());
         // Port 0 cannot be asked for its number: the log says it.
         fs::write(
             &config,
             format!(
                 "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {root}\n  \
-                 delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:0\n{http}{sections}"
+                 delete:\n    enabled: true\nhttp:\n  addr: {address}:0\n{http}{sections}"
             ),
         )
         .unwrap();
@@ -70,7 +72,7 @@ impl Registry {
         Self {
             child,
             host: host.unwrap(),
-            dir,
+            _dir: dir,
         }
     }
 

@@ -43,6 +43,9 @@ pub(crate) struct Directory {
     root: OwnedFd,
     options: Options,
     parent: Option<Parent>,
+    /// Something was removed: paths through it mean something else from the
+    /// next entry on.
+    removed: bool,
     size: u64,
     opaque: bool,
     buffer: Vec<u8>,
@@ -74,6 +77,7 @@ impl Directory {
             root,
             options,
             parent: None,
+            removed: false,
             size: 0,
             opaque: false,
             buffer: vec![0; BUFFER],
@@ -232,8 +236,7 @@ impl Directory {
             Err(Errno::EXIST) => {
                 remove_tree(fd, name).map_err(failed("replace", path))?;
                 let made = make(fd).map_err(|e| refused(e, "create", path));
-                // Paths through what was removed mean something else now.
-                self.leave_parent()?;
+                self.removed = true;
                 made
             }
             other => other.map_err(|e| refused(e, "create", path)),
@@ -423,6 +426,9 @@ impl Directory {
 
 impl Form for Directory {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
+        if std::mem::take(&mut self.removed) {
+            self.leave_parent()?;
+        }
         match change {
             Change::Put(path, entry) => self.put(path, entry, data),
             Change::Whiteout(path) => self.whiteout(path),

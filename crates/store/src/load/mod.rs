@@ -8,16 +8,17 @@ mod archive;
 mod docker;
 mod oci;
 
+use std::collections::HashSet;
 use std::io::Read;
 
 use crate::blob::{Source, short};
-use crate::error::{Result, invalid};
+use crate::error::{Error, Result, invalid};
 use crate::incoming::{Arrived, Incoming};
-use crate::manifest::{Resolved, walk};
+use crate::manifest::{Found, Resolved, Tree, image, walk};
 use crate::publish::NewImage;
 use crate::reference::familiar;
 use crate::state::now;
-use crate::{Digest, Image, Progress, Reference, Store};
+use crate::{Digest, Image, Platform, Progress, Reference, Store};
 
 use self::archive::Archive;
 
@@ -40,6 +41,21 @@ impl Store {
         archive: &mut dyn Read,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Image>> {
+        self.load_platforms(archive, &[], progress)
+    }
+
+    /// The same for some platforms only: nothing of the others is kept. None
+    /// given: all are kept, and this machine's is unpacked.
+    ///
+    /// # Errors
+    /// `NotFound` ("requested platform (linux/arm64) not found: …") if an image
+    /// of the archive lacks one.
+    pub fn load_platforms(
+        &self,
+        archive: &mut dyn Read,
+        platforms: &[Platform],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Image>> {
         let incoming = Incoming::new(&self.inner, "load")?;
         let archive = Archive::read(archive, incoming.clone())?;
         let offers = if archive.has("oci-layout") || archive.has("index.json") {
@@ -56,10 +72,20 @@ impl Store {
         }
         let mut images = Vec::new();
         let mut texts = Vec::new();
+        let mut kept = HashSet::new();
         for offer in offers {
             let blobs = Arrived(&incoming);
-            let resolved = walk(&offer.id, &blobs)?.resolve(&offer.id, &|_| false, &blobs)?;
-            layers(&incoming, &resolved, progress)?;
+            let tree = walk(&offer.id, &blobs)?;
+            if platforms.is_empty() {
+                let resolved = tree.resolve(&offer.id, &|_| false, &blobs)?;
+                layers(&incoming, &resolved, progress)?;
+            } else {
+                let wanted = pick(&offer, &tree, platforms)?;
+                for found in &wanted {
+                    layers(&incoming, &image(found, &blobs)?, progress)?;
+                }
+                kept.extend(tree.blobs_with(&wanted));
+            }
             let names: Vec<_> = offer.names.iter().map(Reference::full).collect();
             if names.is_empty() {
                 texts.push(format!("Loaded image ID: {}", offer.id));
@@ -76,12 +102,29 @@ impl Store {
                 loaded_at: now(),
             });
         }
+        if !platforms.is_empty() {
+            incoming.retain(&kept);
+        }
         let images = incoming.publish(images)?;
         for text in texts {
             progress(Progress::Loaded { text });
         }
         Ok(images)
     }
+}
+
+/// The best manifest for each platform.
+fn pick<'a>(offer: &Offer, tree: &'a Tree, platforms: &[Platform]) -> Result<Vec<&'a Found>> {
+    let one = |platform: &Platform| {
+        tree.provide(platform).ok_or_else(|| {
+            let name = offer.names.first().map(Reference::familiar);
+            Error::NotFound(format!(
+                "requested platform ({platform}) not found: image {} does not provide it",
+                name.as_ref().unwrap_or(&offer.id)
+            ))
+        })
+    };
+    platforms.iter().map(one).collect()
 }
 
 /// Unpacks those layers of an image that are nowhere yet.

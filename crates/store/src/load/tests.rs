@@ -258,6 +258,40 @@ fn an_oci_layout_gives_the_hosts_platform() {
     );
     drop(store);
     assert_eq!(open(dir.path()).find("multi:9").unwrap().id, id);
+
+    // One platform picked out: nothing of the others is kept.
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let one = |arch: &str| {
+        let platform = Platform {
+            os: "linux".into(),
+            architecture: arch.into(),
+            ..Platform::default()
+        };
+        let archive = layout.archive(Tar::default());
+        store.load_platforms(&mut archive.as_slice(), &[platform], &mut |_| {})
+    };
+    let error = one("arm").unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)));
+    assert_eq!(
+        error.to_string(),
+        "requested platform (linux/arm) not found: image multi:9 does not provide it"
+    );
+    assert_empty(&store, &dir.path().join("data"));
+    let image = one("s390x").unwrap().remove(0);
+    assert_eq!(image.config.architecture().to_string(), "s390x");
+    // The index, and a manifest with its configuration and layer.
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("data/blobs/sha256"))
+            .unwrap()
+            .count(),
+        4
+    );
+    let image = one(&host).unwrap().remove(0);
+    assert_eq!((image.id, store.images().len()), (id, 1));
+    assert_eq!(image.config.architecture().to_string(), host);
+    let here = store.manifests("multi:9").unwrap();
+    assert_eq!(here.iter().filter(|m| m.available).count(), 2);
 }
 
 #[test]

@@ -28,18 +28,17 @@ pub(super) struct Header<'a>(&'a tar::Header);
 impl<'a> Header<'a> {
     pub(super) fn new(block: &'a [u8; super::BLOCK]) -> Result<Self> {
         let header = tar::Header::from_byte_slice(block);
-        // The checksum's own eight bytes count as spaces.
-        let sum = |as_number: fn(u8) -> i64| -> i64 {
-            block[..148]
-                .iter()
-                .chain(&block[156..])
-                .map(|&b| as_number(b))
-                .sum::<i64>()
-                + 8 * i64::from(b' ')
+        // The checksum's own eight bytes count as spaces. Some old writers
+        // summed signed bytes; Go accepts both.
+        let (before, field, after) = (&block[..148], &block[148..156], &block[156..]);
+        let sum = |bytes: &[u8]| -> u32 { bytes.iter().map(|&b| u32::from(b)).sum() };
+        let unsigned = i64::from(sum(before) + sum(after) + 8 * u32::from(b' '));
+        let claimed = number(field).unwrap_or(-1);
+        let is_signed = || {
+            let negative = before.iter().chain(after).filter(|&&b| b >= 0x80);
+            claimed == unsigned - 256 * negative.count() as i64
         };
-        let claimed = number(&header.as_old().cksum).unwrap_or(-1);
-        // Some old writers summed signed bytes; Go accepts both.
-        if claimed != sum(i64::from) && claimed != sum(|b| i64::from(b.cast_signed())) {
+        if claimed != unsigned && !is_signed() {
             return invalid(
                 "an entry's header has a wrong checksum: not a tar archive, or damaged",
             );
@@ -93,11 +92,11 @@ impl<'a> Header<'a> {
     }
 
     pub(super) fn uid(&self) -> Result<u32> {
-        unsigned(&self.0.as_old().uid, "user ID")
+        id(unsigned(&self.0.as_old().uid, "user ID")?, "user ID")
     }
 
     pub(super) fn gid(&self) -> Result<u32> {
-        unsigned(&self.0.as_old().gid, "group ID")
+        id(unsigned(&self.0.as_old().gid, "group ID")?, "group ID")
     }
 
     pub(super) fn mtime(&self) -> Result<Time> {
@@ -131,6 +130,16 @@ impl<'a> Header<'a> {
             unsigned(&gnu.realsize, "size")?,
         ))
     }
+}
+
+/// All but the one that stands for "no change" in system calls.
+pub(super) fn id(value: u32, what: &str) -> Result<u32> {
+    if value == u32::MAX {
+        return invalid(format!(
+            "an entry's {what} is {value}, which nobody can have"
+        ));
+    }
+    Ok(value)
 }
 
 pub(super) fn unsigned<T: TryFrom<i64>>(field: &[u8], what: &str) -> Result<T> {

@@ -149,8 +149,14 @@ impl<R: Read> Reader<R> {
             kind,
             link,
             mode: header.mode()?,
-            uid: records.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: records.gid.map_or_else(|| header.gid(), Ok)?,
+            uid: match records.uid {
+                Some(uid) => header::id(uid, "user ID")?,
+                None => header.uid()?,
+            },
+            gid: match records.gid {
+                Some(gid) => header::id(gid, "group ID")?,
+                None => header.gid()?,
+            },
             mtime: records.mtime.map_or_else(|| header.mtime(), Ok)?,
             size: self.remaining,
             device: if kind.is_device() {

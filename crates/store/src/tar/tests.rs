@@ -116,6 +116,31 @@ fn global_comments_and_volume_labels_are_passed_over() {
     assert_eq!(entries[0].1, b"x");
 }
 
+#[test]
+fn checksums_of_signed_bytes_are_right_too() {
+    let mut archive = Tar::default().file("\u{e9}\u{e8}", b"").finish();
+    assert_eq!(read_all(&archive).unwrap().len(), 1);
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(&archive[..512]);
+    let sum = header.cksum().unwrap() - 4 * 256;
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(read_all(&archive).unwrap().len(), 1);
+    archive[150] ^= 1;
+    assert!(read_all(&archive).is_err());
+}
+
+/// In system calls it means that the owner stays.
+#[test]
+fn the_owner_that_is_none_is_refused() {
+    for key in ["uid", "gid"] {
+        let tar = Tar::default().pax(&[(key, b"4294967295")]);
+        let error = read_all(&tar.file("f", b"").finish()).unwrap_err();
+        assert!(error.to_string().contains("4294967295"), "{error}");
+    }
+    let tar = Tar::default().pax(&[("uid", b"4294967294")]);
+    assert!(read_all(&tar.file("f", b"").finish()).is_ok());
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {

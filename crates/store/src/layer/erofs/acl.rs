@@ -25,6 +25,12 @@ struct Entry {
 }
 
 impl Acl {
+    /// Whether it is of a version that the kernel does not know, and says so as
+    /// a file system without lists does.
+    pub(super) fn is_unknown(value: &[u8]) -> bool {
+        value.len() >= 4 && u32_at(value, 0) != VERSION
+    }
+
     /// None if it is malformed. An empty list removes the attribute.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
         if value.len() < 4 {
@@ -162,6 +168,13 @@ mod tests {
         let plain = Acl::parse(&value(&[FULL[0], FULL[2], FULL[5]])).unwrap();
         assert!(plain.is_plain());
         assert_eq!(plain.mode(0o1000), 0o1751);
+    }
+
+    #[test]
+    fn other_versions_are_told_apart() {
+        assert!(Acl::is_unknown(b"\x01\0\0\0"));
+        assert!(!Acl::is_unknown(b"\x02\0\0\0"));
+        assert!(!Acl::is_unknown(b"\x01"));
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl Attributes {
     /// As `setxattr` would: what a mode says is not kept twice.
     fn set(&mut self, name: &[u8], value: &[u8], directory: bool) -> Result<()> {
         match name {
+            ACCESS | DEFAULT if Acl::is_unknown(value) => Ok(()),
             ACCESS | DEFAULT => {
                 let acl = Acl::parse(value).ok_or_else(|| {
                     Error::Invalid("it is no valid access control list".to_owned())

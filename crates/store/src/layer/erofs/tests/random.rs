@@ -95,7 +95,7 @@ fn add(tar: Tar, op: &Op, index: usize) -> Tar {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn any_stream_is_the_same_in_both_forms(ops in prop::collection::vec(op(), 1..25)) {
