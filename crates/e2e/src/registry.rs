@@ -22,14 +22,16 @@ pub struct Registry {
     pub address: String,
 }
 
+pub use Registry as DockerRegistry;
+
 impl Registry {
     /// The packaged docker-registry, without authentication.
-    pub fn docker(engine: &Engine, port: u16) -> Self {
-        Self::docker_with(engine, port, "")
+    pub fn start(engine: &Engine, port: u16) -> Self {
+        Self::start_with(engine, port, "")
     }
 
     /// The same with further sections of its configuration, in YAML.
-    pub fn docker_with(engine: &Engine, port: u16, more: &str) -> Self {
+    pub fn start_with(engine: &Engine, port: u16, more: &str) -> Self {
         let config = engine.dir().join(format!("registry-{port}.yml"));
         let text = format!(
             "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n{more}\n",
@@ -37,7 +39,7 @@ impl Registry {
         );
         std::fs::write(&config, text).expect("the directory can be written");
         let config = config.display().to_string();
-        Self::start(engine, port, &["docker-registry", "serve", &config])
+        Self::spawn(engine, port, &["docker-registry", "serve", &config])
     }
 
     /// Our own.
@@ -47,10 +49,10 @@ impl Registry {
         let words = [
             &*program, "registry", "serve", "--addr", &address, "--root", &root,
         ];
-        Self::start(engine, port, &words)
+        Self::spawn(engine, port, &words)
     }
 
-    fn start(engine: &Engine, port: u16, words: &[&str]) -> Self {
+    fn spawn(engine: &Engine, port: u16, words: &[&str]) -> Self {
         let log = std::fs::File::create(engine.dir().join(format!("registry-{port}.log")))
             .expect("the directory can be written");
         let [program, target] = engine.nsenter();

@@ -341,7 +341,7 @@ fn a_killed_push_is_done_again() {
     let manifest = content.manifests["1"].1.clone();
     let source = FaultyRegistry::start(&engine, 5001, content, &[]);
     engine.berth(&["pull", &source.name("large:1")]).ok();
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let image = registry.name("large:1");
     engine.berth(&["tag", &source.name("large:1"), &image]).ok();
     let url = format!("http://x/images/{}/push?tag=1", registry.name("large"));

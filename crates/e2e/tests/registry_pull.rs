@@ -103,7 +103,7 @@ fn what_is_pushed_is_pulled() {
     }
     let engine = Engine::start();
     for registry in [
-        Registry::docker(&engine, 5000),
+        Registry::start(&engine, 5000),
         Registry::berth(&engine, 5001),
     ] {
         there_and_back(&engine, &registry);
@@ -168,7 +168,7 @@ fn a_pulled_image_runs() {
         return;
     }
     let engine = Engine::start();
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let image = registry.name("busybox:1");
     engine.berth(&["tag", "busybox", &image]).ok();
     let (status, _) = api(
@@ -192,7 +192,7 @@ fn progress_is_dockers() {
         return;
     }
     let engine = Engine::start_empty(&[]);
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, _) = two_platforms();
     publish(&engine, &content, &index, &registry.name("two:1"));
     let name = registry.name("two");
@@ -283,7 +283,7 @@ fn platforms_are_chosen_and_pushed_whole() {
         return;
     }
     let engine = Engine::start_empty(&[]);
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, other]) = two_platforms();
     let image = registry.name("two:1");
     publish(&engine, &content, &index, &image);
@@ -351,7 +351,7 @@ fn an_image_of_another_platform() {
         return;
     }
     let engine = Engine::start_empty(&[]);
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, _, [_, other]) = two_platforms();
     let image = registry.name("other:1");
     publish(&engine, &content, &other, &image);
@@ -372,7 +372,7 @@ fn all_tags() {
         return;
     }
     let engine = Engine::start_empty(&[]);
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, other]) = two_platforms();
     publish(&engine, &content, &index, &registry.name("many:a"));
     publish(&engine, &content, &own, &registry.name("many:b"));
@@ -414,7 +414,7 @@ fn failures_have_dockers_words_and_status() {
         return;
     }
     let engine = Engine::start();
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let absent = registry.name("absent:1");
     for client in clients() {
         engine
@@ -485,7 +485,7 @@ fn distribution_inspect() {
         return;
     }
     let engine = Engine::start_empty(&[]);
-    let registry = Registry::docker(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, _]) = two_platforms();
     publish(&engine, &content, &index, &registry.name("two:1"));
     publish(&engine, &content, &own, &registry.name("one:1"));
@@ -527,7 +527,7 @@ fn credentials_are_asked_for_and_used() {
         "auth: {{htpasswd: {{realm: test, path: {}}}}}",
         file.display()
     );
-    let registry = Registry::docker_with(&engine, 5000, &auth);
+    let registry = Registry::start_with(&engine, 5000, &auth);
     let image = registry.name("mine:1");
     engine.berth(&["tag", "busybox", &image]).ok();
     for client in clients() {
