@@ -344,6 +344,23 @@ fn platforms_are_chosen_and_pushed_whole() {
     }
 }
 
+#[test]
+fn artifacts_are_kept_byte_for_byte() {
+    if !tools() {
+        return;
+    }
+    let engine = Engine::start_empty(&[]);
+    let registry = Registry::start(&engine, 5000);
+    let mut content = Content::default();
+    let artifact = content.artifact(b"a chart, a model, a signature");
+    publish(&engine, &content, &artifact, &registry.name("thing:1"));
+    let (image, copy) = (registry.name("thing:1"), registry.name("copy:1"));
+    engine.berth(&["pull", &image]).ok();
+    engine.berth(&["tag", &image, &copy]).ok();
+    engine.berth(&["push", &copy]).ok();
+    assert_eq!(digest_at(&engine, &copy), artifact);
+}
+
 /// One that is of one platform is pulled wherever it is asked for by name.
 #[test]
 fn an_image_of_another_platform() {
