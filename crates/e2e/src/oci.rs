@@ -112,6 +112,18 @@ impl Content {
         self.document(MANIFEST, &manifest)
     }
 
+    /// Something that is no image; returns its manifest's digest.
+    pub fn artifact(&mut self, bytes: &[u8]) -> String {
+        let config = self.blob(b"{}".to_vec());
+        let content = self.blob(bytes.to_vec());
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.x",
+            "config": self.descriptor("application/vnd.oci.empty.v1+json", &config),
+            "layers": [self.descriptor("application/vnd.x.content", &content)],
+        });
+        self.document(MANIFEST, &manifest)
+    }
+
     /// A document about a manifest, as BuildKit makes them; returns its digest.
     pub fn attestation(&mut self, text: &str) -> String {
         let statement = self.blob(text.as_bytes().to_vec());

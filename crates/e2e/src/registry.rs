@@ -1,5 +1,5 @@
 //! Registries on the loopback of an engine's network namespace: the packaged
-//! docker-registry, and one that can be told to fail.
+//! docker-registry, our own, and one that can be told to fail.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,49 +7,69 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::engine::bin_dir;
 use crate::oci::Content;
 use crate::{Engine, eventually};
 
 /// Bytes up to which a blob is taken for a configuration.
 const SMALL: usize = 10_000;
 
-/// The packaged docker-registry. It ends with the test.
+/// A registry in a process of its own. It ends with the test.
 #[derive(Debug)]
-pub struct DockerRegistry {
+pub struct Registry {
     child: Child,
     /// "127.0.0.1:5000"
     pub address: String,
 }
 
-impl DockerRegistry {
-    /// Starts one without authentication.
+pub use Registry as DockerRegistry;
+
+impl Registry {
+    /// The packaged docker-registry, without authentication.
     pub fn start(engine: &Engine, port: u16) -> Self {
         Self::start_with(engine, port, "")
     }
 
-    /// Starts one with further sections of its configuration, in YAML.
+    /// The same with further sections of its configuration, in YAML.
     pub fn start_with(engine: &Engine, port: u16, more: &str) -> Self {
-        let address = format!("127.0.0.1:{port}");
-        let root = engine.dir().join(format!("registry-{port}"));
         let config = engine.dir().join(format!("registry-{port}.yml"));
         let text = format!(
-            "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: \"{address}\"}}\n{more}\n",
-            root.display()
+            "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n{more}\n",
+            root(engine, port)
         );
         std::fs::write(&config, text).expect("the directory can be written");
+        let config = config.display().to_string();
+        Self::spawn(engine, port, &["docker-registry", "serve", &config])
+    }
+
+    /// Our own.
+    pub fn berth(engine: &Engine, port: u16) -> Self {
+        let program = bin_dir().join("berth").display().to_string();
+        let (address, root) = (format!("127.0.0.1:{port}"), root(engine, port));
+        let words = [
+            &*program, "registry", "serve", "--addr", &address, "--root", &root,
+        ];
+        Self::spawn(engine, port, &words)
+    }
+
+    fn spawn(engine: &Engine, port: u16, words: &[&str]) -> Self {
         let log = std::fs::File::create(engine.dir().join(format!("registry-{port}.log")))
             .expect("the directory can be written");
         let [program, target] = engine.nsenter();
         let child = Command::new(program)
-            .args([&target, "docker-registry", "serve"])
-            .arg(&config)
+            .arg(&target)
+            .args(words)
+            .env("BERTH_NO_AUTOSTART", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor is to be had"))
             .stderr(log)
             .spawn()
             .expect("nsenter and docker-registry are installed: run scripts/setup.sh");
-        let registry = Self { child, address };
-        eventually("docker-registry listens", || {
+        let registry = Self {
+            child,
+            address: format!("127.0.0.1:{port}"),
+        };
+        eventually("the registry listens", || {
             engine.inside(|| TcpStream::connect(&registry.address).ok())
         });
         registry
@@ -60,7 +80,12 @@ impl DockerRegistry {
     }
 }
 
-impl Drop for DockerRegistry {
+fn root(engine: &Engine, port: u16) -> String {
+    let root = engine.dir().join(format!("registry-{port}"));
+    root.display().to_string()
+}
+
+impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -6,9 +6,16 @@
 use std::process::Command;
 
 use berth_e2e::oci::{self, Content};
-use berth_e2e::registry::DockerRegistry;
-use berth_e2e::{Engine, Run, clients};
+use berth_e2e::registry::Registry;
+use berth_e2e::{Engine, Run, clients, installed, possible};
 use serde_json::Value;
+
+/// What these tests talk to and with.
+fn tools() -> bool {
+    ["docker-registry", "skopeo", "curl"]
+        .iter()
+        .all(|tool| possible(tool, installed(tool)))
+}
 
 /// `curl` against the engine's socket: status and body.
 fn api(engine: &Engine, args: &[&str]) -> (String, String) {
@@ -91,19 +98,30 @@ fn publish(engine: &Engine, content: &Content, digest: &str, image: &str) {
 
 #[test]
 fn what_is_pushed_is_pulled() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start();
-    let registry = DockerRegistry::start(&engine, 5000);
+    for registry in [
+        Registry::start(&engine, 5000),
+        Registry::berth(&engine, 5001),
+    ] {
+        there_and_back(&engine, &registry);
+    }
+}
+
+fn there_and_back(engine: &Engine, registry: &Registry) {
     for client in clients() {
         let image = registry.name(&format!("{client}/busybox:1"));
-        let id = inspect(&engine, "busybox", "{{.Id}}");
+        let id = inspect(engine, "busybox", "{{.Id}}");
         engine.client(client, &["tag", "busybox", &image]).ok();
         let pushed = engine.client(client, &["push", &image]).ok();
         assert!(
             pushed.contains(&format!("1: digest: {id} size:")),
             "{pushed}"
         );
-        assert_eq!(digest_at(&engine, &image), id);
-        let digests = inspect(&engine, &image, "{{json .RepoDigests}}");
+        assert_eq!(digest_at(engine, &image), id);
+        let digests = inspect(engine, &image, "{{json .RepoDigests}}");
         let pinned = registry.name(&format!("{client}/busybox@{id}"));
         assert!(digests.contains(&pinned), "{digests}");
 
@@ -116,7 +134,7 @@ fn what_is_pushed_is_pulled() {
 
         engine.client(client, &["rmi", &beside]).ok();
         // With its tag went the digest it was known by there.
-        let digests = inspect(&engine, &image, "{{json .RepoDigests}}");
+        let digests = inspect(engine, &image, "{{json .RepoDigests}}");
         assert!(!digests.contains("beside"), "{digests}");
         engine.client(client, &["rmi", &image]).ok();
         let pulled = engine.client(client, &["pull", &image]).ok();
@@ -124,7 +142,7 @@ fn what_is_pushed_is_pulled() {
             pulled.contains(&format!("Status: Downloaded newer image for {image}")),
             "{pulled}"
         );
-        assert_eq!(inspect(&engine, &image, "{{.Id}}"), id);
+        assert_eq!(inspect(engine, &image, "{{.Id}}"), id);
         let pulled = engine.client(client, &["pull", &image]).ok();
         assert!(
             pulled.contains(&format!("Status: Image is up to date for {image}")),
@@ -134,7 +152,7 @@ fn what_is_pushed_is_pulled() {
 
         // By digest: no tag, and it can be run.
         engine.client(client, &["pull", &pinned]).ok();
-        let tags = inspect(&engine, &pinned, "{{json .RepoTags}}");
+        let tags = inspect(engine, &pinned, "{{json .RepoTags}}");
         assert!(!tags.contains(client), "{tags}");
         // An absent image is pulled to be run.
         let ran = engine.client(client, &["run", "--rm", &beside, "echo", "ran"]);
@@ -146,8 +164,11 @@ fn what_is_pushed_is_pulled() {
 /// After the local image is gone: downloaded, unpacked and run.
 #[test]
 fn a_pulled_image_runs() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start();
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let image = registry.name("busybox:1");
     engine.berth(&["tag", "busybox", &image]).ok();
     let (status, _) = api(
@@ -167,8 +188,11 @@ fn a_pulled_image_runs() {
 
 #[test]
 fn progress_is_dockers() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start_empty(&[]);
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, _) = two_platforms();
     publish(&engine, &content, &index, &registry.name("two:1"));
     let name = registry.name("two");
@@ -255,8 +279,11 @@ fn progress_is_dockers() {
 
 #[test]
 fn platforms_are_chosen_and_pushed_whole() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start_empty(&[]);
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, other]) = two_platforms();
     let image = registry.name("two:1");
     publish(&engine, &content, &index, &image);
@@ -317,11 +344,31 @@ fn platforms_are_chosen_and_pushed_whole() {
     }
 }
 
+#[test]
+fn artifacts_are_kept_byte_for_byte() {
+    if !tools() {
+        return;
+    }
+    let engine = Engine::start_empty(&[]);
+    let registry = Registry::start(&engine, 5000);
+    let mut content = Content::default();
+    let artifact = content.artifact(b"a chart, a model, a signature");
+    publish(&engine, &content, &artifact, &registry.name("thing:1"));
+    let (image, copy) = (registry.name("thing:1"), registry.name("copy:1"));
+    engine.berth(&["pull", &image]).ok();
+    engine.berth(&["tag", &image, &copy]).ok();
+    engine.berth(&["push", &copy]).ok();
+    assert_eq!(digest_at(&engine, &copy), artifact);
+}
+
 /// One that is of one platform is pulled wherever it is asked for by name.
 #[test]
 fn an_image_of_another_platform() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start_empty(&[]);
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, _, [_, other]) = two_platforms();
     let image = registry.name("other:1");
     publish(&engine, &content, &other, &image);
@@ -338,8 +385,11 @@ fn an_image_of_another_platform() {
 
 #[test]
 fn all_tags() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start_empty(&[]);
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, other]) = two_platforms();
     publish(&engine, &content, &index, &registry.name("many:a"));
     publish(&engine, &content, &own, &registry.name("many:b"));
@@ -377,8 +427,11 @@ fn all_tags() {
 
 #[test]
 fn failures_have_dockers_words_and_status() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start();
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let absent = registry.name("absent:1");
     for client in clients() {
         engine
@@ -445,8 +498,11 @@ fn failures_have_dockers_words_and_status() {
 
 #[test]
 fn distribution_inspect() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start_empty(&[]);
-    let registry = DockerRegistry::start(&engine, 5000);
+    let registry = Registry::start(&engine, 5000);
     let (content, index, [own, _]) = two_platforms();
     publish(&engine, &content, &index, &registry.name("two:1"));
     publish(&engine, &content, &own, &registry.name("one:1"));
@@ -478,6 +534,9 @@ const HTPASSWD: &str = "me:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYU
 
 #[test]
 fn credentials_are_asked_for_and_used() {
+    if !tools() {
+        return;
+    }
     let engine = Engine::start();
     let file = engine.dir().join("htpasswd");
     std::fs::write(&file, HTPASSWD).unwrap();
@@ -485,7 +544,7 @@ fn credentials_are_asked_for_and_used() {
         "auth: {{htpasswd: {{realm: test, path: {}}}}}",
         file.display()
     );
-    let registry = DockerRegistry::start_with(&engine, 5000, &auth);
+    let registry = Registry::start_with(&engine, 5000, &auth);
     let image = registry.name("mine:1");
     engine.berth(&["tag", "busybox", &image]).ok();
     for client in clients() {

@@ -262,6 +262,10 @@ impl ArrivalReader {
             if progress.done.is_some() {
                 return Ok(0);
             }
+            // It went away before this reader began: nobody would wake it.
+            if !progress.has_writer {
+                return Err(interrupted(&arrival.what, Some(Break::Abandoned)));
+            }
             let Some(slot) = slot else {
                 progress = wait(&arrival.changed, progress);
                 continue;
@@ -335,4 +339,30 @@ fn interrupted(what: &str, reason: Option<Break>) -> io::Error {
         Some(Break::Abandoned) | None => "its download was interrupted",
     };
     io::Error::new(io::ErrorKind::ConnectionAborted, format!("{what}: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_begins_after_the_writer_left_is_told() {
+        let file = tempfile::tempfile().unwrap();
+        let arrival = Arc::new(Arrival::new("blob x".into(), file, 10, None));
+        arrival.write(b"12345").unwrap();
+        arrival.abandon();
+        let mut reader = arrival.reader();
+        let mut buffer = [0; 10];
+        assert_eq!(reader.read(&mut buffer).unwrap(), 5);
+        let error = reader.read(&mut buffer).unwrap_err();
+        assert!(error.to_string().contains("was interrupted"), "{error}");
+        // Whoever takes over serves those who come then.
+        assert!(arrival.claim());
+        let mut reader = arrival.reader();
+        arrival.write(b"67890").unwrap();
+        arrival.finish().unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "1234567890");
+    }
 }

@@ -96,6 +96,16 @@ impl Descriptor {
         self.annotation(REFERENCE_DIGEST) == Some(digest)
     }
 
+    /// Whether it is of an image that can be run; else of an artifact.
+    pub(crate) fn is_image_config(&self) -> bool {
+        matches!(
+            self.media_type(),
+            "" | "application/vnd.oci.image.config.v1+json"
+                | "application/vnd.docker.container.image.v1+json"
+                | "application/octet-stream"
+        )
+    }
+
     /// Kept by its publisher: to be fetched from its URLs, never pushed.
     pub(crate) fn is_foreign(&self) -> bool {
         let kind = self.media_type();

@@ -271,9 +271,8 @@ impl Fetch {
     }
 
     /// Unpacks a blob that is there or arriving, on a thread of its own, as
-    /// it waits for the registry.
-    /// `arrived` says whether there is something to show for it: one bar at a
-    /// time for one blob.
+    /// it waits for the registry. `arrived` says whether to show how far it is:
+    /// a blob has one bar at a time.
     async fn unpack(
         self: &Arc<Self>,
         blob: &Descriptor,

@@ -254,6 +254,13 @@ async fn choose(
             .ok_or_else(unfit)?,
     };
     let config = fetch.document(&manifest.config, MAX_CONFIG).await?;
+    if !manifest.config.is_image_config() {
+        // An artifact: kept whole, never run.
+        return Ok(Chosen {
+            layers: Vec::new(),
+            others: manifest.layers().to_vec(),
+        });
+    }
     let config: Config = serde_json::from_slice(&config).map_err(|error| {
         Error::system(format!(
             "{} is no image: its configuration of type \"{}\" is not valid: {error}",
