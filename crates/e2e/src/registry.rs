@@ -235,7 +235,9 @@ impl Shared {
             }
             let mut words = line.split_whitespace();
             let method = words.next().unwrap_or_default().to_owned();
-            let path = words.next().unwrap_or_default().to_owned();
+            // What a mirror is told in the query makes no difference here.
+            let path = words.next().unwrap_or_default();
+            let path = path.split('?').next().unwrap_or_default().to_owned();
             let (mut start, mut length) = (0, 0);
             loop {
                 let mut header = String::new();

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -15,17 +16,25 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Changes the level of a running daemon.
 #[derive(Clone, Debug)]
-pub(crate) struct Control(reload::Handle<LevelFilter, tracing_subscriber::Registry>);
+pub(crate) struct Control(reload::Handle<Targets, tracing_subscriber::Registry>);
 
 impl Control {
     pub(crate) fn set(&self, level: LevelFilter) {
         // Fails only when the log itself is gone.
-        let _ = self.0.reload(level);
+        let _ = self.0.reload(filter(level));
     }
 }
 
+/// Our own crates at this level; what libraries have to say only when it is a
+/// warning.
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_target("berth", level)
+        .with_default(level.min(LevelFilter::WARN))
+}
+
 pub(crate) fn start(level: LevelFilter, json: bool) -> Control {
-    let (level, handle) = reload::Layer::new(level);
+    let (level, handle) = reload::Layer::new(filter(level));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .event_format(Format { json });
