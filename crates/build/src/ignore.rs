@@ -1,0 +1,321 @@
+//! `.dockerignore`: which files of a context a build does not see.
+//!
+//! Patterns are Go's `filepath.Match` plus `**`, from the root of the context;
+//! the last that matches decides, `!` takes back. What is below a directory
+//! that matches is out as well.
+
+/// Patterns and their bytes, at most.
+const MAX_PATTERNS: usize = 10_000;
+const MAX_PATTERN: usize = 4096;
+
+/// The patterns of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Ignore {
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Clone, Debug)]
+struct Pattern {
+    /// `!`: in after all.
+    takes_back: bool,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// `**`: any number of components.
+    Deep,
+    /// One component.
+    One(Vec<Sign>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sign {
+    Char(char),
+    Any,
+    Star,
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+impl Ignore {
+    /// Reads a `.dockerignore`.
+    ///
+    /// # Errors
+    /// A pattern that cannot be, with its line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut patterns = Vec::new();
+        for (at, line) in text.lines().enumerate() {
+            // Only a sign in the first column makes a comment.
+            if line.starts_with('#') {
+                continue;
+            }
+            let line = line.trim();
+            let (takes_back, pattern) = match line.strip_prefix('!') {
+                Some(pattern) => (true, pattern.trim()),
+                None => (false, line),
+            };
+            if pattern.is_empty() {
+                if takes_back {
+                    return Err(format!("line {}: illegal exclusion pattern: \"!\"", at + 1));
+                }
+                continue;
+            }
+            if patterns.len() == MAX_PATTERNS || pattern.len() > MAX_PATTERN {
+                return Err(format!("line {}: too many or too long patterns", at + 1));
+            }
+            let parts = parts(pattern).map_err(|why| format!("line {}: {why}", at + 1))?;
+            if !parts.is_empty() {
+                patterns.push(Pattern { takes_back, parts });
+            }
+        }
+        Ok(Self { patterns })
+    }
+
+    /// Whether a build sees the file or directory at this path below the root
+    /// of the context (components without `.` and `..`).
+    pub fn is_ignored(&self, path: &[&str]) -> bool {
+        let mut ignored = false;
+        for pattern in &self.patterns {
+            if pattern.takes_back == ignored && pattern.matches(path) {
+                ignored = !pattern.takes_back;
+            }
+        }
+        ignored
+    }
+
+    /// Whether something below an ignored directory may be seen after all, so
+    /// that it must be looked into.
+    pub fn may_take_back_below(&self, path: &[&str]) -> bool {
+        self.patterns
+            .iter()
+            .any(|pattern| pattern.takes_back && pattern.may_match_below(path))
+    }
+}
+
+impl Pattern {
+    /// The path itself or a directory above it.
+    fn matches(&self, path: &[&str]) -> bool {
+        (1..=path.len()).any(|length| matches(&self.parts, &path[..length]))
+    }
+
+    fn may_match_below(&self, path: &[&str]) -> bool {
+        let mut parts = self.parts.iter();
+        for component in path {
+            match parts.next() {
+                Some(Part::Deep) => return true,
+                Some(Part::One(signs)) if component_matches(signs, component) => {}
+                Some(Part::One(_)) => return false,
+                // A directory above it is meant whole.
+                None => return true,
+            }
+        }
+        true
+    }
+}
+
+/// One bit per part, so that many `**` cost no more than their number.
+fn matches(parts: &[Part], path: &[&str]) -> bool {
+    let mut states = vec![false; parts.len() + 1];
+    states[0] = true;
+    let skip = |states: &mut Vec<bool>| {
+        for (i, part) in parts.iter().enumerate() {
+            if states[i] && *part == Part::Deep {
+                states[i + 1] = true;
+            }
+        }
+    };
+    skip(&mut states);
+    for component in path {
+        let mut next = vec![false; states.len()];
+        for (i, part) in parts.iter().enumerate() {
+            if states[i] {
+                match part {
+                    Part::Deep => next[i] = true,
+                    Part::One(signs) if component_matches(signs, component) => next[i + 1] = true,
+                    Part::One(_) => {}
+                }
+            }
+        }
+        skip(&mut next);
+        states = next;
+    }
+    states[parts.len()]
+}
+
+fn component_matches(signs: &[Sign], component: &str) -> bool {
+    let mut states = vec![false; signs.len() + 1];
+    states[0] = true;
+    let skip = |states: &mut Vec<bool>| {
+        for (i, sign) in signs.iter().enumerate() {
+            if states[i] && *sign == Sign::Star {
+                states[i + 1] = true;
+            }
+        }
+    };
+    skip(&mut states);
+    for char in component.chars() {
+        let mut next = vec![false; states.len()];
+        for (i, sign) in signs.iter().enumerate() {
+            if states[i] {
+                match sign {
+                    Sign::Star => next[i] = true,
+                    Sign::Any => next[i + 1] = true,
+                    Sign::Char(c) => next[i + 1] |= *c == char,
+                    Sign::Class { negated, ranges } => {
+                        let inside = ranges.iter().any(|(a, b)| (*a..=*b).contains(&char));
+                        next[i + 1] |= inside != *negated;
+                    }
+                }
+            }
+        }
+        skip(&mut next);
+        states = next;
+    }
+    states[signs.len()]
+}
+
+/// Cleaned as a path: no empty, `.` or leading parts, `..` by text.
+fn parts(pattern: &str) -> Result<Vec<Part>, String> {
+    let mut clean: Vec<&str> = Vec::new();
+    for part in pattern.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    clean
+        .into_iter()
+        .map(|part| match part {
+            "**" => Ok(Part::Deep),
+            part => signs(part)
+                .map(Part::One)
+                .map_err(|why| format!("{why} in pattern {pattern:?}")),
+        })
+        .collect()
+}
+
+fn signs(part: &str) -> Result<Vec<Sign>, String> {
+    let bad = || "syntax error".to_owned();
+    let mut signs = Vec::new();
+    let mut chars = part.chars();
+    while let Some(char) = chars.next() {
+        signs.push(match char {
+            '*' => Sign::Star,
+            '?' => Sign::Any,
+            '\\' => Sign::Char(chars.next().ok_or_else(bad)?),
+            '[' => class(&mut chars).ok_or_else(bad)?,
+            other => Sign::Char(other),
+        });
+    }
+    signs.dedup_by(|a, b| *a == Sign::Star && *b == Sign::Star);
+    Ok(signs)
+}
+
+fn class(chars: &mut std::str::Chars<'_>) -> Option<Sign> {
+    let mut ranges = Vec::new();
+    let negated = chars.as_str().starts_with('^');
+    if negated {
+        chars.next();
+    }
+    let one = |chars: &mut std::str::Chars<'_>| match chars.next()? {
+        '\\' => chars.next(),
+        char => Some(char),
+    };
+    while !chars.as_str().starts_with(']') || ranges.is_empty() {
+        let first = one(chars)?;
+        let mut last = first;
+        if chars.as_str().starts_with('-') {
+            chars.next();
+            last = one(chars)?;
+        }
+        ranges.push((first, last));
+    }
+    chars.next();
+    Some(Sign::Class { negated, ranges })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignored(patterns: &str, path: &str) -> bool {
+        let path: Vec<_> = path.split('/').collect();
+        Ignore::parse(patterns).unwrap().is_ignored(&path)
+    }
+
+    #[test]
+    fn patterns_match_as_in_docker() {
+        for (patterns, path, wanted) in [
+            ("node_modules", "node_modules/a/b", true),
+            ("node_modules", "x/node_modules", false),
+            ("**/node_modules", "x/y/node_modules/z", true),
+            ("**/node_modules", "node_modules", true),
+            ("*.md", "README.md", true),
+            ("*.md", "docs/README.md", false),
+            ("*/temp*", "a/temporary", true),
+            ("*/*/temp*", "a/temp", false),
+            ("temp?", "tempa", true),
+            ("temp?", "temp", false),
+            ("/a/./b/../c", "a/c", true),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("# no\n *.o \n", "x.o", true),
+            ("*.md\n!README.md", "README.md", false),
+            ("*.md\n!README.md", "OTHER.md", true),
+            (
+                "*.md\n!README*.md\nREADME-secret.md",
+                "README-secret.md",
+                true,
+            ),
+            ("**\n!src\n", "src/a", false),
+            ("**\n!src\n", "lib/a", true),
+            ("a/**/z", "a/z", true),
+            ("a/**/z", "a/b/c/z", true),
+            ("", "a", false),
+            ("/\n.\n", "a", false),
+        ] {
+            assert_eq!(ignored(patterns, path), wanted, "{patterns:?} {path}");
+        }
+    }
+
+    #[test]
+    fn what_may_come_back_is_looked_for() {
+        let ignore = Ignore::parse("**\n!src/*.c\n!**/keep\n").unwrap();
+        assert!(ignore.may_take_back_below(&["src"]));
+        assert!(ignore.may_take_back_below(&["any"]));
+        let ignore = Ignore::parse("*\n!src/*.c\n").unwrap();
+        assert!(ignore.may_take_back_below(&["src"]));
+        assert!(!ignore.may_take_back_below(&["lib"]));
+    }
+
+    #[test]
+    fn wrong_patterns_are_named() {
+        for (text, why) in [
+            ("a\n!\n", "line 2: illegal exclusion pattern"),
+            ("[a", "line 1: syntax error"),
+            ("a\\", "syntax error"),
+        ] {
+            let error = Ignore::parse(text).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_pattern_makes_it_panic(text in "[a*?/!\\[\\]^\\\\.#\n -]{0,40}") {
+            if let Ok(ignore) = Ignore::parse(&text) {
+                ignore.is_ignored(&["a", "b"]);
+                ignore.may_take_back_below(&["a"]);
+            }
+        }
+    }
+}
