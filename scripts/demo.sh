@@ -123,7 +123,30 @@ tar --numeric-owner -C "$root" -c . | berth import --change 'CMD ["/bin/sh"]' - 
 note "   $((($(date +%s%N) - started) / 1000000)) ms"
 run berth images
 
-title "3. A container with limits"
+title "3. A registry of one's own"
+note "One command serves one; any client of the OCI distribution specification can use it."
+berth registry serve --root "$demo/registry" --addr 127.0.0.1:5000 >"$demo/registry.log" 2>&1 &
+registry=$!
+until grep -qs ^Serving "$demo/registry.log"; do
+    kill -0 "$registry"
+    sleep 0.1
+done
+printf '  $ berth registry serve --root /srv/registry &\n    %s\n' "$(head -n 1 "$demo/registry.log")"
+run berth tag demo 127.0.0.1:5000/demo
+started=$(date +%s%N)
+run berth push --quiet 127.0.0.1:5000/demo
+note "   pushed in $((($(date +%s%N) - started) / 1000000)) ms"
+run berth registry ls 127.0.0.1:5000/demo
+run berth rmi demo 127.0.0.1:5000/demo
+started=$(date +%s%N)
+run berth pull --quiet 127.0.0.1:5000/demo
+note "   pulled in $((($(date +%s%N) - started) / 1000000)) ms; the layer is one file, mounted for containers:"
+run berth tag 127.0.0.1:5000/demo demo
+run berth system df
+kill "$registry"
+wait "$registry" || true
+
+title "4. A container with limits"
 note "64 MB of memory without swap, half a processor, 20 processes."
 run berth run -d --name box --hostname box --memory 64m --memory-swap 64m --cpus 0.5 --pids-limit 20 \
     demo sh -c 'echo "I am process $$ on $(hostname)"; while :; do date +%T; sleep 1; done'
@@ -137,7 +160,7 @@ note "And what comes of passing them:"
 fails 'berth run --rm --memory 32m --memory-swap 32m demo sh -c "x=a; while :; do x=\$x\$x; done"'
 fails 'berth run --rm --pids-limit 5 demo sh -c "for i in 1 2 3 4 5 6; do sleep 1 & done; wait"'
 
-title "4. How it is isolated"
+title "5. How it is isolated"
 pid=$(berth inspect --format '{{.State.Pid}}' box)
 note "Namespaces of the host and of the container (process $pid on the host):"
 for kind in mnt pid net ipc uts cgroup user time; do
@@ -155,7 +178,7 @@ fails 'berth exec box sh -c "echo 1 >/proc/sys/kernel/panic"'
 fails 'berth exec box mount -t tmpfs none /mnt'
 note "Mounts of this engine in the host's mount table: $(grep -c "$demo" /proc/self/mountinfo || true)"
 
-title "5. The daemon dies, the container does not"
+title "6. The daemon dies, the container does not"
 run berth exec box sh -c 'date +%T'
 daemon=$(cat "$demo/run/berth.pid")
 note "kill -9 $daemon (the daemon)"
@@ -167,7 +190,7 @@ run berth ps --format 'table {{.Names}}\t{{.Status}}'
 run berth logs --tail 3 box
 [ "$(berth inspect --format '{{.State.Pid}}' box)" = "$pid" ]
 
-title "6. Speed"
+title "7. Speed"
 times=()
 for _ in 1 2 3 4 5 6 7 8 9 10 11; do
     started=$(date +%s%N)
@@ -177,7 +200,7 @@ done
 median=$(printf '%s\n' "${times[@]}" | sort -n | sed -n 6p)
 note "berth run --rm demo true, the whole command, median of 11: $((median / 10)).$((median % 10)) ms"
 
-title "7. The end"
+title "8. The end"
 run berth rm -f box
 run berth image rm demo
 note "The engine goes with its directories, control groups and network. Next: make test, make bench, README.md"
