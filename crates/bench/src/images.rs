@@ -196,7 +196,11 @@ impl Subject {
             "push" => return self.push(&name, round),
             "save" => {
                 let _ = std::fs::remove_file(&archive);
-                command.arg("save").arg("-o").arg(&archive).arg(&name);
+                command.arg("save");
+                if matches!(self.engine, Kind::Podman(_)) {
+                    command.arg("--quiet");
+                }
+                command.arg("-o").arg(&archive).arg(&name);
             }
             "load" => {
                 command.arg("load").arg("-i").arg(&archive);
