@@ -17,6 +17,7 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let mut rounds = 30;
     let mut only = String::new();
+    let mut places = vec!["/var/tmp".to_owned(), "/dev/shm".to_owned()];
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bin-dir" => berth_e2e::engine::set_bin_dir(args.next().unwrap_or_default().into()),
@@ -27,9 +28,10 @@ fn main() {
                     .unwrap_or(rounds)
             }
             "--only" => only = args.next().unwrap_or_default(),
+            "--place" => places = vec![args.next().unwrap_or_default()],
             other => {
                 eprintln!(
-                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|images|memory|steps]"
+                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|images|memory|steps] [--place DIR]"
                 );
                 std::process::exit(2);
             }
@@ -44,7 +46,7 @@ fn main() {
         engines::measure(rounds);
     }
     if wanted("images") {
-        images::measure(rounds);
+        images::measure(rounds, &places);
     }
     if wanted("steps") {
         steps::measure();
