@@ -166,6 +166,24 @@ fn platforms_are_picked_out_and_ids_have_no_names() {
             )
             .fails(1, "does not provide the specified platform (linux/s390x)");
     }
+    // What was loaded is unpacked when it is needed.
+    let create = [
+        "create",
+        "--platform",
+        &platform,
+        "--name",
+        "cc",
+        "multi:v1",
+    ];
+    engine.berth(&create).ok();
+    let env = engine
+        .berth(&["inspect", "-f", "{{.Config.Env}}", "cc"])
+        .ok();
+    assert!(env.contains(&format!("ARCH={other}")), "{env}");
+    engine.berth(&["commit", "cc", "made:v1"]).ok();
+    let made = ["image", "inspect", "-f", "{{.Architecture}}", "made:v1"];
+    assert_eq!(engine.berth(&made).ok(), other);
+    engine.berth(&["system", "check"]).ok();
     let short = &digests["index"][7..19];
     let path = save(&engine, "berth", "id.tar", &[short]);
     let members = members(&path);
@@ -179,6 +197,27 @@ fn platforms_are_picked_out_and_ids_have_no_names() {
     engine
         .berth(&["save", "-o", "/dev/null", "none"])
         .fails(1, "No such image: none");
+}
+
+/// An index, and one of its manifests alone.
+#[test]
+fn images_of_one_configuration_keep_their_names() {
+    let engine = Engine::start_empty(&[]);
+    let (_, digests) = load_multi(&engine);
+    let platform = format!("linux/{HOST}");
+    let args = ["--platform", platform.as_str(), "multi:v1"];
+    let one = save(&engine, "berth", "one.tar", &args);
+    engine.berth(&["tag", "multi:v1", "whole:v1"]).ok();
+    engine.berth(&["load", "-i", one.to_str().unwrap()]).ok();
+    for client in clients() {
+        let both = save(&engine, client, "both.tar", &["multi:v1", "whole:v1"]);
+        engine.berth(&["rmi", "multi:v1", "whole:v1"]).ok();
+        engine
+            .client(client, &["load", "-i", both.to_str().unwrap()])
+            .ok();
+        assert_eq!(id(&engine, "multi:v1"), digests["host"]);
+        assert_eq!(id(&engine, "whole:v1"), digests["index"]);
+    }
 }
 
 #[test]

@@ -81,6 +81,39 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Unpacks the layers of an image that are here as blobs only: those of
+    /// another platform of an index that was loaded whole. Blocking.
+    ///
+    /// # Errors
+    /// `NotFound` if the image is gone or not here whole.
+    pub fn unpack(&self, image: &Image) -> Result<()> {
+        let layers = {
+            let state = self.inner.state();
+            let record = find(&state, &image.id)?.0;
+            let mut manifests = record.manifests.iter();
+            let found = manifests
+                .find(|found| found.available && found.config_digest == image.config_digest);
+            let missing = || Error::NotFound(format!("No such image: {}", image.id));
+            let layers = found.ok_or_else(missing)?.layers.clone();
+            if layers
+                .iter()
+                .all(|(diff_id, _)| state.layers.contains_key(diff_id))
+            {
+                return Ok(());
+            }
+            layers
+        };
+        let incoming = self.incoming()?;
+        for (diff_id, blob) in &layers {
+            incoming.unpack(blob, diff_id, &mut |_| {})?;
+        }
+        // From now on the image stands on them.
+        let state = &mut *self.inner.state();
+        self.inner.describe_image(state, &image.id)
+    }
+}
+
 fn content_size(found: &Found, source: &StoredBlobs<'_>) -> u64 {
     let sizes = found.blobs.iter().filter_map(|blob| source.sizes.get(blob));
     sizes.sum()
