@@ -37,26 +37,24 @@ impl Engine {
         let image = self.find_image(name)?;
         let (engine, given) = (self.clone(), name.to_owned());
         let removed = blocking(move || {
-            let in_use = |image: &Image| engine.image_user(image, force);
+            let in_use = |image: &Image| engine.image_user(image);
             engine.0.store.remove(&given, force, &in_use).api()
         })
         .await?;
         Ok(self.tell_removed(removed, &image.id))
     }
 
-    /// Why an image must stay, in Docker's words. Forcing takes names from
-    /// stopped containers' images, never from running ones'.
-    fn image_user(&self, image: &Image, force: bool) -> Option<String> {
-        self.index().all().iter().find_map(|container| {
+    /// Why an image should stay, in Docker's words: a running container before
+    /// one that is stopped.
+    fn image_user(&self, image: &Image) -> Option<String> {
+        let containers = self.index().all();
+        let users = containers.iter().filter_map(|container| {
             let record = container.record();
-            if record.image != image.id {
-                return None;
-            }
             let short = record.id.get(..12).unwrap_or(&record.id).to_owned();
-            if record.state.running {
-                return Some(format!("image is being used by running container {short}"));
-            }
-            (!force).then(|| format!("image is being used by stopped container {short}"))
-        })
+            (record.image == image.id).then_some((record.state.running, short))
+        });
+        let (running, short) = users.max_by_key(|(running, _)| *running)?;
+        let how = if running { "running" } else { "stopped" };
+        Some(format!("image is being used by {how} container {short}"))
     }
 }
