@@ -85,12 +85,11 @@ impl Engine {
     /// The same with what runs on a platform ("linux/arm64"; empty is this
     /// machine's), unpacked.
     pub(crate) fn image_to_run(&self, name: &str, platform: &str) -> Result<Image, Error> {
-        let image = self.find_image(name)?;
-        if platform.is_empty() {
-            return Ok(image);
+        let mut image = self.find_image(name)?;
+        if !platform.is_empty() {
+            let wanted = platform::Wanted::parse(platform)?;
+            image = self.0.store.find_platform(name, wanted.platform()).api()?;
         }
-        let wanted = platform::Wanted::parse(platform)?;
-        let image = self.0.store.find_platform(name, wanted.platform()).api()?;
         self.0.store.unpack(&image).api()?;
         Ok(image)
     }
