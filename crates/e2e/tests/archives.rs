@@ -166,6 +166,24 @@ fn platforms_are_picked_out_and_ids_have_no_names() {
             )
             .fails(1, "does not provide the specified platform (linux/s390x)");
     }
+    // What was loaded is unpacked when it is needed.
+    let create = [
+        "create",
+        "--platform",
+        &platform,
+        "--name",
+        "cc",
+        "multi:v1",
+    ];
+    engine.berth(&create).ok();
+    let env = engine
+        .berth(&["inspect", "-f", "{{.Config.Env}}", "cc"])
+        .ok();
+    assert!(env.contains(&format!("ARCH={other}")), "{env}");
+    engine.berth(&["commit", "cc", "made:v1"]).ok();
+    let made = ["image", "inspect", "-f", "{{.Architecture}}", "made:v1"];
+    assert_eq!(engine.berth(&made).ok(), other);
+    engine.berth(&["system", "check"]).ok();
     let short = &digests["index"][7..19];
     let path = save(&engine, "berth", "id.tar", &[short]);
     let members = members(&path);
@@ -179,6 +197,65 @@ fn platforms_are_picked_out_and_ids_have_no_names() {
     engine
         .berth(&["save", "-o", "/dev/null", "none"])
         .fails(1, "No such image: none");
+}
+
+#[test]
+fn single_platforms_are_removed() {
+    let mut engine = Engine::start_empty(&[]);
+    let other = if HOST == "arm64" { "amd64" } else { "arm64" };
+    let (host, other) = (format!("linux/{HOST}"), format!("linux/{other}"));
+    for client in clients() {
+        let (_, digests) = load_multi(&engine);
+        let rm = |args: &[&str]| engine.client(client, &[&["rmi", "--platform"], args].concat());
+        rm(&[&host, "multi:v1"]).fails(1, "Content will be removed from all images");
+        // By force, what shall be gone and is not there is no failure.
+        rm(&["linux/s390x", "-f", "multi:v1"]).fails(0, "does not provide the specified platform");
+        let run = ["run", "-d", "--name", "cc", "multi:v1", "sleep", "1000"];
+        engine.berth(&run).ok();
+        rm(&[&host, "-f", "multi:v1"]).fails(1, "(cannot be forced) - image is being used by");
+        engine.berth(&["rm", "-f", "cc"]).ok();
+
+        let removed = rm(&[&host, "-f", "multi:v1"]).ok();
+        let gone = ["host", "attestation"].map(|of| format!("Deleted: {}", digests[of]));
+        assert_eq!(removed, gone.join("\n"));
+        assert_eq!(id(&engine, "multi:v1"), digests["index"]);
+        // What was never unpacked is what there is to run now.
+        engine.berth(&["create", "--name", "cc", "multi:v1"]).ok();
+        let env = engine
+            .berth(&["inspect", "-f", "{{.Config.Env}}", "cc"])
+            .ok();
+        assert!(!env.contains(&format!("ARCH={HOST}")), "{env}");
+        engine.berth(&["rm", "cc"]).ok();
+        rm(&[&other, "-f", "multi:v1"]).fails(1, "multi:v1 has no other platform here");
+        engine.berth(&["system", "check"]).ok();
+        let left = std::fs::read_dir(engine.data_root().join("blobs/sha256")).unwrap();
+        assert_eq!(left.count(), 4, "index, manifest, configuration, layer");
+    }
+    engine.kill();
+    engine.launch();
+    engine.berth(&["system", "check"]).ok();
+    assert!(!engine.log().contains("a layer of an image is missing"));
+}
+
+/// An index, and one of its manifests alone.
+#[test]
+fn images_of_one_configuration_keep_their_names() {
+    let engine = Engine::start_empty(&[]);
+    let (_, digests) = load_multi(&engine);
+    let platform = format!("linux/{HOST}");
+    let args = ["--platform", platform.as_str(), "multi:v1"];
+    let one = save(&engine, "berth", "one.tar", &args);
+    engine.berth(&["tag", "multi:v1", "whole:v1"]).ok();
+    engine.berth(&["load", "-i", one.to_str().unwrap()]).ok();
+    for client in clients() {
+        let both = save(&engine, client, "both.tar", &["multi:v1", "whole:v1"]);
+        engine.berth(&["rmi", "multi:v1", "whole:v1"]).ok();
+        engine
+            .client(client, &["load", "-i", both.to_str().unwrap()])
+            .ok();
+        assert_eq!(id(&engine, "multi:v1"), digests["host"]);
+        assert_eq!(id(&engine, "whole:v1"), digests["index"]);
+    }
 }
 
 #[test]

@@ -70,6 +70,32 @@ fn import_list_tag_remove() {
     assert_eq!(left, 0, "the space comes back");
 }
 
+#[test]
+fn a_container_keeps_an_image_whose_name_is_taken_by_force() {
+    let engine = Engine::start();
+    for client in clients() {
+        engine.berth(&["tag", "busybox", "kept:1"]).ok();
+        engine.berth(&["rmi", "busybox"]).ok();
+        engine.berth(&["create", "--name", "cc", "kept:1"]).ok();
+        engine.client(client, &["rmi", "kept:1"]).fails(
+            1,
+            "conflict: unable to delete kept:1 (must be forced) - container ",
+        );
+        let removed = engine.client(client, &["rmi", "-f", "kept:1"]).ok();
+        assert_eq!(removed, "Untagged: kept:1");
+        let dangling = ["images", "-q", "--no-trunc", "-f", "dangling=true"];
+        let id = engine.client(client, &dangling).ok();
+        assert!(id.starts_with("sha256:"), "{id}");
+        engine.client(client, &["image", "prune", "-f"]).ok();
+        engine.client(client, &["commit", "cc", "made:1"]).ok();
+        engine
+            .client(client, &["rmi", &id])
+            .fails(1, "image is being used by stopped container");
+        engine.berth(&["tag", &id, "busybox"]).ok();
+        engine.berth(&["rm", "cc"]).ok();
+    }
+}
+
 /// A docker-archive as old engines save it, of one layer.
 fn docker_archive(engine: &Engine) -> Vec<u8> {
     use std::fmt::Write as _;

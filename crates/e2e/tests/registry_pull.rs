@@ -152,6 +152,8 @@ fn there_and_back(engine: &Engine, registry: &Registry) {
 
         // By digest: no tag, and it can be run.
         engine.client(client, &["pull", &pinned]).ok();
+        // Its digest is a name like any other.
+        engine.client(client, &["image", "prune", "-f"]).ok();
         let tags = inspect(engine, &pinned, "{{json .RepoTags}}");
         assert!(!tags.contains(client), "{tags}");
         // An absent image is pulled to be run.
@@ -307,6 +309,17 @@ fn platforms_are_chosen_and_pushed_whole() {
         engine
             .client(client, &["pull", "--platform", "linux/s390x", &image])
             .ok();
+        // Each of them can be made a container of.
+        for arch in [oci::HOST, "s390x"] {
+            let platform = format!("linux/{arch}");
+            let create = ["create", "--platform", &platform, "--name", "one", &image];
+            engine.client(client, &create).ok();
+            let env = engine
+                .berth(&["inspect", "-f", "{{.Config.Env}}", "one"])
+                .ok();
+            assert!(env.contains(&format!("ARCH={arch}")), "{env}");
+            engine.berth(&["rm", "one"]).ok();
+        }
         // With the other platform as well, all is pushed byte for byte.
         let whole = registry.name(&format!("whole-{client}:1"));
         engine.client(client, &["tag", &image, &whole]).ok();

@@ -66,16 +66,18 @@ pub(crate) async fn tag(call: Call) -> Result<Reply, Error> {
 }
 
 pub(crate) async fn remove(call: Call) -> Result<Reply, Error> {
-    if call.query.has("platforms") {
-        return Err(Error::not_implemented(
-            "removing single platforms of an image is not supported by berth yet",
-        ));
-    }
+    let platforms = platform::listed(&call.query, "platforms")?;
     let force = call.query.flag("force");
     let prune = !call.query.flag("noprune");
     let (engine, name) = (call.engine, call.name);
     let removed = Call::finish(call.guard, async move {
-        engine.image_remove(&name, force, prune).await
+        if platforms.is_empty() {
+            engine.image_remove(&name, force, prune).await
+        } else {
+            engine
+                .image_remove_platforms(&name, &platforms, force)
+                .await
+        }
     })
     .await?;
     reply::ok(&removed)

@@ -1,4 +1,4 @@
-//! `platform` parameters: JSON objects, or "os[/arch[/variant]]".
+//! `platform` and `platforms` parameters: JSON objects, or "os[/arch[/variant]]".
 
 use berth_api::Error;
 use berth_api::container::Platform;
@@ -7,8 +7,13 @@ use crate::extract::Query;
 
 /// All that were given; the parameter may come more than once.
 pub(crate) fn all(query: &Query) -> Result<Vec<Platform>, Error> {
+    listed(query, "platform")
+}
+
+/// The same in a parameter of another name.
+pub(crate) fn listed(query: &Query, name: &str) -> Result<Vec<Platform>, Error> {
     query
-        .all("platform")
+        .all(name)
         .filter(|text| !text.is_empty())
         .map(parse)
         .collect()

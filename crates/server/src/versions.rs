@@ -220,8 +220,8 @@ pub(crate) fn image_summary(version: ApiVersion, row: &mut image::Summary) {
     }
 }
 
-/// `GET /images/{name}/json`: from 1.52 on, the configuration holds only what
-/// the image says.
+/// `GET /images/{name}/json`: from 1.50 on, the configuration holds only what
+/// an image can say, from 1.52 on only what this one says.
 pub(crate) fn image_inspect(version: ApiVersion, inspect: &image::Inspect) -> Result<Value, Error> {
     /// What an image may configure.
     const FIELDS: [&str; 14] = [
@@ -240,6 +240,17 @@ pub(crate) fn image_inspect(version: ApiVersion, inspect: &image::Inspect) -> Re
         "Volumes",
         "WorkingDir",
     ];
+    /// What of it is there even if it is empty, before 1.52.
+    const ALWAYS: [&str; 8] = [
+        "Cmd",
+        "Entrypoint",
+        "Env",
+        "Labels",
+        "OnBuild",
+        "User",
+        "Volumes",
+        "WorkingDir",
+    ];
     let mut reply = value(inspect)?;
     if version < v(44) {
         reply["VirtualSize"] = json!(inspect.size);
@@ -250,12 +261,27 @@ pub(crate) fn image_inspect(version: ApiVersion, inspect: &image::Inspect) -> Re
         reply.remove("Descriptor");
         reply.remove("Manifests");
     }
-    if version >= v(52)
-        && let Some(config) = reply["Config"].as_object_mut()
+    if let Some(config) = reply["Config"].as_object_mut() {
+        if version < v(52) {
+            config.entry("OnBuild").or_insert(Value::Null);
+        }
+        if version >= v(50) {
+            let stays = |field: &str| version < v(52) && ALWAYS.contains(&field);
+            config.retain(|field, value| {
+                FIELDS.contains(&field.as_str()) && (!is_empty(value) || stays(field))
+            });
+        }
+    }
+    if version < v(52)
+        && let Some(reply) = reply.as_object_mut()
     {
-        config.retain(|field, value| FIELDS.contains(&field.as_str()) && !is_empty(value));
-    } else if version < v(52) {
-        reply["GraphDriver"] = json!({"Data": null, "Name": "overlayfs"});
+        for field in ["DockerVersion", "Parent"] {
+            reply.entry(field).or_insert_with(|| json!(""));
+        }
+        reply.insert(
+            "GraphDriver".to_owned(),
+            json!({"Data": null, "Name": "overlayfs"}),
+        );
     }
     Ok(reply)
 }
@@ -498,7 +524,15 @@ mod tests {
         };
         let new = image_inspect(v(55), &inspect).unwrap();
         assert_eq!(new["Config"], json!({"Env": ["A=b"]}));
-        let old = image_inspect(v(51), &inspect).unwrap();
+        assert!(new.get("Parent").is_none());
+        let middle = image_inspect(v(51), &inspect).unwrap();
+        assert_eq!(
+            middle["Config"],
+            json!({"Cmd": null, "Entrypoint": null, "Env": ["A=b"], "Labels": null,
+                   "OnBuild": null, "User": "", "Volumes": null, "WorkingDir": ""})
+        );
+        assert_eq!(middle["Parent"], "");
+        let old = image_inspect(v(49), &inspect).unwrap();
         assert!(old["Config"].get("Hostname").is_some());
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::blob::short;
 use crate::error::{Error, Result, invalid};
 use crate::reference::{familiar, is_full_id, is_lower_hex};
-use crate::state::{Record, State, edit, now, set_name};
+use crate::state::{Record, Saved, State, edit, now, repository_of, set_name};
 use crate::{Image, Reference, Removed, Store};
 
 /// Docker takes fewer digits for a name only.
@@ -16,6 +16,8 @@ const MIN_SHORT_ID: usize = 4;
 pub(crate) enum By {
     /// By this full name.
     Name(String),
+    /// By its digest in this repository.
+    Digest(String),
     Id,
 }
 
@@ -54,11 +56,12 @@ impl Store {
         })
     }
 
-    /// Docker's rules: a name is untagged; the last name takes the image with
-    /// it; an ID with several names needs `force`. `in_use(config or manifest
-    /// digest)` says whether a container uses the image, with Docker's words:
-    /// "image is being used by running container x" (no force helps) or
-    /// "image is being used by stopped container x".
+    /// Docker's rules: a name is untagged, and so are all of a repository that
+    /// is given with the digest; the last name takes the image with it; an ID
+    /// with several names needs `force`. `in_use` says whether a container uses
+    /// the image, with Docker's words: "image is being used by running
+    /// container x" (no force helps) or "image is being used by stopped
+    /// container x".
     pub fn remove(
         &self,
         reference: &str,
@@ -67,26 +70,25 @@ impl Store {
     ) -> Result<Vec<Removed>> {
         let state = &mut *self.inner.state();
         let (record, by) = find(state, reference)?;
-        let names = &record.saved.names;
+        let saved = &record.saved;
         let user = in_use(&record.image);
-        if let By::Name(name) = &by {
-            let shown = familiar(name);
-            if names.len() > 1 {
-                return self.untag(state, &record, name);
+        if let Some((shown, gone)) = meant(saved, &by) {
+            if gone.len() < saved.names.len() + saved.digests.len() {
+                return self.untag(state, &saved.id, &gone);
             }
             if let Some(user) = &user {
                 if !force {
                     return Err(Error::Conflict(format!(
-                        "conflict: unable to remove repository reference \"{shown}\" (must force) - {}",
+                        "conflict: unable to delete {shown} (must be forced) - {}",
                         as_reference_user(user, &record)
                     )));
                 }
                 // The container keeps the image, without a name.
-                return self.untag(state, &record, name);
+                return self.untag(state, &saved.id, &gone);
             }
         } else {
             let conflict = |how: &str, why: &str| {
-                let id = short(&record.saved.id);
+                let id = short(&saved.id);
                 Err(Error::Conflict(format!(
                     "conflict: unable to delete {id} ({how}) - {why}"
                 )))
@@ -98,45 +100,29 @@ impl Store {
                 Some(user) if !force => return conflict("must be forced", user),
                 _ => {}
             }
-            if names.len() > 1 && !force {
+            if references(saved) > 1 && !force {
                 return conflict(
                     "must be forced",
                     "image is referenced in multiple repositories",
                 );
             }
         }
-        let mut removed: Vec<_> = (names.iter().chain(&record.saved.digests))
+        let mut removed: Vec<_> = (saved.names.iter().chain(&saved.digests))
             .map(|name| Removed::Untagged(familiar(name)))
             .collect();
-        removed.push(Removed::Deleted(record.saved.id.clone()));
+        removed.push(Removed::Deleted(saved.id.clone()));
         self.inner.update_images(state, |images| {
-            images.remove(&record.saved.id);
+            images.remove(&saved.id);
             Ok(())
         })?;
         self.inner.collect(state);
         Ok(removed)
     }
 
-    fn untag(&self, state: &mut State, record: &Arc<Record>, name: &str) -> Result<Vec<Removed>> {
-        let mut gone = vec![name.to_owned()];
-        // With a repository's last tag go the digests that were known by it.
-        let removed_from = repository(name);
-        let last = !(record.saved.names.iter())
-            .any(|other| other != name && repository(other) == removed_from);
-        if last {
-            let digests = record.saved.digests.iter();
-            gone.extend(
-                digests
-                    .filter(|digest| repository(digest) == removed_from)
-                    .cloned(),
-            );
-        }
+    fn untag(&self, state: &mut State, id: &str, gone: &[String]) -> Result<Vec<Removed>> {
         self.inner.update_images(state, |images| {
-            if let Some(record) = images.get_mut(&record.saved.id) {
-                edit(record, |saved| {
-                    saved.names.retain(|name| !gone.contains(name));
-                    saved.digests.retain(|digest| !gone.contains(digest));
-                });
+            if let Some(record) = images.get_mut(id) {
+                edit(record, |saved| saved.forget(gone));
             }
             Ok(gone
                 .iter()
@@ -146,9 +132,27 @@ impl Store {
     }
 }
 
-/// A full name without its tag or digest.
-fn repository(name: &str) -> Option<String> {
-    Some(Reference::parse(name).ok()?.repository())
+/// What a reference that is no ID means, as it is shown, and all that goes
+/// with it: with its digest in a repository all the tags there.
+fn meant(saved: &Saved, by: &By) -> Option<(String, Vec<String>)> {
+    match by {
+        By::Id => None,
+        By::Name(name) => Some((familiar(name), saved.with(name))),
+        By::Digest(repository) => {
+            let all = saved.names.iter().chain(&saved.digests);
+            let gone = all.filter(|name| repository_of(name) == *repository);
+            let shown = familiar(&format!("{repository}@{}", saved.id));
+            Some((shown, gone.cloned().collect()))
+        }
+    }
+}
+
+/// Names, and repositories it is known in by its digest only.
+fn references(saved: &Saved) -> usize {
+    let tagged: Vec<_> = saved.names.iter().map(|name| repository_of(name)).collect();
+    let bare = saved.digests.iter();
+    let bare = bare.filter(|digest| !tagged.contains(&repository_of(digest)));
+    saved.names.len() + bare.count()
 }
 
 /// Docker says it the other way round when a name is removed.
@@ -185,7 +189,7 @@ pub(crate) fn find(state: &State, text: &str) -> Result<(Arc<Record>, By)> {
                         .any(|name| repository_of(name) == repository)
         };
         return match state.images.values().find(is_it) {
-            Some(record) => Ok((record.clone(), By::Id)),
+            Some(record) => Ok((record.clone(), By::Digest(repository))),
             None => Err(missing()),
         };
     }
@@ -212,10 +216,4 @@ fn by_id(state: &State, prefix: &str) -> Result<Option<(Arc<Record>, By)>> {
         (Some(_), Some(_)) => Err(Error::NotFound("ambiguous reference".to_owned())),
         (record, _) => Ok(record.map(|record| (record.clone(), By::Id))),
     }
-}
-
-fn repository_of(name: &str) -> String {
-    Reference::parse(name)
-        .map(|reference| reference.repository())
-        .unwrap_or_default()
 }

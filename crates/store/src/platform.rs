@@ -2,12 +2,13 @@
 
 use std::fs::File;
 
-use crate::blob::{hex_of, open_file};
+use crate::blob::{hex_of, open_file, short};
 use crate::error::{Error, Result};
 use crate::images::find;
 use crate::manifest::{Found, image, provide};
-use crate::store::{StoredBlobs, hex};
-use crate::{Image, ManifestSummary, Platform, Store};
+use crate::reference::familiar;
+use crate::store::{StoredBlobs, crash_point, hex};
+use crate::{Digest, Image, ManifestKind, ManifestSummary, Platform, Store};
 
 impl Store {
     /// Opens a blob for reading: the file and its length.
@@ -78,6 +79,124 @@ impl Store {
             blob_size: content_size(found, &source),
             ..record.image.clone()
         })
+    }
+}
+
+impl Store {
+    /// Unpacks the layers of an image that are here as blobs only: those of
+    /// another platform of an index that was loaded whole. Blocking.
+    ///
+    /// # Errors
+    /// `NotFound` if the image is gone.
+    pub fn unpack(&self, image: &Image) -> Result<()> {
+        let layers = {
+            let state = self.inner.state();
+            let record = find(&state, &image.id)?.0;
+            let mut manifests = record.manifests.iter();
+            let found = manifests
+                .find(|found| found.available && found.config_digest == image.config_digest);
+            // Nothing to unpack; whoever needs it says what is wrong.
+            let Some(found) = found else { return Ok(()) };
+            let layers = found.layers.clone();
+            if layers
+                .iter()
+                .all(|(diff_id, _)| state.layers.contains_key(diff_id))
+            {
+                return Ok(());
+            }
+            layers
+        };
+        let incoming = self.incoming()?;
+        for (diff_id, blob) in &layers {
+            incoming.unpack(blob, diff_id, &mut |_| {})?;
+        }
+        // From now on the image stands on them.
+        let state = &mut *self.inner.state();
+        self.inner.describe_image(state, &image.id)
+    }
+}
+
+impl Store {
+    /// Removes what is here of some platforms of an image, with what attests
+    /// to it, from all images that have the same manifests. The images stay,
+    /// with what else they have. `in_use(configuration's digest)` says why one
+    /// must not go. Returns the manifests that went.
+    ///
+    /// Killed in between, the manifests are gone first: the next open finds the
+    /// rest as blobs that nothing stands on.
+    ///
+    /// # Errors
+    /// `NotFound` if a platform is not here; `Conflict` if it is in use, or an
+    /// image would have nothing left.
+    pub fn remove_platforms(
+        &self,
+        reference: &str,
+        platforms: &[Platform],
+        in_use: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Vec<Digest>> {
+        let inner = &*self.inner;
+        let state = &mut *inner.state();
+        let record = find(state, reference)?.0;
+        let mut gone: Vec<Digest> = Vec::new();
+        for platform in platforms {
+            let found = provide(&record.manifests, platform)
+                .filter(|found| platform.rank(&found.platform) == Some(0));
+            let Some(found) = found else {
+                return Err(Error::NotFound(format!(
+                    "image with reference {reference} was found but does not provide the specified platform ({platform})"
+                )));
+            };
+            if let Some(user) = in_use(&found.config_digest) {
+                return Err(Error::Conflict(format!(
+                    "conflict: unable to delete {} (cannot be forced) - {user}",
+                    short(&found.digest)
+                )));
+            }
+            let attests = |other: &&Found| matches!(&other.kind, ManifestKind::Attestation(of) if *of == found.digest);
+            gone.push(found.digest.clone());
+            gone.extend(
+                record
+                    .manifests
+                    .iter()
+                    .filter(attests)
+                    .map(|other| other.digest.clone()),
+            );
+        }
+        gone.retain(|digest| state.blobs.contains_key(digest));
+        if let Some(digest) = gone
+            .iter()
+            .find(|digest| state.leases.contains_key(*digest))
+        {
+            return Err(Error::Conflict(format!(
+                "{} is being pulled, pushed or saved: try again when that is done",
+                short(digest)
+            )));
+        }
+        let goes = |found: &Found| gone.contains(&found.digest);
+        let mut changed = Vec::new();
+        for other in (state.images.values()).filter(|other| other.manifests.iter().any(goes)) {
+            let stays = |found: &Found| {
+                found.available && found.kind == ManifestKind::Image && !goes(found)
+            };
+            if !other.manifests.iter().any(stays) {
+                let name = other.saved.names.first().unwrap_or(&other.saved.id);
+                return Err(Error::Conflict(format!(
+                    "image {} has no other platform here: remove the image",
+                    familiar(name)
+                )));
+            }
+            changed.push(other.saved.id.clone());
+        }
+        for digest in &gone {
+            state.blobs.remove(digest);
+            inner.discard(&inner.dirs.blobs, hex(digest).as_bytes());
+            crash_point("platform");
+        }
+        for id in &changed {
+            inner.describe_image(state, id)?;
+        }
+        inner.collect(state);
+        Ok(gone)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, invalid};
 use crate::layer::Layer;
 use crate::manifest::{Found, walk};
 use crate::store::{Inner, StoredBlobs};
-use crate::{Digest, Image};
+use crate::{Digest, Image, Reference};
 
 const VERSION: u32 = 1;
 
@@ -38,6 +38,33 @@ pub(crate) struct Saved {
     /// When a container was last made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) used_at: Option<String>,
+}
+
+impl Saved {
+    /// A name and all that goes with it: with a repository's last tag the
+    /// digests that were known by it.
+    pub(crate) fn with(&self, name: &str) -> Vec<String> {
+        let repository = repository_of(name);
+        let inside = |other: &&String| repository_of(other) == repository;
+        let mut all = vec![name.to_owned()];
+        if self.names.iter().filter(inside).all(|other| other == name) {
+            all.extend(self.digests.iter().filter(inside).cloned());
+        }
+        all
+    }
+
+    /// Takes names and digests away.
+    pub(crate) fn forget(&mut self, gone: &[String]) {
+        self.names.retain(|name| !gone.contains(name));
+        self.digests.retain(|digest| !gone.contains(digest));
+    }
+}
+
+/// A full name without its tag or digest.
+pub(crate) fn repository_of(name: &str) -> String {
+    Reference::parse(name)
+        .map(|reference| reference.repository())
+        .unwrap_or_default()
 }
 
 /// An image and what it stands on.
@@ -238,7 +265,10 @@ pub(crate) fn set_name(images: &mut Images, id: &Digest, name: &str, now: &str) 
         let has = record.saved.names.iter().any(|n| n == name);
         let is_target = record.saved.id == *id;
         if has && !is_target {
-            edit(record, |saved| saved.names.retain(|n| n != name));
+            edit(record, |saved| {
+                let gone = saved.with(name);
+                saved.forget(&gone);
+            });
         } else if is_target {
             edit(record, |saved| {
                 if !has {

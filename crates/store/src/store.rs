@@ -389,6 +389,18 @@ impl Inner {
         Ok(())
     }
 
+    /// After what is here of an image changed.
+    pub(crate) fn describe_image(&self, state: &mut State, id: &Digest) -> Result<()> {
+        let source = StoredBlobs {
+            inner: self,
+            sizes: &state.blobs,
+        };
+        if let Some(record) = state.images.get_mut(id) {
+            *record = Arc::new(describe(record.saved.clone(), &state.layers, &source)?);
+        }
+        Ok(())
+    }
+
     /// Layers have left their places: whoever holds one may let it go.
     pub(crate) fn tell_removed(&self) {
         self.removed.call();

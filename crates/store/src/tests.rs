@@ -135,7 +135,7 @@ fn removal_follows_dockers_rules() {
         assert_eq!(
             message(store.remove("b:1", false, user)),
             format!(
-                "conflict: unable to remove repository reference \"b:1\" (must force) - \
+                "conflict: unable to delete b:1 (must be forced) - \
                  container 0123456789ab is using its referenced image {short}"
             )
         );
@@ -173,6 +173,37 @@ fn removal_follows_dockers_rules() {
     assert!(
         matches!(store.remove("a:1", true, &free), Err(Error::NotFound(m)) if m == "No such image: a:1")
     );
+}
+
+#[test]
+fn digests_are_names_too() {
+    let (dir, store) = store();
+    let app = image(&store, &["a:1", "a:2"], "x");
+    let at = |repository: &str| format!("{repository}@{}", app.id);
+    for repository in ["a", "p"] {
+        let digest = format!("docker.io/library/{}", at(repository));
+        let incoming = store.incoming().unwrap();
+        incoming.commit(&app.id, &[], &[digest]).unwrap();
+    }
+    let remove = |name: &str| store.remove(name, false, &free).unwrap();
+    let untagged = |name: &str| Removed::Untagged(name.into());
+    assert_eq!(remove("a:1"), [untagged("a:1")]);
+    // The last tag takes the digest of its repository along, and no other.
+    assert_eq!(remove("a:2"), [untagged("a:2"), untagged(&at("a"))]);
+    store.tag(&app.id, &name("p:1")).unwrap();
+    store.tag(&app.id, &name("b:1")).unwrap();
+    // By digest, all of the repository goes.
+    assert_eq!(remove(&at("p")), [untagged("p:1"), untagged(&at("p"))]);
+    let stopped =
+        |_: &Image| Some("image is being used by stopped container 0123456789ab".to_owned());
+    let error = store.remove(&at("b"), false, &stopped).unwrap_err();
+    let says = format!("unable to delete {} (must be forced) - ", at("b"));
+    assert!(error.to_string().contains(&says), "{error}");
+    assert_eq!(
+        remove(&at("b")),
+        [untagged("b:1"), Removed::Deleted(app.id.clone())]
+    );
+    assert_empty(&store, dir.path());
 }
 
 #[test]

@@ -42,9 +42,8 @@ impl Engine {
         if config.image.is_empty() {
             return Err(Error::invalid("no image specified"));
         }
-        let image = self.find_image(&config.image)?;
+        let image = self.image_to_run(&config.image, platform)?;
         self.0.store.touch(&image.id);
-        check_platform(platform, &image)?;
         merge_image(&mut config, &images::config_of(&image)?);
         if config
             .entrypoint
@@ -428,25 +427,6 @@ pub(crate) fn merge_image(config: &mut Config, image: &Config) {
         config.stop_timeout = image.stop_timeout;
     }
     health::merge(&mut config.healthcheck, image.healthcheck.as_ref());
-}
-
-fn check_platform(platform: &str, image: &Image) -> Result<(), Error> {
-    if platform.is_empty() {
-        return Ok(());
-    }
-    let own = format!("{}/{}", image.config.os(), image.config.architecture());
-    let wanted = platform.split('/').take(2).collect::<Vec<_>>().join("/");
-    let same = wanted == own
-        || wanted == image.config.architecture().to_string()
-        || wanted == image.config.os().to_string();
-    if same {
-        Ok(())
-    } else {
-        Err(Error::not_found(format!(
-            "image with reference {} was found but does not provide the specified platform ({platform})",
-            image.names.first().unwrap_or(&image.id)
-        )))
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use berth_api::filters::Filters;
 use berth_api::image;
 
 use super::manifests::descriptor;
-use super::{familiar, number};
+use super::{familiar, is_dangling, number};
 use crate::engine::Engine;
 use crate::time;
 
@@ -68,7 +68,7 @@ impl Engine {
                     continue;
                 }
             }
-            let wanted = (!filters.contains("dangling") || image.names.is_empty() == dangling)
+            let wanted = (!filters.contains("dangling") || is_dangling(&image) == dangling)
                 && before.is_none_or(|border| image.created < border)
                 && since.is_none_or(|border| image.created > border)
                 && until.is_none_or(|border| image.created < border)
@@ -99,7 +99,7 @@ impl Engine {
     }
 }
 
-/// Go's `path.Match` for `*` and `?`, on the name with and without its tag.
+/// Go's `path.Match`, on the name with and without its tag.
 fn matches(pattern: &str, tag: &str) -> bool {
     fn glob(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern, text) {
@@ -109,8 +109,36 @@ fn matches(pattern: &str, tag: &str) -> bool {
                 (0..=end).any(|skip| glob(rest, &text[skip..]))
             }
             ([b'?', rest @ ..], [byte, more @ ..]) if *byte != b'/' => glob(rest, more),
+            ([b'[', rest @ ..], [byte, more @ ..]) if *byte != b'/' => {
+                class(rest, *byte).is_some_and(|(fits, rest)| fits && glob(rest, more))
+            }
+            ([b'\\', a, rest @ ..], [b, more @ ..]) => a == b && glob(rest, more),
             ([a, rest @ ..], [b, more @ ..]) if a == b => glob(rest, more),
             _ => false,
+        }
+    }
+    /// "a-z]" or "^a-z]": whether the byte is in it, and what follows.
+    fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
+        let (negated, mut rest) = match pattern {
+            [b'^', rest @ ..] => (true, rest),
+            rest => (false, rest),
+        };
+        let mut found = false;
+        loop {
+            rest = match rest {
+                [low, b'-', high, rest @ ..] => {
+                    found |= (*low..=*high).contains(&byte);
+                    rest
+                }
+                [one, rest @ ..] => {
+                    found |= *one == byte;
+                    rest
+                }
+                [] => return None,
+            };
+            if let [b']', rest @ ..] = rest {
+                return Some((found != negated, rest));
+            }
         }
     }
     let bare = tag.rsplit_once(':').map_or(tag, |(bare, _)| bare);
@@ -132,6 +160,11 @@ mod tests {
             ("*", "a/b:c", false),
             ("*/*", "a/b:c", true),
             ("box", "busybox:latest", false),
+            ("busybox:[kl]*", "busybox:latest", true),
+            ("[a-c]usybox", "busybox:latest", true),
+            ("[^a-c]usybox", "busybox:latest", false),
+            ("busybox:[", "busybox:latest", false),
+            ("busy\\box", "busybox:latest", true),
         ] {
             assert_eq!(matches(pattern, tag), same, "{pattern} {tag}");
         }

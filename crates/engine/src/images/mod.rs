@@ -58,6 +58,11 @@ pub(crate) fn platform(platform: &Platform) -> berth_store::Platform {
     }
 }
 
+/// Whether nobody can name it: neither by a tag nor in a repository, by digest.
+fn is_dangling(image: &Image) -> bool {
+    image.names.is_empty() && image.digests.is_empty()
+}
+
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -75,6 +80,18 @@ impl Engine {
             }
             other => other.api(),
         }
+    }
+
+    /// The same with what runs on a platform ("linux/arm64"; empty is this
+    /// machine's), unpacked.
+    pub(crate) fn image_to_run(&self, name: &str, platform: &str) -> Result<Image, Error> {
+        let mut image = self.find_image(name)?;
+        if !platform.is_empty() {
+            let wanted = platform::Wanted::parse(platform)?;
+            image = self.0.store.find_platform(name, wanted.platform()).api()?;
+        }
+        self.0.store.unpack(&image).api()?;
+        Ok(image)
     }
 
     /// The same for one platform of an image.

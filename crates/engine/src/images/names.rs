@@ -1,6 +1,7 @@
 //! Tagging, untagging, removal.
 
 use berth_api::Error;
+use berth_api::container::Platform;
 use berth_api::image::Deleted;
 use berth_store::{Image, Reference};
 
@@ -37,26 +38,67 @@ impl Engine {
         let image = self.find_image(name)?;
         let (engine, given) = (self.clone(), name.to_owned());
         let removed = blocking(move || {
-            let in_use = |image: &Image| engine.image_user(image, force);
+            let in_use = |image: &Image| engine.image_user(image);
             engine.0.store.remove(&given, force, &in_use).api()
         })
         .await?;
         Ok(self.tell_removed(removed, &image.id))
     }
 
-    /// Why an image must stay, in Docker's words. Forcing takes names from
-    /// stopped containers' images, never from running ones'.
-    fn image_user(&self, image: &Image, force: bool) -> Option<String> {
+    /// Removes single platforms of an image. Only by force, as other images may
+    /// have them as well.
+    pub async fn image_remove_platforms(
+        &self,
+        name: &str,
+        platforms: &[Platform],
+        force: bool,
+    ) -> Result<Vec<Deleted>, Error> {
+        self.find_image(name)?;
+        if !force {
+            return Err(Error::conflict(
+                "Content will be removed from all images referencing this variant. Use --force to force delete.",
+            ));
+        }
+        let platforms: Vec<_> = platforms.iter().map(super::platform).collect();
+        let (engine, given) = (self.clone(), name.to_owned());
+        let removed = blocking(move || {
+            let in_use = |config: &str| engine.runs_with(config);
+            let store = &engine.0.store;
+            let removed = store.remove_platforms(&given, &platforms, &in_use).api()?;
+            // What is to be run now may be here as blobs only.
+            store.unpack(&engine.find_image(&given)?).api()?;
+            Ok(removed)
+        })
+        .await?;
+        let deleted = |deleted| Deleted {
+            deleted,
+            ..Deleted::default()
+        };
+        Ok(removed.into_iter().map(deleted).collect())
+    }
+
+    /// The running container whose image has that configuration, in Docker's
+    /// words.
+    fn runs_with(&self, config: &str) -> Option<String> {
         self.index().all().iter().find_map(|container| {
             let record = container.record();
-            if record.image != image.id {
-                return None;
-            }
-            let short = record.id.get(..12).unwrap_or(&record.id).to_owned();
-            if record.state.running {
-                return Some(format!("image is being used by running container {short}"));
-            }
-            (!force).then(|| format!("image is being used by stopped container {short}"))
+            let short = record.id.get(..12).unwrap_or(&record.id);
+            (record.state.running && record.image_config == config)
+                .then(|| format!("image is being used by running container {short}"))
         })
+    }
+
+    /// Why an image should stay, in Docker's words: a running container before
+    /// one that is stopped.
+    fn image_user(&self, image: &Image) -> Option<String> {
+        let containers = self.index().all();
+        let users = containers.iter().filter_map(|container| {
+            let record = container.record();
+            let short = record.id.get(..12).unwrap_or(&record.id).to_owned();
+            (record.image == image.id).then_some((record.state.running, short))
+        });
+        let (running, short) = users.max_by_key(|(running, _)| *running)?;
+        let how = if running { "running" } else { "stopped" };
+        Some(format!("image is being used by {how} container {short}"))
     }
 }

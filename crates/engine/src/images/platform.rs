@@ -26,6 +26,10 @@ impl Wanted {
         })
     }
 
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Whether somebody asked for it.
     pub(crate) fn is_given(&self) -> bool {
         self.given

@@ -11,7 +11,7 @@ use berth_api::image::{Deleted, PruneReport};
 use berth_store::{Image, Limits, Removed};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{config_of, familiar};
+use super::{config_of, familiar, is_dangling};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
 use crate::time;
@@ -39,7 +39,7 @@ impl Engine {
             let wanted = |image: &Image| {
                 let labels = config_of(image).map(|config| config.labels.unwrap_or_default());
                 let Ok(labels) = labels else { return false };
-                (!dangling || image.names.is_empty())
+                (!dangling || is_dangling(image))
                     && until.is_none_or(|until| image.created < until)
                     && filters.labels("label", &labels)
                     && (!filters.contains("label!") || !filters.labels("label!", &labels))

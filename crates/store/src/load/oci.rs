@@ -49,9 +49,10 @@ pub(super) fn offers(archive: &Archive) -> Result<Vec<Offer>> {
         if is_referrer(descriptor) {
             continue;
         }
-        let names = match named_by_docker(archive, &id, &items)? {
+        let annotated = annotated(descriptor)?;
+        let names = match named_by_docker(archive, &id, &items, annotated.as_ref())? {
             Some(names) => names,
-            None => annotated(descriptor)?.into_iter().collect(),
+            None => annotated.into_iter().collect(),
         };
         // One image of several names is listed once for each.
         let at = *seen.entry(id.clone()).or_insert_with(|| {
@@ -83,22 +84,30 @@ fn named_by_docker(
     archive: &Archive,
     id: &str,
     items: &[docker::Item],
+    annotated: Option<&Reference>,
 ) -> Result<Option<Vec<Reference>>> {
     if items.is_empty() {
         return Ok(None);
     }
     // It names the configuration of one of the platforms.
     let tree = walk(id, &archive.blobs())?;
-    let item = items.iter().find(|item| {
+    let of_this = |item: &&docker::Item| {
         let config = archive.find(&item.config);
         config.is_some_and(|config| {
             let mut manifests = tree.manifests.iter();
             manifests.any(|found| found.config_digest == *config)
         })
-    });
-    item.filter(|item| item.repo_tags.as_ref().is_some_and(|tags| !tags.is_empty()))
-        .map(docker::Item::names)
-        .transpose()
+    };
+    let mut named = Vec::new();
+    for item in items.iter().filter(of_this) {
+        let names = item.names()?;
+        // Images may share a configuration: then the index says which it is.
+        if annotated.is_some_and(|name| names.contains(name)) {
+            return Ok(Some(names));
+        }
+        named.push(names);
+    }
+    Ok(named.into_iter().next().filter(|names| !names.is_empty()))
 }
 
 fn annotated(descriptor: &Descriptor) -> Result<Option<Reference>> {
