@@ -221,16 +221,7 @@ impl Inner {
         let tmp =
             children(&self.dirs.tmp).map_err(Error::io("list", self.root.join("tmp").display()))?;
         for (name, _) in tmp {
-            let old = format!("old-{}-{}", std::process::id(), self.unique("tmp"));
-            match renameat(
-                &self.dirs.tmp,
-                name.as_slice(),
-                &self.dirs.tmp,
-                old.as_str(),
-            ) {
-                Ok(()) => self.trash.push(old),
-                Err(e) => return Err(Error::io("move", self.root.join("tmp").display())(e)),
-            }
+            self.set_aside(&name)?;
         }
         let mut state = self.state();
         state.blobs = self.list_blobs()?;
@@ -249,6 +240,23 @@ impl Inner {
         self.collect(&mut state);
         self.sweep_ingests(&state);
         Ok(())
+    }
+
+    fn set_aside(&self, name: &[u8]) -> Result<()> {
+        let tmp = &self.dirs.tmp;
+        loop {
+            let old = format!("old-{}-{}", std::process::id(), self.unique("tmp"));
+            match renameat(tmp, name, tmp, old.as_str()) {
+                Ok(()) => self.trash.push(old),
+                // It was an empty one of the names below, and taken.
+                Err(Errno::NOENT) => {}
+                // An engine with this process number had set that aside, and
+                // was killed before it was removed.
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR) => continue,
+                Err(e) => return Err(Error::io("move", self.root.join("tmp").display())(e)),
+            }
+            return Ok(());
+        }
     }
 
     fn list_blobs(&self) -> Result<HashMap<Digest, u64>> {
@@ -476,4 +484,27 @@ pub(crate) fn crash_point(at: &str) {
         crate::testing::kill_self();
     }
     let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Store;
+    use crate::testing::assert_empty;
+
+    /// In a container an engine has the same number each time.
+    #[test]
+    fn leftovers_of_a_process_with_our_number_do_not_keep_us_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let tmp = dir.path().join("tmp");
+        for n in 0..30 {
+            for name in [
+                format!("old-{}-tmp-{n}", std::process::id()),
+                format!("load-{n}"),
+            ] {
+                std::fs::create_dir_all(tmp.join(name).join("deep")).unwrap();
+            }
+        }
+        let store = Store::open(dir.path()).unwrap();
+        assert_empty(&store, dir.path());
+    }
 }
