@@ -101,11 +101,13 @@ impl Incoming {
         }
         crash_point("blobs");
         inner.update_images(state, |images| {
-            for (record, names, now) in records {
-                let id = record.saved.id.clone();
-                images.insert(id.clone(), record);
+            // All first: an archive may list one image several times.
+            for (record, ..) in &records {
+                images.insert(record.saved.id.clone(), record.clone());
+            }
+            for (record, names, now) in &records {
                 for name in names {
-                    set_name(images, &id, &name, &now);
+                    set_name(images, &record.saved.id, name, now);
                 }
             }
             Ok(())
