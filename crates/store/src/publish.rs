@@ -56,6 +56,8 @@ impl Incoming {
         let inner = self.inner();
         let state = &mut *inner.state();
         let ids: Vec<_> = images.iter().map(|image| image.id.clone()).collect();
+        state.publication += 1;
+        let publication = state.publication;
         let mut records = Vec::new();
         for new in images {
             let old = state.images.get(&new.id);
@@ -66,6 +68,7 @@ impl Incoming {
                 loaded_at: new.loaded_at.clone(),
                 tagged_at: old.and_then(|old| old.saved.tagged_at.clone()),
                 used_at: old.and_then(|old| old.saved.used_at.clone()),
+                publication,
             };
             for digest in new.digests {
                 if !saved.digests.contains(&digest) {
@@ -112,6 +115,7 @@ impl Incoming {
             }
             Ok(())
         })?;
+        inner.syncer.push(publication);
         for digest in ingests {
             inner.forget_ingest(&digest);
             crash_point("forgotten");
