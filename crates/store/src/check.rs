@@ -246,7 +246,10 @@ impl Check<'_> {
             "unpack it again from blob {blob}{}",
             needed_by(&users, &snapshots)
         );
-        let (repaired, remedy) = match self.repair.then(|| self.unpack_again(&blob, diff_id)) {
+        let (repaired, remedy) = match self
+            .repair
+            .then(|| unpack_again(self.inner, &blob, diff_id))
+        {
             None => (false, remedy),
             Some(Ok(())) => (true, remedy),
             Some(Err(error)) => (false, format!("{remedy}; that failed: {error}")),
@@ -267,35 +270,6 @@ impl Check<'_> {
                 layer == diff_id && state.blobs.contains_key(blob) && !self.bad.contains(blob)
             })
             .map(|(_, blob)| blob.clone())
-    }
-
-    fn unpack_again(&self, blob: &Digest, diff_id: &Digest) -> Result<()> {
-        let inner = self.inner;
-        let _turn = inner.unpacking.turn(diff_id);
-        let work = Work::new(inner, "repair")?;
-        let file = open_file(&inner.dirs.blobs, hex(blob)).map_err(Error::io("open blob", blob))?;
-        let size = file
-            .metadata()
-            .map_err(Error::io("look at blob", blob))?
-            .len();
-        let unpacked = unpack_blob(inner, &work, file, size, &mut |_| {})?;
-        let found = unpacked.diff_id.as_ref().unwrap_or(blob);
-        if found != diff_id {
-            return invalid(format!("blob {blob} becomes layer {found}"));
-        }
-        let state = &mut *inner.state();
-        inner.discard(&inner.dirs.layers, hex(diff_id).as_bytes());
-        publish(
-            &work.fd,
-            &unpacked.directory,
-            &inner.dirs.layers,
-            hex(diff_id),
-        )
-        .map_err(Error::io("publish layer", diff_id))?;
-        inner.measured().remove(diff_id);
-        inner.tell_removed();
-        state.layers.insert(diff_id.clone(), unpacked.layer);
-        inner.describe_again(state, diff_id)
     }
 
     /// Files that the store knows nothing of.
@@ -361,6 +335,42 @@ impl Check<'_> {
     }
 }
 
+/// Puts a layer into its place again. Synced at once: no publication follows
+/// that would have it looked at after a power cut.
+pub(crate) fn unpack_again(inner: &Arc<Inner>, blob: &Digest, diff_id: &Digest) -> Result<()> {
+    let _turn = inner.unpacking.turn(diff_id);
+    let work = Work::new(inner, "repair")?;
+    let file = open_file(&inner.dirs.blobs, hex(blob)).map_err(Error::io("open blob", blob))?;
+    let size = file
+        .metadata()
+        .map_err(Error::io("look at blob", blob))?
+        .len();
+    let unpacked = unpack_blob(inner, &work, file, size, &mut |_| {})?;
+    let found = unpacked.diff_id.as_ref().unwrap_or(blob);
+    if found != diff_id {
+        return invalid(format!("blob {blob} becomes layer {found}"));
+    }
+    rustix::fs::syncfs(&work.fd).map_err(Error::io("sync layer", diff_id))?;
+    let state = &mut *inner.state();
+    inner.discard(&inner.dirs.layers, hex(diff_id).as_bytes());
+    publish(
+        &work.fd,
+        &unpacked.directory,
+        &inner.dirs.layers,
+        hex(diff_id),
+    )
+    .map_err(Error::io("publish layer", diff_id))?;
+    inner.measured().remove(diff_id);
+    inner.tell_removed();
+    state.layers.insert(diff_id.clone(), unpacked.layer);
+    inner.describe_again(state, diff_id)
+}
+
+/// Whether a blob is here and has its digest.
+pub(crate) fn is_good(inner: &Inner, digest: &str) -> bool {
+    matches!(verify_blob(inner, digest), Verdict::Good)
+}
+
 enum Verdict {
     Good,
     Bad(String),
@@ -368,14 +378,14 @@ enum Verdict {
     Unreadable(String),
 }
 
-fn verify_blob(inner: &Inner, digest: &Digest) -> Verdict {
+fn verify_blob(inner: &Inner, digest: &str) -> Verdict {
     let file = match open_file(&inner.dirs.blobs, hex(digest)) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Verdict::Bad("it is missing".to_owned()),
         Err(error) => return Verdict::Unreadable(format!("it cannot be opened: {error}")),
     };
     match Tee::hash(file).finish() {
-        Ok((found, _)) if found == *digest => Verdict::Good,
+        Ok((found, _)) if found == digest => Verdict::Good,
         Ok((found, size)) => Verdict::Bad(format!("its content, {size} bytes, has digest {found}")),
         Err(error) => Verdict::Unreadable(format!("it cannot be read: {error}")),
     }

@@ -9,6 +9,7 @@
 //!                                    layer.erofs or, as a directory, fs/
 //! <root>/snapshots/<key>/{upper,work}
 //! <root>/images.json                 images by manifest digest, and their names
+//! <root>/synced.json                 how much of that a power cut cannot take
 //! <root>/ingest/sha256/<hex>         downloads, partial or in no image yet
 //! <root>/tmp/                        emptied at open; made visible by rename
 //! ```
@@ -22,6 +23,7 @@ mod check;
 mod decompress;
 mod diff;
 mod disk;
+mod durable;
 mod error;
 mod hello;
 mod images;

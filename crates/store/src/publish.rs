@@ -56,6 +56,8 @@ impl Incoming {
         let inner = self.inner();
         let state = &mut *inner.state();
         let ids: Vec<_> = images.iter().map(|image| image.id.clone()).collect();
+        state.publication += 1;
+        let publication = state.publication;
         let mut records = Vec::new();
         for new in images {
             let old = state.images.get(&new.id);
@@ -66,6 +68,7 @@ impl Incoming {
                 loaded_at: new.loaded_at.clone(),
                 tagged_at: old.and_then(|old| old.saved.tagged_at.clone()),
                 used_at: old.and_then(|old| old.saved.used_at.clone()),
+                publication,
             };
             for digest in new.digests {
                 if !saved.digests.contains(&digest) {
@@ -101,15 +104,18 @@ impl Incoming {
         }
         crash_point("blobs");
         inner.update_images(state, |images| {
-            for (record, names, now) in records {
-                let id = record.saved.id.clone();
-                images.insert(id.clone(), record);
+            // All first: an archive may list one image several times.
+            for (record, ..) in &records {
+                images.insert(record.saved.id.clone(), record.clone());
+            }
+            for (record, names, now) in &records {
                 for name in names {
-                    set_name(images, &id, &name, &now);
+                    set_name(images, &record.saved.id, name, now);
                 }
             }
             Ok(())
         })?;
+        inner.syncer.push(publication);
         for digest in ingests {
             inner.forget_ingest(&digest);
             crash_point("forgotten");

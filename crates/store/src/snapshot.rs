@@ -3,6 +3,7 @@
 //! On the path of every container start, so: few calls, nothing synced. A
 //! snapshot is complete in `tmp/` before a rename gives it its name.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -134,9 +135,15 @@ fn plan(state: &State, image: &Image) -> Result<(SnapshotRecord, Root)> {
         return invalid(format!("{} is an artifact, not an image to run", image.id));
     }
     let mut layers = Vec::new();
+    let mut seen = HashSet::new();
     let mut root = None;
     for diff_id in image.config.rootfs().diff_ids().iter().rev() {
         hex_of(diff_id)?;
+        // Further down it shows nothing that it does not show here, and overlayfs
+        // takes a layer only once (ELOOP).
+        if !seen.insert(diff_id) {
+            continue;
+        }
         let Some(layer) = state.layers.get(diff_id) else {
             return Err(Error::NotFound(format!("No such image: {}", image.id)));
         };
@@ -262,4 +269,29 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 
 fn missing(key: &str) -> Error {
     Error::NotFound(format!("No such snapshot: {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Tar, docker_archive, load};
+
+    /// Builders put the same empty layer into an image again and again.
+    #[test]
+    fn a_layer_that_comes_twice_is_mounted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let empty = Tar::default().dir("d", 0o755).finish();
+        let file = Tar::default().file("f", b"1").finish();
+        let layers = [empty.clone(), file, empty.clone(), empty];
+        let image = load(&store, &docker_archive(&["a"], &layers))
+            .unwrap()
+            .remove(0);
+        let snapshot = store.create_snapshot("c", &image, (0, 0)).unwrap();
+        assert_eq!(snapshot.layers.len(), 2);
+        assert_eq!(store.layers(&image).unwrap(), snapshot.layers);
+        assert_eq!(snapshot.read_file("f", 9).unwrap(), b"1");
+        // Still known as made on that image.
+        assert_eq!(store.prune(&|_| true).unwrap().0, []);
+    }
 }

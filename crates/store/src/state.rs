@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::Source;
+use crate::durable::lost_blob;
 use crate::error::{Error, Result, invalid};
 use crate::layer::Layer;
 use crate::manifest::{Found, walk};
@@ -38,6 +39,9 @@ pub(crate) struct Saved {
     /// When a container was last made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) used_at: Option<String>,
+    /// Number of the publication that brought it; they count up.
+    #[serde(default)]
+    pub(crate) publication: u64,
 }
 
 impl Saved {
@@ -97,6 +101,8 @@ pub(crate) struct State {
     pub(crate) leases: HashMap<Digest, usize>,
     /// Images were used since they were last written down.
     pub(crate) touched: bool,
+    /// Number of the last publication.
+    pub(crate) publication: u64,
 }
 
 /// `snapshot.json`: what a snapshot was made on.
@@ -147,17 +153,30 @@ impl State {
     }
 
     /// Reads `images.json`. An image that has lost a part is left out with a
-    /// warning: one damaged image must not keep the engine from starting.
-    pub(crate) fn read_images(&mut self, text: &[u8], inner: &Inner) -> Result<()> {
+    /// warning: one damaged image must not keep the engine from starting. What
+    /// was published after `durable` may be damaged: its blobs are read.
+    pub(crate) fn read_images(
+        &mut self,
+        text: &[u8],
+        inner: &Inner,
+        durable: Option<u64>,
+    ) -> Result<()> {
         let source = StoredBlobs {
             inner,
             sizes: &self.blobs,
         };
         for saved in read_saved(text)? {
             let id = saved.id.clone();
+            self.publication = self.publication.max(saved.publication);
+            let is_doubtful = durable.is_some_and(|durable| saved.publication > durable);
             let record = describe(saved, &self.layers, &source);
             match record {
                 Ok(record) => {
+                    if is_doubtful && let Some(blob) = lost_blob(inner, &record) {
+                        let names = record.saved.names.join(", ");
+                        tracing::error!(%id, %names, %blob, "image lost in a power cut: pull or load it again");
+                        continue;
+                    }
                     if let Some(layer) = record.missing(&self.layers) {
                         tracing::warn!(%id, %layer, "a layer of an image is missing: check the store");
                     }

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::blob::{Source, open_file};
 use crate::busy::Busy;
 use crate::disk::{children, open_directory, remove_tree, replace_file};
+use crate::durable::{Mark, PAUSE, Syncer, boot_id, distrust_layers, mend_layers};
 use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
 use crate::layer::{FormKind, Layer, Options, probe};
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     state: Mutex<State>,
     pub(crate) trash: Trash,
+    pub(crate) syncer: Syncer,
     serial: AtomicU64,
     pub(crate) ingests: Ingests,
     pub(crate) slots: Arc<Slots>,
@@ -131,18 +133,23 @@ impl Store {
             .try_clone()
             .and_then(Trash::new)
             .map_err(Error::io("start", "background removal"))?;
+        let (mark, boot) = (Mark::read(&dirs.root)?, boot_id()?);
+        let syncer = (dirs.root.try_clone())
+            .and_then(|root| Syncer::new(root, dirs.tmp.try_clone()?, boot.clone(), PAUSE))
+            .map_err(Error::io("start", "background syncing"))?;
         let devices = is_initial_user_namespace();
         let options = Options {
             form: form.unwrap_or_else(|| probe::find(&dirs.tmp, "probe", devices)),
             userxattr: false,
             devices,
         };
-        let inner = Inner {
+        let inner = Arc::new(Inner {
             root,
             dirs,
             options,
             state: Mutex::default(),
             trash,
+            syncer,
             serial: AtomicU64::new(0),
             ingests: Ingests::default(),
             slots: Slots::new(),
@@ -151,11 +158,9 @@ impl Store {
             checking: Mutex::default(),
             removed: Hook::default(),
             _lock: lock,
-        };
-        inner.recover()?;
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        });
+        inner.recover(mark, boot)?;
+        Ok(Self { inner })
     }
 
     /// Has `tell` called whenever layers have been removed from their places:
@@ -216,23 +221,16 @@ impl Inner {
         format!("{kind}-{}", self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn recover(&self) -> Result<()> {
+    fn recover(self: &Arc<Self>, mut mark: Mark, boot: String) -> Result<()> {
+        let durable = (mark.boot != boot).then_some(mark.publication);
         // Moved below one new name each, so that names are free again.
         let tmp =
             children(&self.dirs.tmp).map_err(Error::io("list", self.root.join("tmp").display()))?;
         for (name, _) in tmp {
-            let old = format!("old-{}-{}", std::process::id(), self.unique("tmp"));
-            match renameat(
-                &self.dirs.tmp,
-                name.as_slice(),
-                &self.dirs.tmp,
-                old.as_str(),
-            ) {
-                Ok(()) => self.trash.push(old),
-                Err(e) => return Err(Error::io("move", self.root.join("tmp").display())(e)),
-            }
+            self.set_aside(&name)?;
         }
         let mut state = self.state();
+        state.publication = mark.publication;
         state.blobs = self.list_blobs()?;
         state.layers = self.list_layers()?;
         state.snapshots = self.list_snapshots()?;
@@ -241,14 +239,44 @@ impl Inner {
                 let mut text = Vec::new();
                 file.read_to_end(&mut text)
                     .map_err(Error::io("read", self.root.join(IMAGES).display()))?;
-                state.read_images(&text, self)?;
+                state.read_images(&text, self, durable)?;
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::io("open", self.root.join(IMAGES).display())(e)),
         }
+        if let Some(durable) = durable {
+            distrust_layers(self, &mut state, durable);
+        }
         self.collect(&mut state);
         self.sweep_ingests(&state);
+        let last = state.publication;
+        drop(state);
+        if let Some(durable) = durable {
+            mend_layers(self, durable);
+            mark.boot = boot;
+            mark.write(&self.dirs.root, &self.dirs.tmp)?;
+        }
+        if last > mark.publication {
+            self.syncer.push(last);
+        }
         Ok(())
+    }
+
+    fn set_aside(&self, name: &[u8]) -> Result<()> {
+        let tmp = &self.dirs.tmp;
+        loop {
+            let old = format!("old-{}-{}", std::process::id(), self.unique("tmp"));
+            match renameat(tmp, name, tmp, old.as_str()) {
+                Ok(()) => self.trash.push(old),
+                // It was an empty one of the names below, and taken.
+                Err(Errno::NOENT) => {}
+                // An engine with this process number had set that aside, and
+                // was killed before it was removed.
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR) => continue,
+                Err(e) => return Err(Error::io("move", self.root.join("tmp").display())(e)),
+            }
+            return Ok(());
+        }
     }
 
     fn list_blobs(&self) -> Result<HashMap<Digest, u64>> {
@@ -329,6 +357,7 @@ impl Inner {
         let gone = self.unique("gone");
         match renameat(parent, name, &self.dirs.tmp, gone.as_str()) {
             Ok(()) => self.trash.push(gone),
+            Err(Errno::NOENT) => {}
             Err(error) => {
                 let name = String::from_utf8_lossy(name).into_owned();
                 tracing::warn!(%name, %error, "cannot move out of the store");
@@ -488,4 +517,27 @@ pub(crate) fn crash_point(at: &str) {
         crate::testing::kill_self();
     }
     let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Store;
+    use crate::testing::assert_empty;
+
+    /// In a container an engine has the same number each time.
+    #[test]
+    fn leftovers_of_a_process_with_our_number_do_not_keep_us_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let tmp = dir.path().join("tmp");
+        for n in 0..30 {
+            for name in [
+                format!("old-{}-tmp-{n}", std::process::id()),
+                format!("load-{n}"),
+            ] {
+                std::fs::create_dir_all(tmp.join(name).join("deep")).unwrap();
+            }
+        }
+        let store = Store::open(dir.path()).unwrap();
+        assert_empty(&store, dir.path());
+    }
 }

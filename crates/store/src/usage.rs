@@ -331,7 +331,10 @@ fn least_recently_used(state: &State, in_use: &dyn Fn(&Image) -> bool) -> Option
 /// Whether a snapshot was made on an image. Its container may not be known yet.
 fn has_snapshot(state: &State, record: &Record) -> bool {
     let is_below = |layers: &[(Digest, Digest)], snapshot: &SnapshotRecord| {
-        let mut top = layers.iter().rev().map(|(diff_id, _)| diff_id);
+        let mut seen = HashSet::new();
+        let mut top = (layers.iter().rev())
+            .map(|(diff_id, _)| diff_id)
+            .filter(|diff_id| seen.insert(*diff_id));
         snapshot
             .layers
             .iter()

@@ -48,7 +48,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    waiting: VecDeque<Arc<Job>>,
+    /// Their files are open until they are unpacked, and no longer.
+    waiting: VecDeque<(Arc<Arrival>, Arc<Job>)>,
     /// By the digest of the blob, which is known once it is spooled.
     spooled: HashMap<Digest, Arc<Job>>,
     ended: bool,
@@ -56,7 +57,6 @@ struct Jobs {
 
 #[derive(Debug)]
 struct Job {
-    arrival: Arc<Arrival>,
     /// Bytes of the blob that are through.
     done: AtomicU64,
     result: Mutex<Outcome>,
@@ -139,7 +139,6 @@ impl Ahead {
 
     fn begin(&mut self, arrival: &Arc<Arrival>) -> Result<Arc<Job>> {
         let job = Arc::new(Job {
-            arrival: arrival.clone(),
             done: AtomicU64::new(0),
             result: Mutex::new(Outcome::Pending),
         });
@@ -151,7 +150,8 @@ impl Ahead {
                 .map_err(Error::io("start", "a thread"))?;
             self.workers.push(worker);
         }
-        self.shared.lock().waiting.push_back(job.clone());
+        let waiting = (arrival.clone(), job.clone());
+        self.shared.lock().waiting.push_back(waiting);
         self.shared.changed.notify_all();
         Ok(job)
     }
@@ -192,11 +192,11 @@ impl Shared {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> Option<Arc<Job>> {
+    fn next(&self) -> Option<(Arc<Arrival>, Arc<Job>)> {
         let mut jobs = self.lock();
         while !jobs.ended {
-            if let Some(job) = jobs.waiting.pop_front() {
-                return Some(job);
+            if let Some(next) = jobs.waiting.pop_front() {
+                return Some(next);
             }
             let woken = self.changed.wait(jobs);
             jobs = woken.unwrap_or_else(PoisonError::into_inner);
@@ -212,12 +212,13 @@ impl Job {
 }
 
 fn work(incoming: &Incoming, shared: &Shared) {
-    while let Some(job) = shared.next() {
-        let outcome = unpack(incoming, shared, &job).unwrap_or_else(|error| {
+    while let Some((arrival, job)) = shared.next() {
+        let outcome = unpack(incoming, shared, &arrival, &job).unwrap_or_else(|error| {
             // If it is one after all, it is tried again and this is told.
             tracing::debug!(%error, "a member of an archive is no layer");
             Outcome::Nothing
         });
+        drop(arrival);
         // Under the lock that `take` waits with.
         let _jobs = shared.lock();
         *job.lock() = outcome;
@@ -225,24 +226,23 @@ fn work(incoming: &Incoming, shared: &Shared) {
     }
 }
 
-fn unpack(incoming: &Incoming, shared: &Shared, job: &Job) -> Result<Outcome> {
+fn unpack(
+    incoming: &Incoming,
+    shared: &Shared,
+    arrival: &Arc<Arrival>,
+    job: &Job,
+) -> Result<Outcome> {
     let inner = incoming.inner();
     let known = |digest: &Digest| incoming.knows_layer_of(digest);
-    if job.arrival.done().as_ref().is_some_and(known) {
+    if arrival.done().as_ref().is_some_and(known) {
         return Ok(Outcome::Nothing);
     }
-    let reader = job.arrival.reader().with_slot(inner.slots.slot());
+    let reader = arrival.reader().with_slot(inner.slots.slot());
     let reader = Stoppable(reader, &shared.stop);
     let mut report = |done| job.done.store(done, Ordering::Relaxed);
-    let unpacked = unpack_blob(
-        inner,
-        incoming.work(),
-        reader,
-        job.arrival.size(),
-        &mut report,
-    )?;
+    let unpacked = unpack_blob(inner, incoming.work(), reader, arrival.size(), &mut report)?;
     // A plain blob's digest, known now that it was read to its end.
-    let found = unpacked.diff_id.or_else(|| job.arrival.done());
+    let found = unpacked.diff_id.or_else(|| arrival.done());
     Ok(found.map_or(Outcome::Nothing, |diff_id| {
         Outcome::Unpacked(NewLayer {
             diff_id,
@@ -269,4 +269,34 @@ fn begins_like_a_layer(start: &[u8]) -> bool {
     let is_packed =
         start.starts_with(&[0x1f, 0x8b]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
     is_tar || is_packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use crate::testing::Tar;
+
+    /// An archive may hold more layers than a process may have files open.
+    #[test]
+    fn layers_that_are_unpacked_hold_no_file_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut ahead = Ahead::new(Incoming::new(&store.inner, "test").unwrap());
+        let mut last = Digest::new();
+        for n in 0..40 {
+            let layer = Tar::default().file("f", &[n; 70_000]).finish();
+            let size = layer.len() as u64;
+            last = ahead.spool(&mut layer.as_slice(), size, None).unwrap();
+        }
+        assert!(ahead.take(&last, &mut |_| {}).is_some());
+        let root = dir.path().canonicalize().unwrap();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let open = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        let blobs = open.filter(|path| {
+            path.starts_with(&root) && path.display().to_string().contains("/blob-")
+        });
+        // The other workers may not be done.
+        assert!(blobs.count() <= store.inner.slots.total());
+    }
 }

@@ -16,6 +16,8 @@ use crate::tar::{Kind, Reader};
 
 /// More files than any archive of images has.
 const MAX_FILES: usize = 100_000;
+/// Bytes of all names and targets together, which are kept in memory.
+const MAX_NAMES: usize = 16 << 20;
 /// Links to links, as old `docker save` never wrote them.
 const MAX_LINKS: usize = 8;
 
@@ -38,7 +40,14 @@ impl Archive {
             files: HashMap::new(),
             links: HashMap::new(),
         };
+        let mut names = 0;
         while let Some(entry) = tar.next()? {
+            names += entry.name.len() + entry.link.len();
+            if names > MAX_NAMES {
+                return invalid(format!(
+                    "the names in the archive are longer than {MAX_NAMES} bytes"
+                ));
+            }
             if archive.files.len() + archive.links.len() >= MAX_FILES {
                 return invalid(format!("the archive has more than {MAX_FILES} files"));
             }
@@ -153,4 +162,20 @@ fn resolve(directory: &[Vec<u8>], link: &[u8]) -> Option<Vec<u8>> {
         }
     }
     Some(path.join(&b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Tar, refused};
+
+    #[test]
+    fn names_are_bounded_together() {
+        let target = vec![b'x'; 1_000_000];
+        let archive = (0..20).fold(Tar::default(), |tar, n| {
+            tar.pax(&[("linkpath", target.as_slice())])
+                .symlink(&format!("link-{n}"), "x")
+        });
+        let message = refused(&archive.finish());
+        assert!(message.contains("names in the archive"), "{message}");
+    }
 }

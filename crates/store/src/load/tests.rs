@@ -597,3 +597,22 @@ fn layers_unpacked_ahead_count_only_if_a_manifest_names_them() {
         refused(&archive[..archive.len() * cut / 8]);
     }
 }
+
+#[test]
+fn an_image_that_is_listed_twice_keeps_all_its_names() {
+    let layer = layer("twice");
+    let item = |tag: &str| json!({ "Config": "c.json", "RepoTags": [tag], "Layers": ["l.tar"] });
+    let archive = Tar::default()
+        .file("c.json", &config(&[digest_of(&layer)]))
+        .file("l.tar", &layer)
+        .file(
+            "manifest.json",
+            json!([item("a:1"), item("b:2")]).to_string().as_bytes(),
+        )
+        .finish();
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    load(&store, &archive).unwrap();
+    assert_eq!(store.find("a:1").unwrap().names.len(), 2);
+    assert_eq!(store.find("a:1").unwrap().id, store.find("b:2").unwrap().id);
+}

@@ -50,12 +50,19 @@ const ROOT_OFFSET: usize = ROOT_NID as usize * SLOT;
 /// `PATH_MAX`, with the zero byte at the end.
 const MAX_TARGET: usize = 4096;
 
+/// Bytes that may be held until the directories are written: names, targets and
+/// attributes of directories, and so much for each entry besides. Compressed,
+/// a gigabyte of them is a small blob.
+const MAX_HELD: usize = 512 << 20;
+const HELD_EACH: usize = 96;
+
 /// A growing file.
 #[derive(Debug)]
 pub(crate) struct Erofs {
     output: Output,
     options: Options,
     tree: Tree,
+    held: usize,
     inodes: u32,
     chunked: bool,
     pub(super) implied: u32,
@@ -72,6 +79,7 @@ impl Erofs {
             output: Output::new(file, HEAD as u64),
             options,
             tree: Tree::new(),
+            held: 0,
             inodes: 0,
             chunked: false,
             implied: 0,
@@ -79,6 +87,17 @@ impl Erofs {
             opaque: false,
             hash: Sha256::new(),
         }
+    }
+
+    /// Counts an entry with so many bytes of its own; also what is replaced.
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        self.held += bytes + HELD_EACH;
+        if self.held > MAX_HELD {
+            return invalid(format!(
+                "names and attributes of its files need more than {MAX_HELD} bytes of memory"
+            ));
+        }
+        Ok(())
     }
 
     /// The directory `path`, made if missing.
@@ -107,6 +126,7 @@ impl Erofs {
         let Some(name) = path.last() else {
             return invalid("the root of a layer is missing");
         };
+        self.hold(name.len())?;
         match self.tree.child(parent, name) {
             None => self.tree.add_directory(parent, name),
             Some(node) if self.is_whiteout(node) => self.replace_by_directory(parent, name),
@@ -138,6 +158,14 @@ impl Erofs {
     }
 
     fn put(&mut self, path: &Path, entry: &Entry, data: &mut dyn Read) -> Result<()> {
+        let attributes: usize = match entry.kind {
+            Kind::Directory => (entry.xattrs.iter())
+                .map(|(name, value)| name.len() + value.len())
+                .sum(),
+            // Those of others are written at once.
+            _ => 0,
+        };
+        self.hold(path.last().map_or(0, Vec::len) + entry.link.len() + attributes)?;
         let Some((name, parent)) = path.split_last() else {
             return self.tree.directory_mut(ROOT).attributes.describe(entry);
         };
@@ -320,6 +348,7 @@ impl Erofs {
         let Some((name, parent)) = path.split_last() else {
             return Ok(());
         };
+        self.hold(name.len())?;
         let parent = self.enter(parent)?;
         match self.tree.child(parent, name) {
             // Hides lower layers only (OCI image-spec, "Whiteouts"): what this

@@ -482,3 +482,31 @@ fn speed() {
         );
     }
 }
+
+#[test]
+fn what_is_held_in_memory_is_bounded() {
+    use super::{Erofs, MAX_HELD};
+    use crate::layer::{Change, Form};
+    use crate::tar::{Entry, Kind};
+
+    let options = Options {
+        form: FormKind::Erofs,
+        userxattr: false,
+        devices: true,
+    };
+    let entry = Entry {
+        kind: Kind::Directory,
+        xattrs: vec![(b"user.note".to_vec(), vec![7; 1000])],
+        ..Entry::default()
+    };
+    let mut form = Erofs::new(tempfile::tempfile().unwrap(), options);
+    form.held = MAX_HELD - 2000;
+    let mut put = |name: &str| {
+        let path = [name.as_bytes().to_vec()];
+        form.apply(Change::Put(&path, &entry), &mut std::io::empty())
+    };
+    put("a").unwrap();
+    // Attributes of one directory add up as well.
+    let error = put("a").unwrap_err().to_string();
+    assert!(error.contains("bytes of memory"), "{error}");
+}
