@@ -359,7 +359,9 @@ mod tests {
         let digest = Digest::of(Algorithm::Sha256, &whole);
         let upload = begin(&storage, &uploads);
         let mut hold = upload.acquire().await;
-        upload.write(&mut hold, &[whole.clone()]).unwrap();
+        upload
+            .write(&mut hold, std::slice::from_ref(&whole))
+            .unwrap();
         // Another request of the client has found it and waits.
         let late = uploads.find(&storage, NAME, &upload.id).unwrap().unwrap();
         let waiting = tokio::spawn(async move { (late.acquire().await, late) });
