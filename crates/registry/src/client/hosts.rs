@@ -60,6 +60,7 @@ pub(super) struct Configuration {
     insecure: Insecure,
     mirrors: Vec<Url>,
     dirs: Vec<PathBuf>,
+    direct: bool,
 }
 
 impl Configuration {
@@ -79,6 +80,7 @@ impl Configuration {
                 .map(|mirror| self::mirror(mirror))
                 .collect::<Result<_, _>>()?,
             dirs,
+            direct: options.direct,
         })
     }
 
@@ -103,6 +105,10 @@ impl Configuration {
             }
             folder => vec![self.at(&address(own)?, folder.as_deref(), own)?],
         };
+        if self.direct {
+            // The registry is the last.
+            places.drain(..places.len().saturating_sub(1));
+        }
         // Docker asks its own mirrors only where the file names none.
         if own == own_host("docker.io") && places.len() == 1 {
             let mut all = Vec::new();
@@ -138,7 +144,8 @@ impl Configuration {
             identities,
             headers: Vec::new(),
             dial_timeout: None,
-            own: host == own,
+            // "R.example:443" is "r.example".
+            own: self::address(own).is_ok_and(|own| authority(&own) == host),
         })
     }
 
@@ -319,4 +326,58 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::Invalid(format!("cannot read {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_for_the_registry_however_it_is_written() {
+        let configuration = Configuration::new(&Options {
+            mirrors: vec!["https://mirror.example".to_owned()],
+            config_dirs: vec![PathBuf::from("/nonexistent")],
+            ..Options::default()
+        })
+        .unwrap();
+        let own = |host: &str| -> Vec<bool> {
+            let places = configuration.places(host).unwrap();
+            places.iter().map(|place| place.own).collect()
+        };
+        for host in [
+            "r.example",
+            "r.example:5000",
+            "r.example:443",
+            "R.Example",
+            "[::1]:443",
+        ] {
+            assert_eq!(own(host), [true], "{host}");
+        }
+        assert_eq!(own("docker.io"), [false, true]);
+        let other = address("https://r.example:5000").unwrap();
+        assert!(!configuration.plain(&other, "r.example").unwrap().own);
+    }
+
+    #[test]
+    fn what_serves_a_registry_does_not_ask_its_mirrors() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("r.example");
+        fs::create_dir(&folder).unwrap();
+        let file = "server = \"https://r.example\"\n[host.\"http://127.0.0.1:5000\"]\n";
+        fs::write(folder.join("hosts.toml"), file).unwrap();
+        let places = |direct| -> Vec<String> {
+            let configuration = Configuration::new(&Options {
+                config_dirs: vec![dir.path().to_owned()],
+                direct,
+                ..Options::default()
+            });
+            let places = configuration.unwrap().places("r.example").unwrap();
+            places.iter().map(|place| place.base.to_string()).collect()
+        };
+        assert_eq!(
+            places(false),
+            ["http://127.0.0.1:5000/v2", "https://r.example/v2"]
+        );
+        assert_eq!(places(true), ["https://r.example/v2"]);
+    }
 }

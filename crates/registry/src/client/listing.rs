@@ -13,6 +13,8 @@ const MAX_PAGE: usize = 8 << 20;
 /// Of one list: more would be an endless one.
 const MAX_PAGES: usize = 10_000;
 const MAX_ENTRIES: usize = 1_000_000;
+/// Of all pages together, bytes.
+const MAX_LIST: usize = 64 << 20;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -139,11 +141,13 @@ async fn pages<P: DeserializeOwned, T>(
 ) -> Result<Result<Vec<T>, super::answer::Answer>, Error> {
     let mut all = Vec::new();
     let mut seen = HashSet::new();
+    let mut read = 0;
     loop {
         let (answer, body) = session.fetch(&call, MAX_PAGE).await?;
         if !answer.status().is_success() {
             return Ok(Err(answer));
         }
+        read += body.len();
         let page = serde_json::from_slice(&body)
             .map_err(|_| answer.invalid("the registry's list is not valid JSON"))?;
         all.extend(entries(page).unwrap_or_default());
@@ -151,7 +155,7 @@ async fn pages<P: DeserializeOwned, T>(
             return Ok(Ok(all));
         };
         let again = !seen.insert(next.clone());
-        if again || seen.len() >= MAX_PAGES || all.len() >= MAX_ENTRIES {
+        if again || seen.len() >= MAX_PAGES || all.len() >= MAX_ENTRIES || read >= MAX_LIST {
             return Err(answer.invalid("the registry's list does not end"));
         }
         call.target = Target::Url(next);

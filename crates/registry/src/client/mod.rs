@@ -45,6 +45,8 @@ pub struct Options {
     /// Folders with `<host[:port]>/{hosts.toml,*.crt,*.cert,*.key}`, in order
     /// of precedence; empty: `/etc/docker/certs.d`, `/etc/containerd/certs.d`.
     pub config_dirs: Vec<PathBuf>,
+    /// Ask the registry itself only, not what `hosts.toml` names before it.
+    pub direct: bool,
     /// Longest wait for a response, and between two pieces of a body; a minute
     /// if it is not said.
     pub timeout: Option<Duration>,

@@ -183,7 +183,7 @@ impl Repository {
         }
     }
 
-    /// A place that gets no credentials and has no configuration.
+    /// A place that gets no credentials, client certificates included.
     pub(super) fn anonymous(&self, url: &Url) -> Result<Arc<Endpoint>, Error> {
         let mut root = url.clone();
         root.set_path("/");
@@ -193,6 +193,7 @@ impl Repository {
             .configuration
             .plain(&root, &hosts::authority(url))?;
         place.own = false;
+        place.identities.clear();
         registries.endpoint(place)
     }
 
@@ -296,4 +297,31 @@ pub(super) fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::Invalid(format!(
         "invalid repository name \"{name}\""
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_a_manifest_gets_no_client_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("inner.example");
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["client.cert", "client.key"] {
+            std::fs::write(folder.join(file), "pem").unwrap();
+        }
+        let client = Client::new(Options {
+            config_dirs: vec![dir.path().to_owned()],
+            ..Options::default()
+        })
+        .unwrap();
+        let nobody = Credentials::default();
+        let open = |host| client.repository(host, "x", &nobody, Access::Pull).unwrap();
+        let known = &open("inner.example").0.sessions[0].endpoint.settings;
+        assert_eq!(known.identities.len(), 1);
+        let url = "https://inner.example/layer".parse().unwrap();
+        let endpoint = open("r.example").anonymous(&url).unwrap();
+        assert!(!endpoint.settings.own && endpoint.settings.identities.is_empty());
+    }
 }

@@ -1,11 +1,14 @@
 //! Requests for lists: tags, repositories, referrers.
 
+use std::cmp::Ordering;
+
 use hyper::Response;
 use hyper::header::LINK;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::document::{INDEX_TYPE, index_of};
 use super::errors::{Code, Failure};
+use super::manifests::Page;
 use super::names::Digest;
 use super::reply::{self, Body, FILTERS};
 use super::routes::Query;
@@ -23,11 +26,11 @@ pub(crate) async fn tags(server: &Server, name: String, query: &Query) -> Reply 
         None => None,
     };
     let path = format!("/v2/{name}/tags/list");
-    let tags = match there {
+    let mut tags = match there {
         Some(tags) => tags,
         None => tags_here(server, &name).await?,
     };
-    let (page, link) = page(&tags, query, &path)?;
+    let (page, link) = page(&mut tags, query, &path)?;
     let mut response = reply::json(&serde_json::json!({"name": name, "tags": page}));
     add_link(&mut response, link);
     Ok(response)
@@ -50,16 +53,24 @@ fn unknown(name: &str) -> Failure {
 }
 
 pub(crate) async fn repositories(server: &Server, query: &Query) -> Reply {
-    let names = server.storage(|storage| storage.repositories()).await?;
-    let (page, link) = page(&names, query, "/v2/_catalog")?;
+    let mut names = server.storage(|storage| storage.repositories()).await?;
+    let (page, link) = page(&mut names, query, "/v2/_catalog")?;
     let mut response = reply::json(&serde_json::json!({"repositories": page}));
     add_link(&mut response, link);
     Ok(response)
 }
 
-/// The part of a sorted list that is asked for, and where the next one is.
+/// "Lexical order (i.e. case-insensitive alphanumeric order)", as the
+/// specification has it; bytes decide between equals.
+fn order(a: &str, b: &str) -> Ordering {
+    let lower = |byte: u8| byte.to_ascii_lowercase();
+    let letters = a.bytes().map(lower).cmp(b.bytes().map(lower));
+    letters.then_with(|| a.cmp(b))
+}
+
+/// The part of a list that is asked for, and where the next one is.
 fn page<'a>(
-    all: &'a [String],
+    all: &'a mut [String],
     query: &Query,
     path: &str,
 ) -> Result<(&'a [String], Option<String>), Failure> {
@@ -73,9 +84,11 @@ fn page<'a>(
         })?,
     };
     let count = count.min(MAX_PAGE);
-    let start = query
-        .get("last")
-        .map_or(0, |last| all.partition_point(|one| one.as_str() <= last));
+    all.sort_unstable_by(|a, b| order(a, b));
+    let all = &*all;
+    let start = query.get("last").map_or(0, |last| {
+        all.partition_point(|one| order(one, last).is_le())
+    });
     let rest = all.get(start..).unwrap_or_default();
     let page = rest.get(..count).unwrap_or(rest);
     let link = match page.last() {
@@ -103,38 +116,23 @@ pub(crate) async fn referrers(
     if let Some(origin) = &server.origin {
         proxy::referrers(server, origin, &name, &digest).await;
     }
-    let (of, subject) = (name.clone(), digest.clone());
-    let mut found = server
-        .storage(move |storage| storage.referrers(&of, &subject))
-        .await?;
     let filter = query.get("artifactType").filter(|text| !text.is_empty());
-    if let Some(wanted) = filter {
-        found.retain(|descriptor| descriptor["artifactType"] == wanted);
-    }
-    let digest_of = |descriptor: &serde_json::Value| {
-        descriptor["digest"].as_str().unwrap_or_default().to_owned()
+    let asked = Page {
+        after: query.get("last").map(str::to_owned),
+        artifact_type: filter.map(str::to_owned),
+        most: MAX_REFERRERS,
     };
-    if let Some(last) = query.get("last") {
-        found.retain(|descriptor| digest_of(descriptor).as_str() > last);
-    }
-    let mut size = 0;
-    let fit = found
-        .iter()
-        .take_while(|descriptor| {
-            size += descriptor.to_string().len();
-            size <= MAX_REFERRERS
-        })
-        .count()
-        .max(1);
-    let more = found.len() > fit;
-    found.truncate(fit);
+    let (of, subject) = (name.clone(), digest.clone());
+    let (found, more) = server
+        .storage(move |storage| storage.referrers(&of, &subject, &asked))
+        .await?;
     let mut response = reply::typed(INDEX_TYPE, index_of(&found).into());
     if let (true, Some(last)) = (more, found.last()) {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let filter = filter.map_or_else(String::new, |text| {
             format!("&artifactType={}", encode(text))
         });
-        let last = encode(&digest_of(last));
+        let last = encode(last["digest"].as_str().unwrap_or_default());
         let link = format!("</v2/{name}/referrers/{digest}?last={last}{filter}>; rel=\"next\"");
         add_link(&mut response, Some(link));
     }
@@ -150,11 +148,12 @@ mod tests {
 
     #[test]
     fn pages() {
-        let all: Vec<String> = ["a", "b", "c/d", "e"].map(str::to_owned).into();
-        let ask = |query: &str| {
-            let (page, link) = page(&all, &Query::parse(query), "/p").unwrap();
+        let ask_of = |all: &[&str], query: &str| {
+            let mut all: Vec<_> = all.iter().map(|&one| one.to_owned()).collect();
+            let (page, link) = page(&mut all, &Query::parse(query), "/p").unwrap();
             (page.join(" "), link)
         };
+        let ask = |query: &str| ask_of(&["a", "b", "c/d", "e"], query);
         assert_eq!(ask(""), ("a b c/d e".to_owned(), None));
         let next = "</p?last=c%2Fd&n=3>; rel=\"next\"".to_owned();
         assert_eq!(ask("n=3"), ("a b c/d".to_owned(), Some(next)));
@@ -163,7 +162,11 @@ mod tests {
         assert_eq!(ask("last=bb"), ("c/d e".to_owned(), None));
         assert_eq!(ask("last=zzz"), (String::new(), None));
         for bad in ["n=-1", "n=x", "n="] {
-            assert!(page(&all, &Query::parse(bad), "/p").is_err(), "{bad}");
+            assert!(page(&mut [], &Query::parse(bad), "/p").is_err(), "{bad}");
         }
+        let mixed = ["b", "Z", "a", "B", "C"];
+        assert_eq!(ask_of(&mixed, "").0, "a B b C Z");
+        assert_eq!(ask_of(&mixed, "n=2&last=B").0, "b C");
+        assert_eq!(ask_of(&mixed, "last=bb").0, "C Z");
     }
 }

@@ -134,7 +134,7 @@ fn document(storage: &Storage, name: &str, digest: &Digest) -> io::Result<Option
 fn untagged(storage: &Storage, name: &str, rules: Rules) -> io::Result<u64> {
     let mut removed = 0;
     let all = storage.digests(name, MANIFESTS)?;
-    let live = live(storage, name)?;
+    let live = live(storage, name, rules)?;
     for digest in all.into_iter().filter(|digest| !live.contains(digest)) {
         let path = storage.record_path(name, MANIFESTS, &digest);
         if !is_old(&path, rules.grace)? {
@@ -152,10 +152,16 @@ fn untagged(storage: &Storage, name: &str, rules: Rules) -> io::Result<u64> {
     Ok(removed)
 }
 
-/// What tags lead to.
-fn live(storage: &Storage, name: &str) -> io::Result<HashSet<Digest>> {
+/// What tags lead to, and what is too young to be removed: an index whose tag
+/// is on its way needs what it names.
+fn live(storage: &Storage, name: &str, rules: Rules) -> io::Result<HashSet<Digest>> {
     let mut live = HashSet::new();
     let mut pending = Vec::new();
+    for digest in storage.digests(name, MANIFESTS)? {
+        if !is_old(&storage.record_path(name, MANIFESTS, &digest), rules.grace)? {
+            pending.push(digest);
+        }
+    }
     for tag in storage.tags(name)? {
         pending.extend(storage.tag(name, &tag)?);
     }
@@ -225,4 +231,53 @@ fn prune_folders(storage: &Storage, name: &str) -> io::Result<()> {
     }
     let _ = fs::remove_dir(storage.folder(name, ""));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn put(storage: &Storage, text: &str) -> Digest {
+        let document = Document::parse(Some(INDEX), text.as_bytes()).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+        storage
+            .put_manifest("a", None, &digest, &document, text.as_bytes(), false)
+            .unwrap();
+        digest
+    }
+
+    #[test]
+    fn a_young_index_keeps_what_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let empty = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let child = put(&storage, empty);
+        let parent = put(
+            &storage,
+            &format!(
+                r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{INDEX}","digest":"{child}","size":{}}}]}}"#,
+                empty.len()
+            ),
+        );
+        let age = |digest: &Digest| {
+            let path = storage.record_path("a", MANIFESTS, digest);
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - 2 * HOUR).unwrap();
+        };
+        let removed = || {
+            let rules = Rules {
+                grace: HOUR,
+                untagged: true,
+            };
+            collect(&storage, rules).unwrap().unwrap().manifests
+        };
+        age(&child);
+        assert_eq!(removed(), 0);
+        assert!(storage.record("a", &child).unwrap().is_some());
+        age(&parent);
+        assert_eq!(removed(), 2);
+    }
 }

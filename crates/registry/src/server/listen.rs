@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,6 +111,7 @@ impl Registry {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut hangup = listen(SignalKind::hangup())?;
         let mut collect = listen(SignalKind::user_defined1())?;
+        raise_descriptor_limit();
         let (stop, stopped) = watch::channel(false);
         let server = self.server;
         tokio::spawn(expire(server.clone()));
@@ -149,6 +151,19 @@ impl Registry {
         stop.send_replace(true);
         let _ = tokio::time::timeout(LAST_REQUESTS, serving).await;
         Ok(())
+    }
+}
+
+/// Each connection takes a descriptor, and another one while it reads a blob:
+/// more than the limit that programs begin with.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
@@ -321,5 +336,22 @@ where
 fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_had_up_to_the_hard_limit() {
+        let limit = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(limit.maximum.map_or(1 << 16, |most| most - 1)),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
     }
 }

@@ -28,6 +28,16 @@ pub(crate) struct Stored {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// Which of the referrers of a manifest are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// Those whose digest comes after this.
+    pub(crate) after: Option<String>,
+    pub(crate) artifact_type: Option<String>,
+    /// Bytes of descriptors; one is given however long it is.
+    pub(crate) most: usize,
+}
+
 impl Storage {
     pub(crate) fn record(&self, name: &str, digest: &Digest) -> io::Result<Option<Record>> {
         let content = read(&self.record_path(name, MANIFESTS, digest))?;
@@ -198,28 +208,52 @@ impl Storage {
         remove(&self.record_path(name, MANIFESTS, digest))
     }
 
-    /// Descriptors of what refers to a manifest, in the order of their digests.
+    /// Descriptors of what refers to a manifest, in the order of their digests,
+    /// and whether there are more. What is not on the page is not held in
+    /// memory: annotations may be long.
     pub(crate) fn referrers(
         &self,
         name: &str,
         subject: &Digest,
-    ) -> io::Result<Vec<serde_json::Value>> {
+        page: &Page,
+    ) -> io::Result<(Vec<serde_json::Value>, bool)> {
         let folder = self.record_path(name, REFERRERS, subject);
         let mut files = list(&folder)?;
         files.sort_unstable();
         let mut descriptors = Vec::new();
+        let mut size = 0;
         for file in files {
             let Some(digest) = referrer_digest(&file) else {
                 continue;
             };
+            if page
+                .after
+                .as_ref()
+                .is_some_and(|after| digest.to_string() <= *after)
+            {
+                continue;
+            }
             // Left by a kill between the two files.
             if self.record(name, &digest)?.is_none() {
                 continue;
             }
-            let content = read(&folder.join(&file))?;
-            descriptors.extend(content.and_then(|content| serde_json::from_slice(&content).ok()));
+            let Some(content) = read(&folder.join(&file))? else {
+                continue;
+            };
+            let Ok(descriptor) = serde_json::from_slice::<serde_json::Value>(&content) else {
+                continue;
+            };
+            let wanted = page.artifact_type.as_deref();
+            if wanted.is_some_and(|wanted| descriptor["artifactType"] != wanted) {
+                continue;
+            }
+            size += content.len();
+            if size > page.most && !descriptors.is_empty() {
+                return Ok((descriptors, true));
+            }
+            descriptors.push(descriptor);
         }
-        Ok(descriptors)
+        Ok((descriptors, false))
     }
 }
 
@@ -230,4 +264,61 @@ fn referrer_file(digest: &Digest) -> String {
 pub(crate) fn referrer_digest(file: &str) -> Option<Digest> {
     let (algorithm, hex) = file.split_once('-')?;
     Digest::from_parts(Algorithm::parse(algorithm)?, hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: &str = "application/vnd.oci.image.index.v1+json";
+
+    fn put(storage: &Storage, subject: &Digest, kind: &str) -> Digest {
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{TYPE}","artifactType":"{kind}","manifests":[],"subject":{{"mediaType":"{TYPE}","digest":"{subject}","size":2}}}}"#
+        );
+        let document = Document::parse(None, text.as_bytes()).unwrap();
+        let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+        storage
+            .put_manifest("a", None, &digest, &document, text.as_bytes(), false)
+            .unwrap();
+        digest
+    }
+
+    #[test]
+    fn referrers_are_read_page_by_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let subject = Digest::of(Algorithm::Sha256, b"x");
+        let mut all = ["k/1", "k/2", "k/3"].map(|kind| put(&storage, &subject, kind));
+        all.sort_unstable();
+        let ask = |after: Option<&Digest>, kind: Option<&str>, most| {
+            let page = Page {
+                after: after.map(ToString::to_string),
+                artifact_type: kind.map(str::to_owned),
+                most,
+            };
+            let (found, more) = storage.referrers("a", &subject, &page)?;
+            let digests = found
+                .iter()
+                .map(|one| one["digest"].as_str().unwrap().to_owned());
+            Ok::<_, io::Error>((digests.collect::<Vec<_>>(), more))
+        };
+        let texts =
+            |digests: &[Digest]| digests.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ask(None, None, 1 << 20).unwrap(), (texts(&all), false));
+        assert_eq!(ask(None, None, 1).unwrap(), (texts(&all[..1]), true));
+        assert_eq!(
+            ask(Some(&all[1]), None, 1).unwrap(),
+            (texts(&all[2..]), false)
+        );
+        assert_eq!(ask(None, Some("k/2"), 1).unwrap().0.len(), 1);
+        assert_eq!(ask(None, Some("k"), 1).unwrap(), (Vec::new(), false));
+        // What comes after the page is not read.
+        let folder = storage.record_path("a", REFERRERS, &subject);
+        let last = folder.join(referrer_file(&all[2]));
+        std::fs::remove_file(&last).unwrap();
+        std::fs::create_dir(&last).unwrap();
+        assert_eq!(ask(None, None, 1).unwrap(), (texts(&all[..1]), true));
+        ask(None, None, 1 << 20).unwrap_err();
+    }
 }

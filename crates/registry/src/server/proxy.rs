@@ -45,14 +45,16 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn new(proxy: &Proxy) -> Result<Self, Error> {
-        let wrong = |why: &str| Error::Options(format!("--proxy {}: {why}", proxy.url));
+        // Without the address: it may hold a password.
+        let wrong = |why: &str| Error::Options(format!("--proxy: {why}"));
         let url = Url::parse(&proxy.url).map_err(|error| wrong(&error.to_string()))?;
         let host = match (url.host_str(), url.port()) {
             (Some(host), Some(port)) => format!("{host}:{port}"),
             (Some(host), None) => host.to_owned(),
             (None, _) => return Err(wrong("it names no host")),
         };
-        if !matches!(url.path(), "" | "/") || url.query().is_some() || !url.username().is_empty() {
+        let login = !url.username().is_empty() || url.password().is_some();
+        if login || !matches!(url.path(), "" | "/") || url.query().is_some() {
             return Err(wrong(
                 "it must be https://HOST[:PORT] or http://HOST[:PORT]",
             ));
@@ -65,6 +67,8 @@ impl Origin {
         let client = Client::new(Options {
             user_agent: format!("berth-registry/{}", env!("CARGO_PKG_VERSION")),
             insecure,
+            // This may be the mirror of the registry on this machine.
+            direct: true,
             ..Options::default()
         })
         .map_err(|error| wrong(&error.to_string()))?;
@@ -366,10 +370,7 @@ fn describe(body: reply::Body, digest: &Digest, size: Option<u64>) -> Response<r
 pub(crate) async fn tags(origin: &Origin, name: &str) -> Result<Option<Vec<String>>, Failure> {
     let asked = async {
         match origin.repository(name)?.tags().await {
-            Ok(mut tags) => {
-                tags.sort_unstable();
-                Ok(Some(tags))
-            }
+            Ok(tags) => Ok(Some(tags)),
             Err(Upstream::Denied(why)) => Err(Failure::new(Code::Denied, why)),
             Err(Upstream::NotFound(_)) => Err(Failure::new(
                 Code::NameUnknown,
@@ -408,5 +409,29 @@ pub(crate) async fn referrers(server: &Server, origin: &Origin, name: &str, subj
         Ok(Ok(())) => {}
         Ok(Err(failure)) => tracing::warn!("referrers of {subject}: {failure}"),
         Err(_) => tracing::warn!("referrers of {subject}: no answer in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_the_address_is_refused_and_not_shown() {
+        for url in [
+            "https://me:secret@r.example",
+            "https://:secret@r.example",
+            "https://me:secret@r.example:x",
+            "ftp://me:secret@r.example",
+        ] {
+            let error = Origin::new(&Proxy {
+                url: url.to_owned(),
+                user: String::new(),
+                password: String::new(),
+                ttl: Duration::ZERO,
+            });
+            let text = error.unwrap_err().to_string();
+            assert!(!text.contains("secret"), "{text}");
+        }
     }
 }

@@ -153,7 +153,20 @@ async fn find(server: &Server, name: &str, id: &str) -> Result<Arc<Upload>, Fail
     server
         .storage(move |storage| inner.uploads.find(storage, &of, &wanted))
         .await?
-        .ok_or_else(|| Failure::new(Code::BlobUploadUnknown, "blob upload unknown to registry"))
+        .ok_or_else(unknown)
+}
+
+fn unknown() -> Failure {
+    Failure::new(Code::BlobUploadUnknown, "blob upload unknown to registry")
+}
+
+/// Of an upload that another request has ended meanwhile, there is no file.
+fn failed(error: std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        unknown()
+    } else {
+        error.into()
+    }
 }
 
 fn digest_of(text: &str) -> Result<Digest, Failure> {
@@ -178,7 +191,8 @@ async fn begin(name: &str, upload: &Arc<Upload>, headers: &HeaderMap) -> Result<
         let offset = here.sure_offset(&mut hold)?;
         Ok((hold, offset))
     })
-    .await?;
+    .await
+    .map_err(failed)?;
     let Some(range) = headers.get(CONTENT_RANGE) else {
         return Ok(hold);
     };
@@ -205,7 +219,7 @@ async fn begin(name: &str, upload: &Arc<Upload>, headers: &HeaderMap) -> Result<
         .header(LOCATION, &location(name, &upload.id))
         .header(UPLOAD_ID, &upload.id));
     }
-    if length_of(headers).is_some_and(|length| length - 1 != last - first) {
+    if length_of(headers).is_some_and(|length| length.checked_sub(1) != Some(last - first)) {
         return Err(Failure::new(
             Code::SizeInvalid,
             "Content-Length is not the length of Content-Range",
@@ -248,14 +262,15 @@ async fn receive(
             }
         }
         if batch.is_full() {
-            let hold = writing.await.map_err(ended)??;
+            let hold = writing.await.map_err(ended)?.map_err(failed)?;
             writing = write(hold, batch.take());
         }
     };
     // What has arrived counts also when the client went away: it may go on.
-    let mut hold = writing.await.map_err(ended)??;
+    let mut hold = writing.await.map_err(ended)?.map_err(failed)?;
     if !batch.is_empty() {
-        hold = write(hold, batch.take()).await.map_err(ended)??;
+        let last = write(hold, batch.take());
+        hold = last.await.map_err(ended)?.map_err(failed)?;
     }
     match outcome {
         Ok(()) => Ok(hold),
@@ -282,7 +297,8 @@ async fn finish(
             inner.uploads.forget(&of, &here.id);
             Ok(outcome)
         })
-        .await?;
+        .await
+        .map_err(failed)?;
     match outcome {
         Ok(()) => Ok(created(name, &digest)),
         Err(actual) => Err(Failure::new(
@@ -324,4 +340,36 @@ fn progress(name: &str, upload: &Upload, status: StatusCode) -> Response<Body> {
     // Chunks of any length are taken.
     reply::set(&mut response, CHUNK_MIN, "1");
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::storage::Storage;
+    use crate::server::uploads::Uploads;
+    use hyper::header::HeaderValue;
+
+    #[tokio::test]
+    async fn a_chunk_is_as_long_as_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let uploads = Uploads::default();
+        let upload = uploads.start(&storage, "a", Algorithm::Sha256);
+        let upload = upload.unwrap().unwrap();
+        for (length, range, good) in [
+            ("1", "0-0", true),
+            ("10", "0-9", true),
+            ("0", "0-0", false),
+            ("0", "0-18446744073709551615", false),
+            ("9", "0-9", false),
+            ("1", "1-1", false),
+            ("1", "1-0", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            headers.insert(CONTENT_RANGE, HeaderValue::from_static(range));
+            let begun = begin("a", &upload, &headers).await;
+            assert_eq!(begun.is_ok(), good, "{length} {range}");
+        }
+    }
 }

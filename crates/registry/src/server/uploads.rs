@@ -46,12 +46,14 @@ pub(crate) struct Upload {
 }
 
 /// The right to write to an upload. It goes along to the thread that writes, so
-/// that it is not given away before a write ended whose request was cut.
+/// that it is not given away before a write ended whose request was cut. Whoever
+/// gets it after the upload has ended finds no file any more.
 pub(crate) type Hold = tokio::sync::OwnedMutexGuard<Option<State>>;
 
+/// Without the open file: unfinished uploads may be many, descriptors are few,
+/// and the file of an upload that has ended is a blob, which nobody writes to.
 #[derive(Debug)]
 pub(crate) struct State {
-    file: File,
     hasher: Hasher,
     offset: u64,
 }
@@ -83,14 +85,13 @@ impl Uploads {
         let path = folder.join(&id);
         let _gate = storage.enter();
         make_dir(&folder)?;
-        let file = new_file(&path)?;
+        new_file(&path)?;
         let upload = Arc::new(Upload {
             id: id.clone(),
             path,
             offset: AtomicU64::new(0),
             algorithm,
             state: Arc::new(tokio::sync::Mutex::new(Some(State {
-                file,
                 hasher: Hasher::new(algorithm),
                 offset: 0,
             }))),
@@ -188,6 +189,9 @@ impl Upload {
 
     /// What was received and hashed; read from disk after a restart or an
     /// error. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` if the upload has ended; so with all that follow.
     fn state<'a>(&self, hold: &'a mut Hold) -> io::Result<&'a mut State> {
         if hold.is_none() {
             let state = State::open(&self.path, self.algorithm)?;
@@ -205,7 +209,7 @@ impl Upload {
     /// Writes and hashes pieces. Blocks.
     pub(crate) fn write(&self, hold: &mut Hold, pieces: &[Bytes]) -> io::Result<()> {
         let state = self.state(hold)?;
-        match state.write(pieces) {
+        match state.write(&self.path, pieces) {
             Ok(()) => {
                 self.offset.store(state.offset, Ordering::Release);
                 Ok(())
@@ -231,11 +235,14 @@ impl Upload {
         let actual = state.digest(digest.algorithm, &self.path)?;
         if actual != *digest {
             fs::remove_file(&self.path)?;
+            **hold = None;
             return Ok(Err(actual));
         }
-        state.file.sync_data()?;
+        File::open(&self.path)?.sync_data()?;
+        let size = state.offset;
         let _gate = storage.enter();
-        storage.adopt(&self.path, digest, state.offset)?;
+        storage.adopt(&self.path, digest, size)?;
+        **hold = None;
         storage.link_blob(name, digest)?;
         Ok(Ok(()))
     }
@@ -248,17 +255,13 @@ impl Upload {
 
 impl State {
     fn open(path: &Path, algorithm: Algorithm) -> io::Result<Self> {
-        let mut file = File::options().read(true).write(true).open(path)?;
         let mut hasher = Hasher::new(algorithm);
-        let offset = hash(&mut file, &mut hasher)?;
-        Ok(Self {
-            file,
-            hasher,
-            offset,
-        })
+        let offset = hash(&mut File::open(path)?, &mut hasher)?;
+        Ok(Self { hasher, offset })
     }
 
-    fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+    fn write(&mut self, path: &Path, pieces: &[Bytes]) -> io::Result<()> {
+        let mut file = File::options().append(true).open(path)?;
         let mut slices: Vec<_> = pieces
             .iter()
             .filter(|piece| !piece.is_empty())
@@ -266,7 +269,7 @@ impl State {
             .collect();
         let mut left = slices.as_mut_slice();
         while !left.is_empty() {
-            match self.file.write_vectored(left) {
+            match file.write_vectored(left) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => IoSlice::advance_slices(&mut left, n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -331,5 +334,76 @@ impl Batch {
     pub(crate) fn take(&mut self) -> Vec<Bytes> {
         self.size = 0;
         std::mem::take(&mut self.pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "a";
+
+    fn begin(storage: &Storage, uploads: &Uploads) -> Arc<Upload> {
+        uploads
+            .start(storage, NAME, Algorithm::Sha256)
+            .unwrap()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_writes_to_an_upload_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let uploads = Uploads::default();
+        let whole = Bytes::from_static(b"whole");
+        let digest = Digest::of(Algorithm::Sha256, &whole);
+        let upload = begin(&storage, &uploads);
+        let mut hold = upload.acquire().await;
+        upload
+            .write(&mut hold, std::slice::from_ref(&whole))
+            .unwrap();
+        // Another request of the client has found it and waits.
+        let late = uploads.find(&storage, NAME, &upload.id).unwrap().unwrap();
+        let waiting = tokio::spawn(async move { (late.acquire().await, late) });
+        tokio::task::yield_now().await;
+        upload
+            .finish(&mut hold, &storage, NAME, &digest)
+            .unwrap()
+            .unwrap();
+        drop(hold);
+        let (mut hold, late) = waiting.await.unwrap();
+        let gone = |result: io::Result<()>| {
+            assert_eq!(result.unwrap_err().kind(), io::ErrorKind::NotFound);
+        };
+        gone(late.write(&mut hold, &[Bytes::from_static(b" and more")]));
+        gone(late.sure_offset(&mut hold).map(drop));
+        gone(late.finish(&mut hold, &storage, NAME, &digest).map(drop));
+        assert_eq!(fs::read(storage.blob_path(&digest)).unwrap(), whole);
+
+        let upload = begin(&storage, &uploads);
+        let mut hold = upload.acquire().await;
+        let refused = upload.finish(&mut hold, &storage, NAME, &digest).unwrap();
+        assert!(refused.is_err());
+        gone(upload.write(&mut hold, &[whole]));
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_hold_no_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path()).unwrap();
+        let uploads = Uploads::default();
+        let all: Vec<_> = (0..20).map(|_| begin(&storage, &uploads)).collect();
+        for upload in &all {
+            let mut hold = upload.acquire().await;
+            upload
+                .write(&mut hold, &[Bytes::from_static(b"part")])
+                .unwrap();
+        }
+        let open = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .filter(|file| all.iter().any(|upload| *file == upload.path))
+            .count();
+        assert_eq!(open, 0);
     }
 }

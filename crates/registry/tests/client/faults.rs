@@ -222,6 +222,22 @@ async fn ranges_that_are_ignored_or_wrong() {
         }
         assert_eq!(all, blob, "{status} {range:?}");
     }
+    // A part when all was asked for.
+    let served = blob.clone();
+    let server = Server::start(move |_| {
+        Reply::new(206)
+            .header("content-range", "bytes 500-999/1000")
+            .body(served.slice(500..))
+    })
+    .await;
+    let repository = server.repository(&client(), Access::Pull);
+    for offset in [0, 300] {
+        let error = repository
+            .blob(&rig::digest(&blob), offset, &[])
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("not asked for"), "{error}");
+    }
     // A part that ends too early, with a total that says so.
     let server = Server::start(|seen| match seen.header("range") {
         "" => Reply::new(200),
@@ -341,6 +357,23 @@ async fn tags_have_pages_which_must_end_here() {
     })
     .await;
     let error = endless
+        .repository(&client, Access::Pull)
+        .tags()
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("does not end"), "{error}");
+    // More than anybody has tags, in few pages.
+    let count = AtomicUsize::new(0);
+    let long = format!(r#"{{"tags":["{}"]}}"#, "a".repeat(7 << 20));
+    let large = Server::start(move |_| {
+        let reply = Reply::new(200).body(long.clone());
+        match count.fetch_add(1, Ordering::Relaxed) {
+            20 => reply,
+            n => reply.header("link", format!("<?n={n}>; rel=next")),
+        }
+    })
+    .await;
+    let error = large
         .repository(&client, Access::Pull)
         .tags()
         .await

@@ -24,7 +24,7 @@ pub(crate) struct Htpasswd {
     /// Keyed digests of user, hash and password that fit together.
     remembered: Mutex<HashSet<[u8; 32]>>,
     key: [u8; 32],
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Htpasswd {
             users: Mutex::new((stamp, Arc::new(users))),
             remembered: Mutex::default(),
             key,
-            slots: Semaphore::new(SLOTS),
+            slots: Arc::new(Semaphore::new(SLOTS)),
         })
     }
 
@@ -94,9 +94,12 @@ impl Htpasswd {
                 .unwrap_or_else(PoisonError::into_inner)
                 .contains(&digest);
         if !known {
-            let _slot = self.slots.acquire().await.ok()?;
+            let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
             let (password, hash) = (password.to_owned(), hash.unwrap_or(&users.nobody).clone());
             let fits = tokio::task::spawn_blocking(move || {
+                // Until it is done, also when the client has gone: else those
+                // that come and go take all threads.
+                let _slot = slot;
                 bcrypt::verify(password, &hash).unwrap_or(false)
             })
             .await
@@ -201,6 +204,23 @@ mod tests {
         std::fs::write(&path, "ann:{SHA}xx").unwrap();
         assert_eq!(users.verify("ann", "other one").await, second);
         assert!(Htpasswd::open(&path).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_gives_no_slot_back_early() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        let hash = bcrypt::hash("secret", 10).unwrap();
+        std::fs::write(&path, format!("ann:{hash}\n")).unwrap();
+        let users = Htpasswd::open(&path).unwrap();
+        tokio::select! {
+            biased;
+            _ = users.verify("ann", "guess") => panic!("bcrypt takes its time"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(users.slots.available_permits(), SLOTS - 1);
+        let all = u32::try_from(SLOTS).unwrap();
+        let _all = users.slots.acquire_many(all).await.unwrap();
     }
 
     #[test]
