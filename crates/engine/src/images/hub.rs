@@ -19,24 +19,14 @@ const SEARCH_LIMIT: u32 = 25;
 const MAX_CONFIG: usize = 8 << 20;
 
 impl Engine {
-    /// A repository, with the credentials if they are for its registry: a
-    /// password goes to no other host than it was given for.
+    /// A repository, with the credentials if they are for its registry.
     pub(crate) async fn repository(
         &self,
         reference: &Reference,
         auth: &AuthConfig,
         access: Access,
     ) -> Result<Repository, Error> {
-        let theirs = registry_host(&auth.serveraddress);
-        let credentials = if auth.serveraddress.is_empty() || theirs == reference.domain {
-            credentials(auth)
-        } else {
-            tracing::warn!(
-                "credentials for {theirs} are not sent to {}",
-                reference.domain
-            );
-            Credentials::default()
-        };
+        let credentials = credentials_for(auth, &reference.domain);
         self.0
             .registries
             .client
@@ -97,7 +87,7 @@ impl Engine {
             .0
             .registries
             .client
-            .search(term, limit, &credentials(auth))
+            .search(term, limit, &credentials_for(auth, searched(term)))
             .await
             .api()?;
         Ok(found
@@ -183,6 +173,25 @@ fn shown(platform: &document::Platform) -> Platform {
     }
 }
 
+/// The credentials, if they are for this registry: a password goes to no other
+/// host than it was given for.
+fn credentials_for(auth: &AuthConfig, host: &str) -> Credentials {
+    let theirs = registry_host(&auth.serveraddress);
+    if auth.serveraddress.is_empty() || theirs == host {
+        return credentials(auth);
+    }
+    tracing::warn!("credentials for {theirs} are not sent to {host}");
+    Credentials::default()
+}
+
+/// The registry that a term of a search begins with, as a name does.
+fn searched(term: &str) -> &str {
+    match term.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => registry_host(host),
+        _ => DOCKER_HUB,
+    }
+}
+
 fn credentials(auth: &AuthConfig) -> Credentials {
     Credentials {
         username: auth.username.clone(),
@@ -208,6 +217,30 @@ fn registry_host(address: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_search_elsewhere_takes_no_password_along() {
+        let auth = |serveraddress: &str| AuthConfig {
+            username: "me".to_owned(),
+            password: "secret".to_owned(),
+            serveraddress: serveraddress.to_owned(),
+            ..AuthConfig::default()
+        };
+        let hub = "https://index.docker.io/v1/";
+        for (address, term, sent) in [
+            (hub, "busybox", true),
+            (hub, "me/busybox", true),
+            (hub, "docker.io/busybox", true),
+            (hub, "evil.example/busybox", false),
+            (hub, "localhost:5000/busybox", false),
+            ("r.example:5000", "r.example:5000/x", true),
+            ("r.example:5000", "busybox", false),
+            ("", "r.example/x", true),
+        ] {
+            let found = credentials_for(&auth(address), searched(term));
+            assert_eq!(found.password == "secret", sent, "{address} {term}");
+        }
+    }
 
     #[test]
     fn server_addresses() {
