@@ -239,6 +239,7 @@ impl Platform {
             ("armhf", _) | ("arm", "" | "7") => ("arm".to_owned(), "v7".to_owned()),
             ("armel", _) | ("arm", "6") => ("arm".to_owned(), "v6".to_owned()),
             ("arm", "5") => ("arm".to_owned(), "v5".to_owned()),
+            ("arm", "8") => ("arm".to_owned(), "v8".to_owned()),
             ("i386", _) => ("386".to_owned(), String::new()),
             (other, variant) => (other.to_owned(), variant.to_owned()),
         };

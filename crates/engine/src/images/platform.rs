@@ -137,34 +137,13 @@ fn host() -> &'static str {
 
 /// One spelling for each platform.
 fn normal(os: &str, architecture: &str, variant: &str) -> Platform {
-    let os = match os.to_ascii_lowercase().as_str() {
-        "macos" => "darwin".to_owned(),
-        other => other.to_owned(),
-    };
-    let (architecture, variant) = (
-        architecture.to_ascii_lowercase(),
-        variant.to_ascii_lowercase(),
-    );
-    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
-        ("i386", _) => ("386", ""),
-        ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
-        ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant),
-        ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
-        ("aarch64" | "arm64", variant) => ("arm64", variant),
-        ("armhf", _) => ("arm", "v7"),
-        ("armel", _) => ("arm", "v6"),
-        ("arm", "" | "7") => ("arm", "v7"),
-        ("arm", "5") => ("arm", "v5"),
-        ("arm", "6") => ("arm", "v6"),
-        ("arm", "8") => ("arm", "v8"),
-        (architecture, variant) => (architecture, variant),
-    };
-    Platform {
-        os,
+    let given = Platform {
+        os: os.to_owned(),
         architecture: architecture.to_owned(),
         variant: variant.to_owned(),
-        os_version: String::new(),
-    }
+        ..Platform::default()
+    };
+    given.normalized()
 }
 
 /// What runs on a platform: itself, then what its processor can as well.
