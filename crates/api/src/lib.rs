@@ -12,6 +12,7 @@
 #[macro_use]
 mod go;
 
+pub mod build;
 pub mod container;
 pub mod error;
 pub mod event;

@@ -1,8 +1,32 @@
 //! Builds: a Dockerfile becomes a graph of steps, and that an image.
 //!
-//! What is here so far is the language: [`dockerfile`] reads a Dockerfile into
-//! typed instructions, [`ignore`] says what of a context a build sees. All of
-//! it is pure. Must not know HTTP.
+//! ```text
+//! text ─dockerfile─▶ instructions ─plan─▶ graph ─solve─▶ layers ─image─▶ documents
+//!                                    │              │
+//!                         answers about base images │ runs steps, fetches sources:
+//!                         (the engine's)            │ solve::Worker (the engine's)
+//! ```
+//!
+//! * [`dockerfile`]: the language; [`ignore`]: `.dockerignore`; both pure.
+//! * [`plan`]: a Dockerfile becomes a graph.
+//! * [`graph`]: the low-level definition; shaped like BuildKit's LLB.
+//! * [`tree`]: files from outside, root filesystems as layers.
+//! * [`files`]: contents of files from outside; [`apply`]: COPY and ADD.
+//! * [`solve`]: runs a graph with a cache that is keyed by content.
+//!
+//! Must not know HTTP, nor how a step is run.
 
+pub mod apply;
 pub mod dockerfile;
+pub mod files;
+pub mod graph;
 pub mod ignore;
+pub mod plan;
+pub mod progress;
+pub mod solve;
+pub mod tree;
+
+/// Time of every file that a build adds, unless SOURCE_DATE_EPOCH says another:
+/// 2 January 1980, the first day that ZIP archives can say in every time zone.
+/// Seconds since 1970.
+pub const FILE_TIME: i64 = 315_619_200;

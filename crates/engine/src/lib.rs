@@ -10,10 +10,12 @@
 //!                                <id>-json.log, exit.json
 //! <data-root>/networks.json      the built-in networks
 //! <data-root>/volumes/<name>/    _data and volume.json
+//! <data-root>/build/files/, build/cache-mounts/, build/contexts/   what builds keep
 //! <data-root>/engine-id
 //! <exec-root>/launcher.sock, launcher.log, containers/<id>/   (the monitors')
 //! ```
 
+pub mod build;
 mod changes;
 mod config;
 mod container;

@@ -9,6 +9,7 @@
 //!                                    layer.erofs or, as a directory, fs/
 //! <root>/snapshots/<key>/{upper,work}
 //! <root>/images.json                 images by manifest digest, and their names
+//! <root>/pins.jsonl                  what the build cache keeps
 //! <root>/synced.json                 how much of that a power cut cannot take
 //! <root>/ingest/sha256/<hex>         downloads, partial or in no image yet
 //! <root>/tmp/                        emptied at open; made visible by rename
@@ -18,6 +19,7 @@
 
 mod arrival;
 mod blob;
+mod built;
 mod busy;
 mod check;
 mod decompress;
@@ -60,6 +62,7 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+pub use crate::built::{DiffOptions, Pin};
 pub use crate::check::{Damage, Report};
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
@@ -151,7 +154,7 @@ pub enum LayerLocation {
 }
 
 /// A platform as manifests and `--platform` name it. Empty = any.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Platform {
     pub os: String,
     pub architecture: String,

@@ -1,5 +1,7 @@
 //! What a Dockerfile says, typed. Variables are as they are written.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Health, Heredoc, Lines};
 
 /// From one FROM to the next.
@@ -116,7 +118,7 @@ pub struct Run {
     pub security: Security,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     #[default]
     Default,
@@ -124,7 +126,7 @@ pub enum Network {
     Host,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Security {
     #[default]
     Sandbox,

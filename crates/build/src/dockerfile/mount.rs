@@ -1,5 +1,7 @@
 //! `RUN --mount=…`.
 
+use serde::{Deserialize, Serialize};
+
 use super::suggest::hinted;
 
 /// One mount of a step, its variables still as written.
@@ -35,7 +37,7 @@ pub enum MountKind {
 }
 
 /// Who may use a cache at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sharing {
     #[default]
     Shared,

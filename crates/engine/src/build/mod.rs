@@ -1,0 +1,63 @@
+//! Builds: what `berth-build` plans and solves, done with this engine's images,
+//! networks and containers.
+
+mod peer;
+
+use std::sync::Arc;
+
+use berth_api::Error;
+use berth_api::build::{BuildRequest, BuildResult, PruneReport};
+use berth_api::filters::Filters;
+use berth_build::progress::Sink;
+
+pub use self::peer::{Ask, Peer};
+use crate::engine::Engine;
+
+/// Why a build failed, and the place in the Dockerfile to show above it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    pub error: Error,
+    /// As BuildKit shows it; may be empty.
+    pub excerpt: String,
+    /// Of a RUN that failed; else 0.
+    pub exit_code: i32,
+}
+
+/// `POST /build/prune`.
+#[derive(Clone, Debug, Default)]
+pub struct PruneOptions {
+    /// Also what is in use by images or internal.
+    pub all: bool,
+    /// until, unused-for, id, parent, type, description, inuse, shared, private.
+    pub filters: Filters,
+    /// Bytes that are kept whatever is old; 0 = none.
+    pub reserved_space: u64,
+    /// Bytes that the cache may have at most; 0 = no bound.
+    pub max_used_space: u64,
+    /// Bytes of the disk that should be free; 0 = no bound.
+    pub min_free_space: u64,
+}
+
+impl Engine {
+    /// Builds. Dropping the future cancels: what runs is killed, and nothing
+    /// half-built is left.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        peer: Arc<dyn Peer>,
+        progress: Sink,
+    ) -> Result<BuildResult, Failure> {
+        let _ = (request, peer, progress);
+        Err(Failure {
+            error: Error::not_implemented("builds are not written yet"),
+            excerpt: String::new(),
+            exit_code: 0,
+        })
+    }
+
+    pub async fn build_prune(&self, options: PruneOptions) -> Result<PruneReport, Error> {
+        let _ = options;
+        Err(Error::not_implemented("builds are not written yet"))
+    }
+}
