@@ -280,6 +280,116 @@ fn terminal_goes_to_the_console_socket() {
 }
 
 #[test]
+fn pause_ps_and_resume() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["create", "a"]);
+    assert!(
+        bundle
+            .fails(&["resume", "a"])
+            .contains("container not paused")
+    );
+    bundle.ok(&["start", "a"]);
+    let pid = bundle.state_of("a")["pid"].clone();
+    let pids: Value = serde_json::from_str(&bundle.ok(&["ps", "--format", "json", "a"])).unwrap();
+    assert_eq!(pids, json!([pid]));
+    let table = bundle.ok(&["ps", "a"]);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.contains("sleep 1000"), "{table}");
+    let table = bundle.ok(&["ps", "a", "-o", "pid,comm", "-e"]);
+    assert!(table.lines().nth(1).unwrap().ends_with("sleep"), "{table}");
+    assert!(
+        bundle
+            .fails(&["ps", "-f", "x", "a"])
+            .contains("invalid format")
+    );
+
+    bundle.ok(&["pause", "a"]);
+    assert_eq!(bundle.state_of("a")["status"], "paused");
+    assert!(
+        bundle
+            .fails(&["pause", "a"])
+            .contains("container not running")
+    );
+    assert!(bundle.fails(&["exec", "a", "true"]).contains("paused"));
+    bundle.ok(&["resume", "a"]);
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    bundle.ok(&["exec", "a", "true"]);
+
+    bundle.ok(&["pause", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn limits_are_updated_and_shown() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let stats = || -> Value {
+        let line = bundle.ok(&["events", "--stats", "a"]);
+        serde_json::from_str(&line).unwrap()
+    };
+    bundle.ok(&["update", "--memory", "64m", "--pids-limit", "17", "a"]);
+    let event = stats();
+    assert_eq!(
+        (&event["type"], &event["id"]),
+        (&json!("stats"), &json!("a"))
+    );
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 64 << 20);
+    assert_eq!(event["data"]["pids"]["limit"], 17);
+    assert_eq!(event["data"]["pids"]["current"], 1);
+
+    let file = bundle.path().join("limits.json");
+    std::fs::write(
+        &file,
+        r#"{"memory":{"limit":0},"pids":{"limit":18},"cpu":{"quota":0}}"#,
+    )
+    .unwrap();
+    bundle.ok(&["update", "-r", file.to_str().unwrap(), "a"]);
+    let event = stats();
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 64 << 20);
+    assert_eq!(event["data"]["pids"]["limit"], 18);
+
+    for (args, text) in [
+        (
+            &["update", "--memory", "x", "a"][..],
+            "invalid value for memory",
+        ),
+        (
+            &["update", "--pids-limit", "x", "a"],
+            "invalid value for pids-limit",
+        ),
+        (&["update", "-r", "/no/such", "a"], "/no/such"),
+        (&["events", "--interval", "0s", "a"], "greater than 0"),
+        (&["events", "--interval", "x", "a"], "invalid duration"),
+    ] {
+        let error = bundle.fails(args);
+        assert!(error.contains(text), "{args:?}: {error}");
+    }
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn events_end_with_the_container() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let mut child = bundle
+        .command(&["events", "--interval", "10ms", "a"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains("\"stats\""), "{line}");
+    bundle.ok(&["kill", "a", "KILL"]);
+    std::io::Read::read_to_string(&mut lines, &mut line).unwrap();
+    assert!(child.wait().unwrap().success());
+    bundle.ok(&["delete", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
 fn errors_are_also_logged() {
     let bundle = Bundle::new(&["true"]);
     let log = bundle.path().join("log.json");
