@@ -130,6 +130,9 @@ pub struct Created {
     pub process: Started,
     /// Where the time went, up to the program or the gate.
     pub steps: Vec<steps::Step>,
+    /// What was missing in the root filesystem and was made to mount on: paths
+    /// from the root without symbolic links, parents first.
+    pub made: Vec<String>,
     gate: Option<(sync::ParentEnd, create::Parting)>,
 }
 
