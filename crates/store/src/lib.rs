@@ -62,6 +62,7 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+pub use crate::blob::digest_of;
 pub use crate::built::{DiffOptions, Pin};
 pub use crate::check::{Damage, Report};
 pub use crate::error::Error;
