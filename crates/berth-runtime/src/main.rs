@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod console;
 mod error;
+mod inherit;
 mod init;
 mod signal;
 mod state;

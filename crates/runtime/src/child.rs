@@ -71,7 +71,9 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     }
     plan.namespaces.unshare_cgroup()?;
     rustix::process::setsid().step(|| "lead a new session")?;
-    security::new_session_keyring(Some(plan.request.id))?;
+    if !plan.request.inherit.keyring {
+        security::new_session_keyring(Some(plan.request.id))?;
+    }
     // Modes are meant as they are written while files are made.
     rustix::process::umask(Mode::empty());
 

@@ -57,6 +57,7 @@ impl<'a> Plan<'a> {
         let mut goal = Goal::new(process, seccomp)?;
         goal.personality = linux.personality().as_ref();
         goal.memory_policy = linux.memory_policy().as_ref();
+        goal.descriptors = request.inherit.descriptors;
         let namespaces = Namespaces::open(linux, request.network)?;
         check_names(spec, &namespaces)?;
         let own = sysctl::Own {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use berth_cgroup::Cgroup;
 use berth_runtime_core::steps::Clock;
-use berth_runtime_core::{Create, Root, Stdio};
+use berth_runtime_core::{Create, Inherit, Root, Stdio};
 use berth_seccomp::Program;
 use berth_sys::signals::{self, SignalFd};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -101,6 +101,7 @@ pub(super) fn start(
         network: fds.network.as_ref().map(AsFd::as_fd),
         sources: &sources,
         gate: false,
+        inherit: Inherit::default(),
     })?;
     let started_at = Timestamp::now().to_string();
     clock.extend(created.steps);
