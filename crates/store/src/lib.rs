@@ -65,6 +65,7 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+pub use crate::blob::digest_of;
 pub use crate::check::{Damage, Report};
 pub use crate::decompress::inflate;
 pub use crate::diff::DiffOptions;
