@@ -186,6 +186,7 @@ impl Task {
                 pid,
                 started_at,
                 steps,
+                ..
             } => {
                 self.engine.started(&self.container, pid, &started_at);
                 if let Some(begun) = self.begun.take() {
