@@ -57,6 +57,7 @@ impl<'a> Plan<'a> {
         let mut goal = Goal::new(process, seccomp)?;
         goal.personality = linux.personality().as_ref();
         goal.memory_policy = linux.memory_policy().as_ref();
+        goal.descriptors = request.inherit.descriptors;
         let namespaces = Namespaces::open(linux, request.network)?;
         check_names(spec, &namespaces)?;
         let own = sysctl::Own {
@@ -205,6 +206,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
             pidfd,
             console: None,
         }),
+        made: Vec::new(),
     };
     if staged {
         creation.meet()?;
@@ -228,6 +230,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
         return Ok(Created {
             process,
             steps: clock.into_steps(),
+            made: std::mem::take(&mut creation.made),
             gate: Some((ParentEnd(sync), parting)),
         });
     }
@@ -235,6 +238,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
     Ok(Created {
         process,
         steps: clock.into_steps(),
+        made: std::mem::take(&mut creation.made),
         gate: None,
     })
 }
@@ -244,6 +248,7 @@ struct Creation<'p, 'a> {
     plan: &'p Plan<'a>,
     sync: ParentEnd,
     process: Option<Started>,
+    made: Vec<String>,
 }
 
 impl Creation<'_, '_> {
@@ -276,6 +281,7 @@ impl Creation<'_, '_> {
             match self.sync.next()? {
                 None => return Ok(false),
                 Some(Message::Steps(steps)) => clock.extend(steps),
+                Some(Message::Made(paths)) => self.made = paths,
                 Some(Message::Gate) => return Ok(true),
                 Some(Message::Failed(error)) => return Err(error),
                 Some(Message::Console(master)) => {

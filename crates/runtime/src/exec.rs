@@ -30,7 +30,8 @@ enum Join {
 
 /// See [`crate::exec`].
 pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
-    let goal = Goal::new(request.process, request.seccomp)?;
+    let mut goal = Goal::new(request.process, request.seccomp)?;
+    goal.descriptors = request.inherit.descriptors;
     let entry = request
         .cgroup
         .map(berth_cgroup::Cgroup::entry)
@@ -231,7 +232,9 @@ fn run(
         child::become_root()?;
     }
     rustix::process::setsid().step(|| "lead a new session")?;
-    security::new_session_keyring(None)?;
+    if !request.inherit.keyring {
+        security::new_session_keyring(None)?;
+    }
     // Joining a mount namespace has made its root ours.
     let root = rustix::fs::openat(
         CWD,

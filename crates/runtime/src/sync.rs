@@ -11,6 +11,7 @@
 //!   Hooks      (only with hooks)  runs createRuntime hooks  → Go
 //!   Console    + descriptor       keeps it
 //!   Steps                         keeps them
+//!   Made?      (if any)           keeps them
 //!   Gate       (only with a gate) create() returns; start() → Go
 //!   Failed                        reaps the child, reports
 //!   (closed)                      the program runs
@@ -18,6 +19,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use berth_sys::socket;
 use rustix::io::Errno;
@@ -42,6 +45,8 @@ pub(crate) enum Message {
     Console(OwnedFd),
     /// Where the time went so far.
     Steps(Vec<Step>),
+    /// Paths that were made in the root to mount on.
+    Made(Vec<String>),
     /// Waits at the gate.
     Gate,
     Failed(Error),
@@ -93,6 +98,17 @@ impl ChildEnd {
 
     pub(crate) fn steps(&self, steps: &[Step]) -> Result<()> {
         self.say(b'T', &steps::encode(steps), &[])
+    }
+
+    pub(crate) fn made(&self, paths: &[PathBuf]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<&[u8]> = paths
+            .iter()
+            .map(|path| path.as_os_str().as_bytes())
+            .collect();
+        self.say(b'P', &paths.join(&0), &[])
     }
 
     pub(crate) fn wait_at_gate(&self) -> Result<()> {
@@ -176,6 +192,14 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Message> {
         b'H' => Message::Hooks,
         b'C' => Message::Console(fds.next()?),
         b'T' => Message::Steps(steps::decode(body)?),
+        b'P' => {
+            let paths = body.split(|&byte| byte == 0);
+            Message::Made(
+                paths
+                    .map(|p| String::from_utf8_lossy(p).into_owned())
+                    .collect(),
+            )
+        }
         b'G' => Message::Gate,
         b'F' => {
             let (kind, body) = body.split_first()?;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use berth_runtime_core::{Exec, Stdio};
+use berth_runtime_core::{Exec, Inherit, Stdio};
 use berth_sys::signals;
 use oci_spec::runtime::Process as ProcessSpec;
 
@@ -235,6 +235,7 @@ impl Container {
             },
             cgroup: self.group(),
             seccomp: seccomp.as_ref(),
+            inherit: Inherit::default(),
         })?;
         let mut streams = match (pipes, started.console) {
             (Some((streams, _)), _) => streams,
