@@ -1,5 +1,5 @@
-//! What a container changed, as a layer: its upper directory becomes a tar
-//! stream with AUFS whiteouts.
+//! What a container changed, as a layer: its upper directory becomes a
+//! canonical tar stream ([`crate::canonical`]) with AUFS whiteouts.
 //!
 //! The container may be running and change what is read here, so: descriptors
 //! only, no link is followed, and a file that shrinks meanwhile ends in zeros.
@@ -24,14 +24,41 @@ use crate::{Store, snapshot};
 /// More than any attribute has (`XATTR_SIZE_MAX`), and all names together.
 const MAX_XATTR: usize = 64 << 10;
 
+/// Descriptors held at once while walking a tree of any depth.
+const MAX_OPEN: usize = 64;
+
+/// How [`Store::diff_with`] writes changes.
+#[derive(Clone, Debug, Default)]
+pub struct DiffOptions<'a> {
+    /// Paths that are left out, with what is below them.
+    pub without: &'a [&'a str],
+    /// One time for all files, seconds since 1970; none = their own.
+    pub time: Option<i64>,
+}
+
 impl Store {
-    /// Writes the changes in a snapshot as a plain layer, in the order of
-    /// names; whether there were any. What cannot be in a layer (sockets) is
-    /// left out, and so are these paths.
+    /// Writes the changes in a snapshot as a plain layer; see
+    /// [`Store::diff_with`].
     ///
     /// # Errors
     /// `NotFound` if there is no such snapshot.
     pub fn diff(&self, key: &str, without: &[&str], out: &mut dyn Write) -> Result<bool> {
+        let time = None;
+        self.diff_with(key, &DiffOptions { without, time }, out)
+    }
+
+    /// Writes the changes in a snapshot as a plain layer, a canonical stream;
+    /// whether there were any. What cannot be in a layer is left out: sockets,
+    /// and names that would mean a whiteout (`.wh.*`).
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such snapshot.
+    pub fn diff_with(
+        &self,
+        key: &str,
+        options: &DiffOptions<'_>,
+        out: &mut dyn Write,
+    ) -> Result<bool> {
         snapshot::check_key(key)?;
         let path = format!("{key}/upper");
         let upper = open_directory(self.inner.dirs.snapshots.as_fd(), path.as_bytes()).map_err(
@@ -44,7 +71,8 @@ impl Store {
             tar: TarWriter::new(out),
             root: upper,
             links: HashMap::new(),
-            without,
+            without: options.without,
+            time: options.time,
             opaque: opaque_mark(self.inner.options.userxattr),
             any: false,
         };
@@ -61,9 +89,32 @@ struct Diff<'a> {
     /// First names of files that have several, by device and inode.
     links: HashMap<(u64, u64), Vec<u8>>,
     without: &'a [&'a str],
+    time: Option<i64>,
     /// How overlayfs marks an opaque directory.
     opaque: &'static str,
     any: bool,
+}
+
+/// A directory that is being written.
+struct Level {
+    path: Vec<u8>,
+    /// None if it is to be opened again.
+    fd: Option<OwnedFd>,
+    /// Those to come.
+    names: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Level {
+    fn new(path: Vec<u8>, fd: OwnedFd) -> Result<Self> {
+        let names = children(&fd).map_err(failed(&path))?.into_iter();
+        let mut names: Vec<_> = names.map(|(name, _)| name).collect();
+        names.sort_unstable();
+        Ok(Self {
+            path,
+            fd: Some(fd),
+            names: names.into_iter(),
+        })
+    }
 }
 
 impl Diff<'_> {
@@ -76,45 +127,58 @@ impl Diff<'_> {
         };
         // A layer that says nothing of its root has the usual one.
         if own != Root::default() {
-            self.tar
-                .append(&described(b"./", Kind::Directory, &stat), &mut io::empty())?;
+            let root = self.described(b"./", Kind::Directory, &stat);
+            self.tar.append(&root, &mut io::empty())?;
         }
-        let mut pending = vec![Vec::new()];
-        while let Some(path) = pending.pop() {
-            let here: &[u8] = if path.is_empty() { b"." } else { &path };
-            let directory = match open_beneath(&self.root, here) {
-                // Gone or replaced meanwhile.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                Err(Errno::NAMETOOLONG) => {
-                    return invalid(format!(
-                        "{:?} is nested deeper than a layer can be",
-                        String::from_utf8_lossy(&path)
-                    ));
-                }
-                other => other.map_err(failed(&path))?,
+        let Some(root) = self.open(b".")? else {
+            return Ok(());
+        };
+        let mut levels = vec![Level::new(Vec::new(), root)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
             };
-            let mut names = children(&directory).map_err(failed(&path))?;
-            names.sort_by(|(a, _), (b, _)| a.cmp(b));
-            let mut below = Vec::new();
-            for (name, _) in names {
-                let mut full = path.clone();
-                if !full.is_empty() {
-                    full.push(b'/');
-                }
-                full.extend_from_slice(&name);
-                if self.entry(&directory, &name, &full)? {
-                    below.push(full);
-                }
+            if level.fd.is_none() {
+                level.fd = self.open(&level.path)?;
             }
-            // The first is next: parents before children, in order.
-            pending.extend(below.into_iter().rev());
+            let Some(fd) = &level.fd else {
+                levels.pop();
+                continue;
+            };
+            let mut path = level.path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(&name);
+            if self.entry(fd, &name, &path)?
+                && let Some(fd) = self.open(&path)?
+            {
+                // Of a deep tree not all are open at once.
+                if let Some(above) = levels.len().checked_sub(MAX_OPEN) {
+                    levels[above].fd = None;
+                }
+                levels.push(Level::new(path, fd)?);
+            }
         }
         Ok(())
     }
 
+    /// None if it is gone or replaced meanwhile.
+    fn open(&self, path: &[u8]) -> Result<Option<OwnedFd>> {
+        match open_beneath(&self.root, path) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(Errno::NAMETOOLONG) => invalid(format!(
+                "{:?} is nested deeper than a layer can be",
+                String::from_utf8_lossy(path)
+            )),
+            other => other.map(Some).map_err(failed(path)),
+        }
+    }
+
     /// Writes one entry; whether it is a directory to be entered.
     fn entry(&mut self, directory: &OwnedFd, name: &[u8], path: &[u8]) -> Result<bool> {
-        if self.without.iter().any(|name| name.as_bytes() == path) {
+        if self.without.iter().any(|name| name.as_bytes() == path) || name.starts_with(WHITEOUT) {
             return Ok(false);
         }
         let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -137,7 +201,7 @@ impl Diff<'_> {
             if let Some(first) = self.links.get(&link) {
                 let entry = Entry {
                     link: first.clone(),
-                    ..described(path, Kind::HardLink, &stat)
+                    ..self.described(path, Kind::HardLink, &stat)
                 };
                 self.append(&entry, &mut io::empty())?;
                 return Ok(false);
@@ -153,7 +217,7 @@ impl Diff<'_> {
                 };
                 let entry = Entry {
                     link: target.into_bytes(),
-                    ..described(path, Kind::Symlink, &stat)
+                    ..self.described(path, Kind::Symlink, &stat)
                 };
                 self.append(&entry, &mut io::empty())?;
             }
@@ -165,12 +229,13 @@ impl Diff<'_> {
                 };
                 let entry = Entry {
                     device: (major(stat.st_rdev), minor(stat.st_rdev)),
-                    ..described(path, kind, &stat)
+                    ..self.described(path, kind, &stat)
                 };
                 self.append(&entry, &mut io::empty())?;
             }
             FileType::Fifo => {
-                self.append(&described(path, Kind::Fifo, &stat), &mut io::empty())?;
+                let entry = self.described(path, Kind::Fifo, &stat);
+                self.append(&entry, &mut io::empty())?;
             }
             _ => {}
         }
@@ -185,7 +250,7 @@ impl Diff<'_> {
         let stat = fstat(&fd).map_err(failed(path))?;
         let entry = Entry {
             xattrs: xattrs(&fd, path)?,
-            ..described(path, Kind::Directory, &stat)
+            ..self.described(path, Kind::Directory, &stat)
         };
         self.append(&entry, &mut io::empty())?;
         if is_opaque(&fd, self.opaque, path)? {
@@ -210,7 +275,7 @@ impl Diff<'_> {
         let entry = Entry {
             size,
             xattrs: xattrs(file.as_fd(), path)?,
-            ..described(path, Kind::File, &stat)
+            ..self.described(path, Kind::File, &stat)
         };
         self.append(&entry, &mut file.take(size).chain(io::repeat(0)))
     }
@@ -230,21 +295,21 @@ impl Diff<'_> {
         self.any = true;
         self.tar.append(entry, data)
     }
-}
 
-/// Whole seconds, as all builders write them.
-fn described(path: &[u8], kind: Kind, stat: &Stat) -> Entry {
-    Entry {
-        name: path.to_vec(),
-        kind,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Time {
-            seconds: stat.st_mtime,
-            nanoseconds: 0,
-        },
-        ..Entry::default()
+    /// With a time of whole seconds, as all builders write them.
+    fn described(&self, path: &[u8], kind: Kind, stat: &Stat) -> Entry {
+        Entry {
+            name: path.to_vec(),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: Time {
+                seconds: self.time.unwrap_or(stat.st_mtime),
+                nanoseconds: 0,
+            },
+            ..Entry::default()
+        }
     }
 }
 
@@ -354,10 +419,10 @@ mod tests {
             ("link", Kind::Symlink, 0),
             ("made/", Kind::Directory, 0),
             ("made/.wh..wh..opq", Kind::File, 0),
-            ("null", Kind::CharDevice, 0),
-            ("pipe", Kind::Fifo, 0),
             ("made/again", Kind::File, 2),
             ("made/z", Kind::HardLink, 0),
+            ("null", Kind::CharDevice, 0),
+            ("pipe", Kind::Fifo, 0),
         ];
         assert_eq!(
             seen,

@@ -2,8 +2,12 @@
 //! networks and containers.
 
 #[allow(dead_code, reason = "called by the next commit of Engine::build")]
+mod builder;
+mod caches;
 mod output;
 mod peer;
+mod session;
+mod step;
 
 use std::sync::Arc;
 
@@ -12,7 +16,9 @@ use berth_api::build::{BuildRequest, BuildResult, PruneReport};
 use berth_api::filters::Filters;
 use berth_build::progress::Sink;
 
+pub(crate) use self::builder::Builder;
 pub use self::peer::{Ask, Peer};
+pub(crate) use self::step::{CGROUP_FILE, RUN_DIR, SNAPSHOTS};
 use crate::engine::Engine;
 
 /// Why a build failed, and the place in the Dockerfile to show above it.
