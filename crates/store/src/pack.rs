@@ -13,6 +13,7 @@ use crate::decompress::decompress;
 use crate::error::{Error, Result, invalid};
 use crate::incoming::Incoming;
 use crate::layer::Ending;
+use crate::regenerate::{Original, Pieces};
 use crate::unpack::unpack_plain;
 
 /// Buffers between reading and compressing.
@@ -127,6 +128,66 @@ impl Incoming {
             size,
             media_type: compression.media_type(),
         })
+    }
+}
+
+impl Incoming {
+    /// The blob of a layer that was made by [`Incoming::layer`], for a manifest:
+    /// its stream, compressed. The plain one is the layer itself, and takes no
+    /// space of its own. Equal layers and compressions give equal blobs.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone; `Invalid` if it was not built here.
+    pub fn blob_of(&self, layer: &str, compression: PackAs) -> Result<Packed> {
+        let original = {
+            let state = &mut *self.inner().state();
+            let Some(found) = state.layers.get(layer).cloned() else {
+                return Err(Error::NotFound(format!("No such layer: {layer}")));
+            };
+            let original = Original::open(self.inner(), layer, &found)?;
+            self.keep(state, layer);
+            original
+        };
+        let mut packed = Packed {
+            diff_id: layer.to_owned(),
+            digest: layer.to_owned(),
+            size: original.length(),
+            media_type: compression.media_type(),
+        };
+        if compression != PackAs::Plain {
+            (packed.digest, packed.size) = self.compress(&original, compression)?;
+        }
+        Ok(packed)
+    }
+
+    fn compress(&self, original: &Original, compression: PackAs) -> Result<(Digest, u64)> {
+        let (name, file) = self.create()?;
+        let (mut plain, pieces) = Pieces::new();
+        let made = thread::scope(|scope| {
+            let packer = thread::Builder::new()
+                .name("store-pack".to_owned())
+                .spawn_scoped(scope, move || pack(&pieces, compression, file))
+                .map_err(Error::io("start", "a thread"))?;
+            let written = original.write(&mut plain);
+            drop(plain);
+            match packer.join() {
+                Ok(blob) => {
+                    let blob = blob.map_err(Error::io("write blob", &name))?;
+                    written.map(|()| blob)
+                }
+                Err(_) => invalid("packing a layer failed"),
+            }
+        });
+        match made {
+            Ok((digest, size)) => {
+                self.add(name, digest.clone(), size);
+                Ok((digest, size))
+            }
+            Err(error) => {
+                self.inner().discard(&self.work().fd, name.as_bytes());
+                Err(error)
+            }
+        }
     }
 }
 
