@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::flight::Flights;
 use super::layers::{Hold, Layers};
+use super::usage::Shelf;
 use super::{Error, SolveError};
 use crate::tree::Layer;
 
@@ -42,7 +43,7 @@ pub struct Record {
 }
 
 impl Record {
-    fn layers(&self) -> Vec<Digest> {
+    pub(super) fn layers(&self) -> Vec<Digest> {
         let mut layers = Vec::new();
         if let Some(layer) = &self.layer {
             layers.push(layer.digest.clone());
@@ -75,6 +76,7 @@ struct Inner {
     state: Mutex<State>,
     flights: Arc<Flights>,
     sessions: AtomicU64,
+    shelves: Mutex<Vec<Arc<dyn Shelf>>>,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,7 @@ impl Cache {
                 state: Mutex::new(state),
                 flights: Arc::default(),
                 sessions: AtomicU64::new(0),
+                shelves: Mutex::default(),
             }),
         })
     }
@@ -118,6 +121,15 @@ impl Cache {
     fn state(&self) -> MutexGuard<'_, State> {
         let state = self.inner.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn layers(&self) -> &dyn Layers {
+        &*self.inner.layers
+    }
+
+    pub(super) fn shelves(&self) -> MutexGuard<'_, Vec<Arc<dyn Shelf>>> {
+        let shelves = self.inner.shelves.lock();
+        shelves.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn session(&self) -> Result<Session, SolveError> {

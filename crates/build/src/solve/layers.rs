@@ -1,11 +1,13 @@
 //! What a solve needs of the store.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io::Read;
 
-use berth_store::{Digest, Incoming, Pin, Store};
+use berth_store::{Digest, Image, Incoming, Pin, Store};
 
 use super::Error;
+use super::usage::Measured;
 
 /// Layers, and what keeps them. Blocking, and short except for
 /// [`Hold::layer`].
@@ -15,6 +17,8 @@ pub trait Layers: Debug + Send + Sync {
     fn unpin(&self, keys: &[String]) -> Result<(), Error>;
     fn pins(&self) -> Vec<Pin>;
     fn hold(&self) -> Result<Box<dyn Hold>, Error>;
+    /// All layers. What was not measured yet is walked.
+    fn measure(&self) -> Result<HashMap<Digest, Measured>, Error>;
 }
 
 /// Keeps layers for as long as it lives.
@@ -52,6 +56,32 @@ impl Layers for Store {
     fn hold(&self) -> Result<Box<dyn Hold>, Error> {
         Ok(Box::new(self.incoming()?))
     }
+
+    fn measure(&self) -> Result<HashMap<Digest, Measured>, Error> {
+        let names: HashMap<Digest, String> = (self.images().into_iter())
+            .map(|image| (image.id.clone(), shown(image)))
+            .collect();
+        let layers = self.layer_usages()?.into_iter();
+        Ok(layers
+            .map(|layer| {
+                let images = layer.images.into_iter();
+                let measured = Measured {
+                    size: layer.size,
+                    images: images
+                        .map(|id| names.get(&id).cloned().unwrap_or(id))
+                        .collect(),
+                    has_container: layer.has_snapshot,
+                };
+                (layer.diff_id, measured)
+            })
+            .collect())
+    }
+}
+
+/// As people know an image.
+fn shown(image: Image) -> String {
+    let mut names = image.names.into_iter();
+    names.next().unwrap_or(image.id)
 }
 
 impl Hold for Incoming {

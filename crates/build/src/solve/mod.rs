@@ -14,11 +14,13 @@
 //! times, and the canonical ones are made for the image only.
 
 mod cache;
+mod collect;
 mod flight;
 mod key;
 mod layers;
 mod pass;
 mod run;
+mod usage;
 mod vertex;
 
 use std::os::fd::OwnedFd;
@@ -26,8 +28,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use self::cache::{Cache, Record};
+pub use self::collect::{Bounds, Collected, Condition, Disk, Rule, default_rules};
 pub use self::layers::{Hold, Layers};
 pub use self::run::{Done, Solved, solve};
+pub use self::usage::{CACHE_MOUNT, GIT, LOCAL, Measured, REGULAR, Row, Shelf};
 
 use crate::graph::{Exec, Git, Graph, Http, Id, Image, Local, MountKind, Op};
 use crate::progress::Sink;

@@ -104,7 +104,7 @@ impl Engine {
         }
     }
 
-    fn image_event(&self, id: &str, name: &str, action: &str) {
+    pub(crate) fn image_event(&self, id: &str, name: &str, action: &str) {
         let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
         self.0.events.emit("image", action, id, attributes);
     }
