@@ -9,11 +9,11 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_api::Error;
 use berth_build::files::Files;
-use berth_build::solve;
+use berth_build::solve::{self, Cache};
 
 use super::caches::Caches;
 use crate::Config;
@@ -25,6 +25,8 @@ use crate::files;
 pub(crate) struct Builder {
     /// Opened by the first build that needs it.
     files: Mutex<Option<Files>>,
+    /// The same.
+    cache: Mutex<Option<Cache>>,
     pub(super) caches: Caches,
 }
 
@@ -43,6 +45,7 @@ impl Builder {
         }
         Ok(Self {
             files: Mutex::default(),
+            cache: Mutex::default(),
             caches: Caches::new(root.join("cache-mounts")),
         })
     }
@@ -61,6 +64,17 @@ impl Builder {
 }
 
 impl Engine {
+    /// Results that are known. Blocks the first time.
+    pub(super) fn build_cache(&self) -> Result<Cache, solve::Error> {
+        let cache = &self.0.builder.cache;
+        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = &*cache {
+            return Ok(cache.clone());
+        }
+        let opened = Cache::open(Arc::new(self.0.store.clone()))?;
+        Ok(cache.insert(opened).clone())
+    }
+
     /// Where a running step keeps its files.
     pub(super) fn steps_dir(&self) -> PathBuf {
         steps_dir(&self.0.config.exec_root)
