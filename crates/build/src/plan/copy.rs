@@ -7,7 +7,7 @@ use super::planner::{Inputs, Now, Planner, Source, shown};
 use super::stages::Step;
 use super::{GitAddress, chmod, git, path};
 use crate::dockerfile::{self, Add, Expander, Heredoc};
-use crate::graph::{Copy, FileAction, Files, Http, ModeChange, Op, Unpack};
+use crate::graph::{Copy, FileAction, Files, Http, Input, Op, Unpack};
 
 /// What ADD calls a file whose address has no name.
 const UNNAMED: &str = "__unnamed__";
@@ -43,7 +43,13 @@ impl Planner<'_> {
     ) -> Result<(), String> {
         let (sources, target) = self.sources(now, &copy.files)?;
         let from = match step.from.first() {
-            Some(Some(from)) => self.source(*from, "copy", now)?,
+            Some(Some(from)) => self.source(*from)?.ok_or_else(|| {
+                format!(
+                    "cannot copy from stage {:?}, it needs to be defined before current stage {:?}",
+                    copy.from.as_deref().unwrap_or_default(),
+                    now.label
+                )
+            })?,
             _ => Source::Root(None),
         };
         let is_from = copy.from.is_some();
@@ -140,24 +146,32 @@ impl Planner<'_> {
         let base = root.map(|root| inputs.add(root));
         let target = path::target(&now.state.config.working_dir, &copying.target);
         let mut actions = Vec::new();
+        let owner = Some(copying.chown.clone()).filter(|owner| !owner.is_empty());
         for given in &copying.sources {
-            let action = match given {
-                Given::Path(text) => {
-                    let one = self.one(now, step, copying, text, &full_name, &mut inputs)?;
-                    Some(Copy {
-                        target: target.clone(),
-                        owner: Some(copying.chown.clone()).filter(|owner| !owner.is_empty()),
+            let one = match given {
+                Given::Path(text) => self.one(now, step, copying, text, &full_name, &mut inputs)?,
+                Given::Document(document, text) if target.ends_with('/') => {
+                    actions.push(FileAction::Write {
+                        target: format!("{target}{}", document.name),
+                        data: Arc::from(text.as_bytes()),
                         mode: mode.clone(),
-                        exclude: copying.exclude.to_vec(),
-                        ..one
-                    })
+                        owner: owner.clone(),
+                    });
+                    continue;
                 }
+                // Whether the target is a directory is not known yet.
                 Given::Document(document, text) => {
-                    actions.push(copying.document(document, text, &target, mode.as_ref()));
-                    None
+                    let from = inputs.add(self.inline(&document.name, text, None)?);
+                    plain_copy(from, path::escaped(&document.name), Unpack::Never)
                 }
             };
-            let Some(copy) = action else { continue };
+            let copy = Copy {
+                target: target.clone(),
+                owner: owner.clone(),
+                mode: mode.clone(),
+                exclude: copying.exclude.to_vec(),
+                ..one
+            };
             // Sources that differ in nothing else are one action.
             match actions.last_mut() {
                 Some(FileAction::Copy(last)) if last.is_like(&copy) => {
@@ -190,16 +204,6 @@ impl Planner<'_> {
         name: &str,
         inputs: &mut Inputs,
     ) -> Result<Copy, String> {
-        let copy = |from, source: String, unpack| Copy {
-            from,
-            sources: vec![source],
-            target: String::new(),
-            owner: None,
-            mode: None,
-            parents: false,
-            exclude: Vec::new(),
-            unpack,
-        };
         match Address::of(text, copying.keep_git_dir.is_some())? {
             Address::Git(_) if copying.keyword == "COPY" => {
                 Err("source can't be a git ref for COPY".to_owned())
@@ -210,7 +214,7 @@ impl Planner<'_> {
             Address::Git(address) => {
                 let op = Op::Git(copying.git(*address)?.source());
                 let id = self.push_step(now, step, op, Vec::new(), name.to_owned())?;
-                Ok(copy(inputs.add(id), ".".to_owned(), Unpack::Never))
+                Ok(plain_copy(inputs.add(id), ".".to_owned(), Unpack::Never))
             }
             Address::Http { filename } => {
                 check_digest(&copying.checksum)?;
@@ -224,7 +228,7 @@ impl Planner<'_> {
                     Some(true) => Unpack::Archives,
                     _ => Unpack::Never,
                 };
-                Ok(copy(inputs.add(id), path::escaped(&filename), unpack))
+                Ok(plain_copy(inputs.add(id), path::escaped(&filename), unpack))
             }
             Address::Path => {
                 let from = match &copying.from {
@@ -247,7 +251,7 @@ impl Planner<'_> {
                 };
                 Ok(Copy {
                     parents: copying.parents,
-                    ..copy(inputs.add(from), source, unpack)
+                    ..plain_copy(inputs.add(from), source, unpack)
                 })
             }
         }
@@ -272,25 +276,6 @@ impl Copying<'_> {
                 Ok(())
             }
             _ => Err("checksum requires HTTP(S) or Git sources".to_owned()),
-        }
-    }
-
-    fn document(
-        &self,
-        document: &Heredoc,
-        text: &str,
-        target: &str,
-        mode: Option<&ModeChange>,
-    ) -> FileAction {
-        let target = match target.ends_with('/') {
-            true => format!("{target}{}", document.name),
-            false => target.to_owned(),
-        };
-        FileAction::Write {
-            target,
-            data: Arc::from(text.as_bytes()),
-            mode: mode.cloned(),
-            owner: Some(self.chown.clone()).filter(|owner| !owner.is_empty()),
         }
     }
 
@@ -337,6 +322,19 @@ impl Copying<'_> {
         }
         let _ = write!(text, " {} # buildkit", self.target);
         text
+    }
+}
+
+fn plain_copy(from: Input, source: String, unpack: Unpack) -> Copy {
+    Copy {
+        from,
+        sources: vec![source],
+        target: String::new(),
+        owner: None,
+        mode: None,
+        parents: false,
+        exclude: Vec::new(),
+        unpack,
     }
 }
 

@@ -2,6 +2,7 @@
 //! shared, and what is known after each step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use berth_store::{Platform, Reference};
 use serde_json::{Map, Value};
@@ -12,8 +13,8 @@ use super::variables::{self, Epoch};
 use super::{Base, Error, GitAddress, NamedContext, Options, Query, path, platform, text};
 use crate::dockerfile::{Dockerfile, Expander, Instruction, Lines};
 use crate::graph::{
-    Copy, FileAction, Files, Graph, History, Http, Id, Image, ImagePlan, Input, Local, Op, Plan,
-    Unpack, Variables, Vertex,
+    Copy, FileAction, Files, Graph, History, Http, Id, Image, ImagePlan, Input, Local, ModeChange,
+    Op, Plan, Unpack, Variables, Vertex,
 };
 
 /// The build's own context.
@@ -80,7 +81,7 @@ pub(super) struct Now {
     pub(super) ignore_cache: bool,
     /// The stage has a CMD of its own, which ENTRYPOINT leaves alone.
     pub(super) has_cmd: bool,
-    label: String,
+    pub(super) label: String,
     index: usize,
     total: usize,
 }
@@ -212,9 +213,6 @@ impl<'a> Planner<'a> {
         for pair in &state.config.env {
             let (name, value) = split_pair(pair);
             state.env.insert(name.to_owned(), value.to_owned());
-        }
-        if !state.config.working_dir.is_empty() {
-            state.config.working_dir = path::absolute(&state.config.working_dir);
         }
         Ok(state)
     }
@@ -434,32 +432,36 @@ impl<'a> Planner<'a> {
         id
     }
 
-    /// What `--from` of a step means.
-    pub(super) fn source(
-        &mut self,
-        from: StandsOn,
-        why: &str,
-        now: &Now,
-    ) -> Result<Source, String> {
+    /// What `--from` of a step means; none for a stage that is not done yet, a
+    /// later one or this one.
+    pub(super) fn source(&mut self, from: StandsOn) -> Result<Option<Source>, String> {
         match from {
-            StandsOn::External(id) => self.external(id, None),
-            // The stage itself is not done either.
-            StandsOn::Stage(id) => match self.done.get(id).and_then(Option::as_ref) {
-                Some(state) => Ok(Source::Root(state.root)),
-                None => {
-                    let name = &self.stages.all[id].label;
-                    Err(match why {
-                        "copy" => format!(
-                            "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
-                            self.stages.all[now.stage].label
-                        ),
-                        why => format!(
-                            "cannot {why} from stage {name:?}, stage needs to be defined before current command"
-                        ),
-                    })
-                }
-            },
+            StandsOn::External(id) => self.external(id, None).map(Some),
+            StandsOn::Stage(id) => {
+                let state = self.done[id].as_ref();
+                Ok(state.map(|state| Source::Root(state.root)))
+            }
         }
+    }
+
+    /// A file with a document in it.
+    pub(super) fn inline(
+        &mut self,
+        name: &str,
+        content: &str,
+        mode: Option<ModeChange>,
+    ) -> Result<Id, String> {
+        let op = Op::Files(Files {
+            base: None,
+            actions: vec![FileAction::Write {
+                target: path::absolute(name),
+                data: Arc::from(content.as_bytes()),
+                mode,
+                owner: None,
+            }],
+        });
+        let name = "[internal] preparing inline document".to_owned();
+        self.push(op, Vec::new(), name.clone(), name, None)
     }
 
     /// Adds a vertex of a step.

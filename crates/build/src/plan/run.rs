@@ -1,14 +1,12 @@
 //! RUN and its mounts.
 
-use std::sync::Arc;
-
 use super::path;
 use super::planner::{Inputs, Now, Planner, Source};
 use super::stages::{StandsOn, Step};
 use super::text::{plain_list, summary, uppercased};
 use super::variables;
 use crate::dockerfile::{self, Heredoc, Line, Network, Run};
-use crate::graph::{Exec, FileAction, Files, Id, ModeChange, Mount, MountKind, Op, Variables};
+use crate::graph::{Exec, ModeChange, Mount, MountKind, Op, Variables};
 
 /// Of a step without another.
 const HOSTNAME: &str = "buildkitsandbox";
@@ -35,7 +33,8 @@ impl Planner<'_> {
         let root = now.state.root.map(|root| inputs.add(root));
         let mut mounts = Vec::new();
         if let Some((name, content)) = &line.script {
-            let from = inputs.add(self.script(name, content)?);
+            let mode = Some(ModeChange::Octal(0o755));
+            let from = inputs.add(self.inline(name, content, mode)?);
             mounts.push(Mount {
                 target: SCRIPTS.to_owned(),
                 kind: MountKind::Bind {
@@ -64,7 +63,8 @@ impl Planner<'_> {
         )?;
         let mut known = now.state.env.clone();
         known.extend(secrets);
-        let shown = self.expander.clone().raw().expand(&line.shown, &known);
+        let expander = self.expander.clone().keep_quotes().keep_unset();
+        let shown = expander.expand(&line.shown, &known);
         let shown = uppercased(&shown.map_or_else(|_| line.shown.clone(), |shown| shown.text));
         let name = self.name(now, step, &shown);
         let created_by = created_by(now, &line.args);
@@ -75,10 +75,7 @@ impl Planner<'_> {
             args: line.args,
             env,
             proxies: self.proxies.clone(),
-            cwd: match now.state.config.working_dir.as_str() {
-                "" => "/".to_owned(),
-                directory => directory.to_owned(),
-            },
+            cwd: path::absolute(&now.state.config.working_dir),
             user: now.state.config.user.clone(),
             hostname: match hostname.as_str() {
                 "" => HOSTNAME.to_owned(),
@@ -96,21 +93,6 @@ impl Planner<'_> {
         let id = self.push_step(now, step, op, inputs.0, name)?;
         now.state.root = Some(id);
         self.commit(now, created_by, Some(id))
-    }
-
-    /// A file with a document in it.
-    fn script(&mut self, name: &str, content: &str) -> Result<Id, String> {
-        let op = Op::Files(Files {
-            base: None,
-            actions: vec![FileAction::Write {
-                target: path::absolute(name),
-                data: Arc::from(content.as_bytes()),
-                mode: Some(ModeChange::Octal(0o755)),
-                owner: None,
-            }],
-        });
-        let name = "[internal] preparing inline document".to_owned();
-        self.push(op, Vec::new(), name.clone(), name, None)
     }
 
     /// What a step sees, in the order of names: the order in which variables
@@ -146,11 +128,11 @@ impl Planner<'_> {
         let source = path::absolute(mount.source.as_deref().unwrap_or_default());
         let (target, kind) = match mount.kind {
             dockerfile::MountKind::Bind => {
-                let from = self.mounted(now, from, &source, inputs, true)?;
+                let from = self.mounted(&mount, from, &source, inputs, true)?;
                 (target, MountKind::Bind { from, source })
             }
             dockerfile::MountKind::Cache => {
-                let id = mount.id.unwrap_or_else(|| clean(given));
+                let id = mount.id.clone().unwrap_or_else(|| clean(given));
                 let namespace = variables::given(self.options, "BUILDKIT_CACHE_MOUNT_NS");
                 let kind = MountKind::Cache {
                     id: match namespace {
@@ -158,7 +140,7 @@ impl Planner<'_> {
                         _ => id,
                     },
                     sharing: mount.sharing.unwrap_or_default(),
-                    from: self.mounted(now, from, &source, inputs, false)?,
+                    from: self.mounted(&mount, from, &source, inputs, false)?,
                     source,
                     mode: mount.mode.unwrap_or(CACHE_MODE),
                     uid,
@@ -222,14 +204,18 @@ impl Planner<'_> {
     /// The input that a mount shows; none = nothing.
     fn mounted(
         &mut self,
-        now: &Now,
+        mount: &dockerfile::Mount,
         from: Option<StandsOn>,
         source: &str,
         inputs: &mut Inputs,
         else_context: bool,
     ) -> Result<Option<usize>, String> {
         let given = match from {
-            Some(from) => self.source(from, "mount", now)?,
+            Some(stage) => self.source(stage)?.ok_or_else(|| {
+                let from = mount.from.as_deref().unwrap_or_default();
+                let target = mount.target.as_deref().unwrap_or_default();
+                format!("cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command")
+            })?,
             None if else_context => self.main_context()?,
             None => return Ok(None),
         };

@@ -145,7 +145,13 @@ impl Planner<'_> {
 
     fn workdir(&mut self, now: &mut Now, step: &Step<'_>, text: &str) -> Result<(), String> {
         let given = self.expand(now, text)?;
-        let directory = path::join(&now.state.config.working_dir, &given);
+        // An absolute path stays as it is written, where people read it.
+        let directory = match (given.as_str(), now.state.config.working_dir.as_str()) {
+            ("", "") => "/".to_owned(),
+            ("", current) => current.to_owned(),
+            (given, _) if given.starts_with('/') => given.to_owned(),
+            (given, current) => path::join(current, given),
+        };
         now.state.config.working_dir.clone_from(&directory);
         let created_by = format!("WORKDIR {directory}");
         let name = shown(&self.expander, &step.text, &now.state.env);
@@ -157,7 +163,7 @@ impl Planner<'_> {
         let op = Op::Files(Files {
             base: now.state.root.map(|_| 0),
             actions: vec![FileAction::MakeDir {
-                path: directory,
+                path: path::absolute(&directory),
                 mode: DIRECTORY_MODE,
                 owner: Some(user.clone()).filter(|user| !user.is_empty()),
             }],

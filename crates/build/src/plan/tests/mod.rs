@@ -1,5 +1,8 @@
 //! Dockerfiles and what they come to.
 
+mod reference;
+mod shapes;
+
 use std::collections::BTreeMap;
 
 use berth_store::Platform;
