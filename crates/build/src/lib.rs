@@ -18,6 +18,7 @@
 
 pub mod apply;
 pub mod dockerfile;
+mod draft;
 pub mod files;
 pub mod graph;
 pub mod ignore;

@@ -64,14 +64,18 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::built::{DiffOptions, Pin};
 pub use crate::check::{Damage, Report};
+pub use crate::decompress::inflate;
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
+pub use crate::layer::is_wanted as is_wanted_xattr;
 pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
 pub use crate::reference::Reference;
 pub use crate::tar::{
-    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
+    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, Reader as TarReader, TarWriter,
+    Time as TarTime,
 };
+pub use crate::unpack::is_nearly_full;
 pub use crate::usage::{BlobUsage, ImageUsage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".

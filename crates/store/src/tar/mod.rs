@@ -53,9 +53,10 @@ pub struct Entry {
     pub extents: Option<Vec<Extent>>,
 }
 
-/// A tar stream, read forward once.
+/// A tar stream, read forward once. Reading from it gives the stored bytes of
+/// the current member.
 #[derive(Debug)]
-pub(crate) struct Reader<R> {
+pub struct Reader<R> {
     input: R,
     /// Bytes of the current member not yet read, and the padding after them.
     remaining: u64,
@@ -65,7 +66,7 @@ pub(crate) struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    pub fn new(input: R) -> Self {
         Self {
             input,
             remaining: 0,
@@ -76,17 +77,24 @@ impl<R: Read> Reader<R> {
     }
 
     /// Whether the stream closed with the end-of-archive marker.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.marked
     }
 
     /// What is left of the stream behind the last member.
-    pub(crate) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.input
     }
 
     /// The next member, after skipping what was left of this one.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+    ///
+    /// # Errors
+    /// `Invalid` for what is malformed, `Io` for what the machine says wrong.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it lends itself as a reader between"
+    )]
+    pub fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = pax::Records::default();
         let mut long_name = None;
         let mut long_link = None;
