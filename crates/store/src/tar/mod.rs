@@ -16,6 +16,7 @@ use std::io::{self, Read};
 pub use self::header::Kind;
 pub use self::sparse::Extent;
 pub use self::write::TarWriter;
+pub(crate) use self::write::{END, head, padding};
 use crate::error::{Error, Result, invalid};
 
 const BLOCK: usize = 512;
@@ -53,8 +54,8 @@ pub struct Entry {
     pub extents: Option<Vec<Extent>>,
 }
 
-/// A tar stream, read forward once. Reading from it gives the stored bytes of
-/// the current member.
+/// A tar stream, read forward once: [`Self::next`] gives the members, `Read`
+/// the stored bytes of the last one. Headers are read 512 bytes at a time.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
@@ -82,18 +83,16 @@ impl<R: Read> Reader<R> {
     }
 
     /// What is left of the stream behind the last member.
-    pub fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.input
     }
 
-    /// The next member, after skipping what was left of this one.
+    /// The next member, after skipping what was left of this one. Of a sparse
+    /// file only what [`Entry::extents`] lists is stored.
     ///
     /// # Errors
-    /// `Invalid` for what is malformed, `Io` for what the machine says wrong.
-    #[allow(
-        clippy::should_implement_trait,
-        reason = "it lends itself as a reader between"
-    )]
+    /// `Invalid` for what is no tar stream, is cut short or ambiguous.
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it fails")]
     pub fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = pax::Records::default();
         let mut long_name = None;
