@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode, http};
 use tokio::sync::watch;
 
+mod build;
 mod connection;
 mod containers;
 mod escape;

@@ -69,10 +69,30 @@ pub(crate) fn decode<'a>(
     })
 }
 
+/// The plain stream in one that is plain or compressed (gzip, bzip2, xz, zstd).
+///
+/// # Errors
+/// When its beginning cannot be read; later ones come out of the stream.
+pub fn inflate<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    Ok(decompress(input)?.1)
+}
+
 /// Both at once.
 pub(crate) fn decompress<'a>(input: impl Read + 'a) -> Result<(Compression, Box<dyn Read + 'a>)> {
     let (compression, whole) = detect(input)?;
     Ok((compression, decode(compression, whole)?))
+}
+
+/// The plain stream in `input`: what is compressed (gzip, zstd, xz, bzip2, told
+/// by the first bytes) is decompressed, all else is passed on as it is. Memory
+/// is bounded; how long the stream becomes is not.
+///
+/// # Errors
+/// Those of reading the first bytes. What is damaged further on is an error of
+/// the reader.
+pub fn inflate<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let (_, plain) = decompress(input)?;
+    Ok(plain)
 }
 
 fn zstd<R: BufRead>(input: R) -> io::Result<impl Read> {

@@ -10,7 +10,7 @@ use rustix::fs::renameat;
 use crate::blob::Source;
 use crate::error::{Error, Result, invalid};
 use crate::incoming::{Arrived, Incoming, Part};
-use crate::state::{Saved, State, describe, set_name};
+use crate::state::{Record, Saved, State, describe, now, set_name};
 use crate::store::{Inner, StoredBlobs, crash_point, hex, publish};
 use crate::unpack::NewLayer;
 use crate::{Digest, Image};
@@ -35,16 +35,19 @@ impl Incoming {
         crash_point("unpacked");
         let state = &mut *inner.state();
         self.keep(state, &new.diff_id);
-        // Somebody else may have been faster.
-        if let Entry::Vacant(place) = state.layers.entry(new.diff_id) {
-            publish(
-                &self.work().fd,
-                &new.directory,
-                &inner.dirs.layers,
-                hex(place.key()),
-            )
-            .map_err(Error::io("publish layer", place.key()))?;
-            place.insert(new.layer);
+        match state.layers.entry(new.diff_id) {
+            Entry::Vacant(place) => {
+                publish(
+                    &self.work().fd,
+                    &new.directory,
+                    &inner.dirs.layers,
+                    hex(place.key()),
+                )
+                .map_err(Error::io("publish layer", place.key()))?;
+                place.insert(new.layer);
+            }
+            // Somebody else was faster.
+            Entry::Occupied(_) => inner.discard(&self.work().fd, new.directory.as_bytes()),
         }
         crash_point("layer");
         Ok(())
@@ -76,23 +79,7 @@ impl Incoming {
                     saved.digests.sort();
                 }
             }
-            let source = Both {
-                incoming: self,
-                stored: StoredBlobs {
-                    inner,
-                    sizes: &state.blobs,
-                },
-            };
-            let record = describe(saved, &state.layers, &source)?;
-            if let Some(layer) = record.missing(&state.layers) {
-                return invalid(format!(
-                    "layer {layer} of image {} is missing",
-                    record.saved.id
-                ));
-            }
-            if !record.manifests.iter().any(|found| found.available) {
-                return invalid(format!("image {} is incomplete", record.saved.id));
-            }
+            let record = self.describe(state, saved)?;
             records.push((Arc::new(record), new.names, new.loaded_at));
         }
         let mut ingests = Vec::new();
@@ -122,6 +109,37 @@ impl Incoming {
         }
         let found = ids.iter().filter_map(|id| state.images.get(id));
         Ok(found.map(|record| record.image.clone()).collect())
+    }
+
+    /// What an image of that ID would be.
+    pub(crate) fn record(&self, id: &str) -> Result<Record> {
+        let saved = Saved {
+            id: id.to_owned(),
+            loaded_at: now(),
+            ..Saved::default()
+        };
+        self.describe(&self.inner().state(), saved)
+    }
+
+    fn describe(&self, state: &State, saved: Saved) -> Result<Record> {
+        let source = Both {
+            incoming: self,
+            stored: StoredBlobs {
+                inner: self.inner(),
+                sizes: &state.blobs,
+            },
+        };
+        let record = describe(saved, &state.layers, &source)?;
+        if let Some(layer) = record.missing(&state.layers) {
+            return invalid(format!(
+                "layer {layer} of image {} is missing",
+                record.saved.id
+            ));
+        }
+        if !record.manifests.iter().any(|found| found.available) {
+            return invalid(format!("image {} is incomplete", record.saved.id));
+        }
+        Ok(record)
     }
 
     fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {
