@@ -9,7 +9,6 @@ use berth_api::volume::VolumeList;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::{Kind, Parsed};
-use crate::help;
 use crate::output::print;
 use crate::transport::Request;
 use crate::tree;
@@ -195,7 +194,7 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
 
 fn members(group: &str) -> Vec<String> {
     tree::commands()
-        .filter_map(|command| help::member(command, group))
+        .filter_map(|command| command.names[0].strip_prefix(group)?.strip_prefix(' '))
         .map(str::to_owned)
         .collect()
 }

@@ -6,7 +6,6 @@
 //! `transport` (the engine) → `output` (tables, templates).
 
 mod autostart;
-mod build;
 mod completion;
 mod config;
 mod container;

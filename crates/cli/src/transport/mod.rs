@@ -42,8 +42,7 @@ pub(crate) struct Request {
     query: Vec<(&'static str, String)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     payload: Payload,
-    /// Protocol that the connection is taken over for.
-    upgrade: Option<&'static str>,
+    upgrade: bool,
 }
 
 enum Payload {
@@ -61,7 +60,7 @@ impl Request {
             query: Vec::new(),
             headers: Vec::new(),
             payload: Payload::Empty,
-            upgrade: None,
+            upgrade: false,
         }
     }
 
@@ -144,8 +143,8 @@ impl Request {
         self
     }
 
-    fn upgrade(mut self, protocol: &'static str) -> Self {
-        self.upgrade = Some(protocol);
+    fn upgrade(mut self) -> Self {
+        self.upgrade = true;
         self
     }
 
@@ -183,10 +182,8 @@ impl Request {
         for (name, value) in &self.headers {
             builder = builder.header(name, value);
         }
-        if let Some(protocol) = self.upgrade {
-            builder = builder
-                .header(CONNECTION, "Upgrade")
-                .header(UPGRADE, protocol);
+        if self.upgrade {
+            builder = builder.header(CONNECTION, "Upgrade").header(UPGRADE, "tcp");
         }
         let body = match &mut self.payload {
             Payload::Empty => {
@@ -312,16 +309,7 @@ impl Context {
 
     /// Takes the connection over as a raw stream in both directions.
     pub(crate) async fn hijack(&self, request: Request) -> Result<Hijacked, Failure> {
-        self.hijack_for(request, "tcp").await
-    }
-
-    /// The same for another protocol than Docker's.
-    pub(crate) async fn hijack_for(
-        &self,
-        request: Request,
-        protocol: &'static str,
-    ) -> Result<Hijacked, Failure> {
-        hijack::take(self.send(request.upgrade(protocol)).await?).await
+        hijack::take(self.send(request.upgrade()).await?).await
     }
 }
 

@@ -1,6 +1,5 @@
 //! The command tree: which words name a command, its flags, what runs it.
 
-mod build;
 mod container;
 mod image;
 mod other;
@@ -55,14 +54,6 @@ pub(crate) struct Group {
 
 pub(crate) static GROUPS: &[Group] = &[
     Group {
-        name: "builder",
-        about: "Manage builds",
-    },
-    Group {
-        name: "buildx",
-        about: "Docker Buildx",
-    },
-    Group {
         name: "container",
         about: "Manage containers",
     },
@@ -95,19 +86,9 @@ pub(crate) static GROUPS: &[Group] = &[
 /// What Docker has and berth does not have yet.
 static LATER: &[&str] = &[
     "bake",
-    "buildx bake",
-    "buildx create",
-    "buildx dap",
-    "buildx debug",
-    "buildx dial-stdio",
-    "buildx history",
-    "buildx imagetools",
-    "buildx install",
-    "buildx policy",
-    "buildx rm",
-    "buildx stop",
-    "buildx uninstall",
-    "buildx use",
+    "build",
+    "builder",
+    "buildx",
     "checkpoint",
     "compose",
     "config",
@@ -116,6 +97,7 @@ static LATER: &[&str] = &[
     "context",
     "cp",
     "diff",
+    "image build",
     "network connect",
     "network create",
     "network disconnect",
@@ -163,7 +145,6 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
     container::COMMANDS
         .iter()
         .chain(image::COMMANDS)
-        .chain(build::COMMANDS)
         .chain(other::COMMANDS)
         .chain(registry::COMMANDS)
 }
