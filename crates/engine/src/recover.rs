@@ -289,9 +289,7 @@ fn collect(engine: &Engine) {
     let known = |id: &str| engine.index().find(id).is_ok_and(|found| found.id == id);
     for key in engine.0.store.snapshot_keys().unwrap_or_default() {
         let leftover = (files::is_id(&key) && !known(&key)) || key.starts_with(build::SNAPSHOTS);
-        if leftover
-            && let Err(error) = engine.0.store.remove_snapshot(&key)
-        {
+        if leftover && let Err(error) = engine.0.store.remove_snapshot(&key) {
             tracing::warn!("remove the snapshot {key}: {error}");
         }
     }

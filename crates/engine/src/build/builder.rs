@@ -9,28 +9,32 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_api::Error;
 use berth_build::files::Files;
 use berth_build::solve;
+use berth_store::Store;
 
 use super::caches::Caches;
+use super::prune::Collects;
 use crate::Config;
 use crate::engine::Engine;
-use crate::error::io;
+use crate::error::{IntoApi as _, io};
 use crate::files;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
     /// Opened by the first build that needs it.
     files: Mutex<Option<Files>>,
-    pub(super) caches: Caches,
+    pub(super) caches: Arc<Caches>,
+    pub(super) cache: solve::Cache,
+    pub(super) collects: Collects,
 }
 
 impl Builder {
-    /// Makes the directories.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    /// Makes the directories, reads what is known.
+    pub(crate) fn open(config: &Config, store: &Store) -> Result<Self, Error> {
         let root = config.data_root.join("build");
         for (path, mode) in [
             (root.clone(), 0o700),
@@ -41,9 +45,14 @@ impl Builder {
         ] {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
         }
+        let caches = Arc::new(Caches::new(root.join("cache-mounts")));
+        let cache = solve::Cache::open(Arc::new(store.clone())).api()?;
+        cache.register(caches.clone());
         Ok(Self {
             files: Mutex::default(),
-            caches: Caches::new(root.join("cache-mounts")),
+            caches,
+            cache,
+            collects: Collects::default(),
         })
     }
 

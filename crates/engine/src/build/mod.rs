@@ -6,18 +6,19 @@ mod builder;
 mod caches;
 mod output;
 mod peer;
+mod prune;
 mod session;
 mod step;
 
 use std::sync::Arc;
 
 use berth_api::Error;
-use berth_api::build::{BuildRequest, BuildResult, PruneReport};
-use berth_api::filters::Filters;
+use berth_api::build::{BuildRequest, BuildResult};
 use berth_build::progress::Sink;
 
 pub(crate) use self::builder::Builder;
 pub use self::peer::{Ask, Peer};
+pub use self::prune::PruneOptions;
 pub(crate) use self::step::{CGROUP_FILE, RUN_DIR, SNAPSHOTS};
 use crate::engine::Engine;
 
@@ -30,21 +31,6 @@ pub struct Failure {
     pub excerpt: String,
     /// Of a RUN that failed; else 0.
     pub exit_code: i32,
-}
-
-/// `POST /build/prune`.
-#[derive(Clone, Debug, Default)]
-pub struct PruneOptions {
-    /// Also what is in use by images or internal.
-    pub all: bool,
-    /// until, unused-for, id, parent, type, description, inuse, shared, private.
-    pub filters: Filters,
-    /// Bytes that are kept whatever is old; 0 = none.
-    pub reserved_space: u64,
-    /// Bytes that the cache may have at most; 0 = no bound.
-    pub max_used_space: u64,
-    /// Bytes of the disk that should be free; 0 = no bound.
-    pub min_free_space: u64,
 }
 
 impl Engine {
@@ -62,10 +48,5 @@ impl Engine {
             excerpt: String::new(),
             exit_code: 0,
         })
-    }
-
-    pub async fn build_prune(&self, options: PruneOptions) -> Result<PruneReport, Error> {
-        let _ = options;
-        Err(Error::not_implemented("builds are not written yet"))
     }
 }
