@@ -7,11 +7,11 @@
 
 use std::io::Read;
 
+use crate::Digest;
 use crate::canonical;
-use crate::error::{Error, Result, invalid};
+use crate::error::{Error, Result};
 use crate::incoming::Incoming;
 use crate::unpack::{Bounded, NewLayer, write_layer};
-use crate::{Digest, PackAs, Packed};
 
 impl Incoming {
     /// Makes a layer of a plain tar stream in canonical order; no blob. It is
@@ -52,15 +52,6 @@ impl Incoming {
             return Ok(());
         }
         Err(Error::NotFound(format!("No such layer: {layer}")))
-    }
-
-    /// The blob of a layer that was made by [`Incoming::layer`], for a manifest.
-    /// Equal layers and compressions give equal blobs.
-    ///
-    /// # Errors
-    /// `NotFound` if it is gone.
-    pub fn blob_of(&self, layer: &str, compression: PackAs) -> Result<Packed> {
-        invalid(format!("{layer} {compression:?} is not written yet"))
     }
 }
 

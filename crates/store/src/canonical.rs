@@ -17,8 +17,9 @@ use crate::error::{Error, Result, invalid};
 use crate::hashing::Hashing;
 use crate::layer::{
     Built, Change, Content, Form, Layer, MAX_ENTRIES, Options, Path, WHITEOUT, WHITEOUT_META,
-    WHITEOUT_OPAQUE, clean, keep,
+    WHITEOUT_OPAQUE, clean, keep, opaque_mark,
 };
+use crate::regenerate;
 use crate::tar::{END, Entry, Kind, Reader, head, padding};
 
 /// Bytes read at once: headers come in many small pieces.
@@ -39,7 +40,10 @@ pub(crate) fn unpack(
         links: HashMap::new(),
         has_root: false,
         hash: Hashing::default(),
+        heads: None,
     };
+    let directory = form.directory()?;
+    stream.heads = directory.is_some().then(Hashing::default);
     let mut entries = 0;
     while let Some(mut entry) = tar.next()? {
         entries += 1;
@@ -57,12 +61,32 @@ pub(crate) fn unpack(
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(Error::stream("the archive"))?;
     stream.hash.update(&END);
     let mut layer = form.finish()?;
+    if let (Some(directory), Some(heads)) = (directory, stream.heads) {
+        let root = RootEntries {
+            own: stream.has_root,
+            opaque: layer.opaque,
+        };
+        if regenerate::heads(directory, root, opaque_mark(options.userxattr))? != heads.finish().0 {
+            return invalid(
+                "the file system of the data root does not keep all attributes or times of the files in it",
+            );
+        }
+    }
     let (digest, length) = stream.hash.finish();
     layer.built = Some(Built {
         length,
         root: stream.has_root,
     });
     Ok((layer, digest))
+}
+
+/// What a stream says of the root directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RootEntries {
+    /// It has an entry.
+    pub(crate) own: bool,
+    /// It hides all layers below.
+    pub(crate) opaque: bool,
 }
 
 struct Stream {
@@ -73,6 +97,8 @@ struct Stream {
     has_root: bool,
     /// Of the canonical stream.
     hash: Hashing,
+    /// Of its headers alone, of a layer that becomes a directory.
+    heads: Option<Hashing>,
 }
 
 impl Stream {
@@ -88,7 +114,7 @@ impl Stream {
         };
         if name == WHITEOUT_OPAQUE {
             self.order.mark(parent)?;
-            self.hash.update(&head(&opaque(parent))?);
+            self.head(&opaque(parent))?;
             return form.apply(Change::Opaque(parent), &mut io::empty());
         }
         if name.starts_with(WHITEOUT_META) {
@@ -105,7 +131,7 @@ impl Stream {
             }
             let target = [parent, &[hidden.to_vec()]].concat();
             self.order.add(&target)?;
-            self.hash.update(&head(&whiteout(&target))?);
+            self.head(&whiteout(&target))?;
             return form.apply(Change::Whiteout(&target), &mut io::empty());
         }
         match entry.kind {
@@ -121,6 +147,15 @@ impl Stream {
             }
             _ => self.put(form, &path, entry, data),
         }
+    }
+
+    fn head(&mut self, entry: &Entry) -> Result<()> {
+        let head = head(entry)?;
+        self.hash.update(&head);
+        if let Some(heads) = &mut self.heads {
+            heads.update(&head);
+        }
+        Ok(())
     }
 
     /// Describes a hard link as the file is that it leads to.
@@ -158,7 +193,7 @@ impl Stream {
             path => path.join(&b'/'),
         };
         keep(entry)?;
-        self.hash.update(&head(entry)?);
+        self.head(entry)?;
         let mut data = Tapped {
             input: data,
             hash: &mut self.hash,

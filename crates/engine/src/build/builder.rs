@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_api::Error;
 use berth_build::files::Files;
-use berth_build::solve;
+use berth_build::solve::{self, Cache};
 use berth_store::Store;
 
 use super::caches::Caches;
@@ -28,7 +28,7 @@ pub(crate) struct Builder {
     /// Opened by the first build that needs it.
     files: Mutex<Option<Files>>,
     pub(super) caches: Arc<Caches>,
-    pub(super) cache: solve::Cache,
+    pub(super) cache: Cache,
     pub(super) collects: Collects,
 }
 
@@ -46,7 +46,7 @@ impl Builder {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
         }
         let caches = Arc::new(Caches::new(root.join("cache-mounts")));
-        let cache = solve::Cache::open(Arc::new(store.clone())).api()?;
+        let cache = Cache::open(Arc::new(store.clone())).api()?;
         cache.register(caches.clone());
         Ok(Self {
             files: Mutex::default(),

@@ -201,7 +201,6 @@ impl Engine {
 
     /// After a build: writes down what was used, and keeps the cache within its
     /// limits; in the background, in a moment.
-    #[allow(dead_code, reason = "called by the next commit of Engine::build")]
     pub(super) fn collect_builds_soon(&self) {
         if self.0.builder.collects.begin() {
             let weak = std::sync::Arc::downgrade(&self.0);

@@ -9,13 +9,19 @@ use berth_api::container::{Config, HostConfig};
 use berth_build::files::Files;
 use berth_build::progress::{Event, Sink};
 use berth_build::solve;
+use berth_build::tree::Tree;
 use berth_store::{Digest, Incoming, LayerLocation};
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use super::Peer;
+use super::announce::Numbers;
+use super::images::Found;
 use crate::container::validate_limits;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
+
+/// Read once.
+pub(super) type Context = Arc<OnceCell<Arc<Tree>>>;
 
 /// A build under way, as its steps see it. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +38,12 @@ pub(super) struct Shared {
     pub(super) host: HostConfig,
     /// Trees as layers, for bind mounts: what they hold → diff ID.
     trees: Mutex<HashMap<Digest, Digest>>,
+    /// Base images by manifest digest.
+    images: Mutex<HashMap<Digest, Arc<Found>>>,
+    contexts: Mutex<HashMap<String, Context>>,
+    /// What of each context is needed; none = all, or not known yet.
+    selected: Mutex<HashMap<String, Vec<String>>>,
+    pub(super) numbers: Numbers,
     /// One per step that is not cleaned up yet.
     cleanups: Mutex<Option<mpsc::Sender<()>>>,
 }
@@ -65,6 +77,10 @@ impl Session {
             incoming,
             host,
             trees: Mutex::default(),
+            images: Mutex::default(),
+            contexts: Mutex::default(),
+            selected: Mutex::default(),
+            numbers: Numbers::new(),
             cleanups: Mutex::new(Some(cleanups)),
         };
         Ok((Self(Arc::new(shared)), Cleanups(ended)))
@@ -80,6 +96,35 @@ impl Session {
 
     pub(super) fn trees(&self) -> MutexGuard<'_, HashMap<Digest, Digest>> {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn images(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Found>>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the files of a context are put, once.
+    pub(super) fn context(&self, name: &str) -> Context {
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(super) fn selected(&self, name: &str) -> Option<Vec<String>> {
+        let selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        selected.get(name).cloned()
+    }
+
+    pub(super) fn select(&self, name: &str, paths: Vec<String>) {
+        let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        selected.insert(name.to_owned(), paths);
+    }
+
+    /// Of the Dockerfile in its context.
+    pub(super) fn dockerfile_path(&self) -> &str {
+        let name = self.request.dockerfile_name.trim_start_matches("./");
+        match name.trim_start_matches('/') {
+            "" => "Dockerfile",
+            name => name,
+        }
     }
 
     /// Held by a step until all of it is removed.

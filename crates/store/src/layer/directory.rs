@@ -86,6 +86,10 @@ impl Directory {
         })
     }
 
+    pub(super) fn root(&self) -> Result<OwnedFd> {
+        self.root.try_clone().map_err(failed("open directory", &[]))
+    }
+
     fn leave_parent(&mut self) -> Result<()> {
         self.parent.take().map_or(Ok(()), Parent::leave)
     }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use self::directory::Directory;
 use self::erofs::Erofs;
-pub(crate) use self::erofs::{Image, ImageNode, keep};
+pub(crate) use self::erofs::{Image, ImageNode, export, keep};
 use crate::blob::open_file;
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
@@ -177,6 +177,16 @@ pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
     }
 }
 
+impl Content {
+    /// The directory that is being filled, if that is its form.
+    pub(crate) fn directory(&self) -> Result<Option<OwnedFd>> {
+        match self {
+            Content::Directory(form) => form.root().map(Some),
+            Content::Erofs(_) => Ok(None),
+        }
+    }
+}
+
 impl Form for Content {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
         match self {
@@ -300,7 +310,8 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
         match component {
             b"" | b"." => {}
             b".." => return invalid("its name contains \"..\""),
-            _ if component.len() > MAX_COMPONENT => {
+            // A whiteout's prefix is no part of the name it hides.
+            _ if component.strip_prefix(WHITEOUT).unwrap_or(component).len() > MAX_COMPONENT => {
                 return invalid(format!(
                     "a part of its name is longer than {MAX_COMPONENT} bytes"
                 ));
@@ -317,7 +328,7 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
 /// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
 /// layer must not steer overlayfs (redirects, metacopy). Not security labels,
 /// which are this machine's to give.
-pub(crate) fn is_wanted(name: &[u8]) -> bool {
+pub fn is_wanted(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

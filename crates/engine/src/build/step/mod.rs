@@ -43,7 +43,6 @@ use crate::container::attach;
 use crate::error::{IntoApi as _, blocking, io};
 use crate::{files, monitor};
 
-pub(super) use self::layer::make_layer;
 pub(crate) use self::place::{CGROUP_FILE, RUN_DIR, SNAPSHOTS};
 
 /// Runs a step; a layer of what it changed, or none.

@@ -12,7 +12,6 @@ use berth_monitor::protocol::ToMonitor;
 use berth_network::Endpoint;
 use berth_sys::socket;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::sync::mpsc;
 
 use super::super::session::Session;
 use crate::engine::Engine;
@@ -46,9 +45,8 @@ struct State {
     snapshots: Vec<String>,
     endpoint: Option<Endpoint>,
     channel: Option<OwnedFd>,
-    /// Locks of caches and the like.
+    /// Locks of caches and the like, let go last.
     held: Vec<Box<dyn Any + Send>>,
-    cleanup: Option<mpsc::Sender<()>>,
 }
 
 impl Place {
@@ -63,12 +61,10 @@ impl Place {
             id,
             cgroup,
             engine,
-            state: Mutex::new(State {
-                cleanup: session.cleanup(),
-                ..State::default()
-            }),
+            state: Mutex::default(),
             dir,
         };
+        place.hold(Box::new(session.cleanup()));
         let failed = |error| io("make", &place.dir, &error);
         std::fs::create_dir(&place.dir).map_err(failed)?;
         let path = place.dir.join(CGROUP_FILE);

@@ -12,6 +12,7 @@
 mod acl;
 mod attributes;
 mod directories;
+mod export;
 mod format;
 mod output;
 mod reader;
@@ -19,6 +20,7 @@ mod sparse;
 mod tree;
 
 pub(crate) use self::attributes::keep;
+pub(crate) use self::export::export;
 pub(crate) use self::reader::{Image, Node as ImageNode};
 
 use std::fs::File;
