@@ -296,7 +296,7 @@ impl<'a, R> Bounded<'a, R> {
 }
 
 /// Whether what is left is for the engine's records and for containers.
-pub(crate) fn is_nearly_full(directory: &OwnedFd) -> rustix::io::Result<bool> {
+pub fn is_nearly_full(directory: impl AsFd) -> rustix::io::Result<bool> {
     let disk = fstatvfs(directory)?;
     let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
     Ok(disk.f_bavail * disk.f_frsize < reserved)

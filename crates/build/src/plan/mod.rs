@@ -12,6 +12,7 @@ mod platform;
 mod ports;
 mod run;
 mod signal;
+mod sources;
 mod stages;
 mod steps;
 #[cfg(test)]

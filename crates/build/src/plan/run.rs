@@ -1,5 +1,7 @@
 //! RUN and its mounts.
 
+use std::borrow::Cow;
+
 use super::path;
 use super::planner::{Inputs, Now, Planner, Source};
 use super::stages::{StandsOn, Step};
@@ -16,6 +18,7 @@ const CACHE_MODE: u32 = 0o755;
 const SECRET_MODE: u32 = 0o400;
 const SSH_MODE: u32 = 0o600;
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
+const AGENT: &str = "SSH_AUTH_SOCK";
 
 /// What is run.
 struct Program {
@@ -61,8 +64,14 @@ impl Planner<'_> {
                 .map(|(name, value)| name.len() + value.len() + 48)
                 .sum(),
         )?;
-        let mut known = now.state.env.clone();
-        known.extend(secrets);
+        let known = match secrets.is_empty() {
+            true => Cow::Borrowed(&now.state.env),
+            false => {
+                let mut known = now.state.env.clone();
+                known.extend(secrets);
+                Cow::Owned(known)
+            }
+        };
         let expander = self.expander.clone().keep_quotes().keep_unset();
         let shown = expander.expand(&line.shown, &known);
         let shown = uppercased(&shown.map_or_else(|_| line.shown.clone(), |shown| shown.text));
@@ -95,22 +104,26 @@ impl Planner<'_> {
         self.commit(now, created_by, Some(id))
     }
 
-    /// What a step sees, in the order of names: the order in which variables
-    /// were set decides nothing.
+    /// What a step sees: by name, since the order in which variables were set
+    /// decides nothing; then what is not set otherwise.
     fn environment(&self, now: &Now, mounts: &[Mount]) -> Vec<(String, String)> {
-        let mut env = now.state.env.clone();
         let socket = mounts.iter().find_map(|mount| match mount.kind {
             MountKind::Ssh { .. } => Some(mount.target.clone()),
             _ => None,
         });
-        if let Some(socket) = socket {
-            env.entry("SSH_AUTH_SOCK".to_owned()).or_insert(socket);
+        let own = [
+            (EPOCH, self.epoch.shown().map(|time| time.to_string())),
+            (AGENT, socket),
+        ];
+        let mut env: Vec<(String, String)> = (now.state.env.iter())
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        for (name, value) in own {
+            if let (Some(value), false) = (value, now.state.env.contains_key(name)) {
+                env.push((name.to_owned(), value));
+            }
         }
-        if let Some(time) = self.epoch.shown() {
-            env.entry(EPOCH.to_owned())
-                .or_insert_with(|| time.to_string());
-        }
-        env.into_iter().collect()
+        env
     }
 
     fn mount(
