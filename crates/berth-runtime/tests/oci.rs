@@ -379,6 +379,56 @@ fn pidfd_goes_to_its_socket() {
     bundle.assert_empty();
 }
 
+/// An agent that answers for mkdir, as one for containers in containers would.
+#[test]
+fn seccomp_listener_goes_to_the_agent() {
+    let mut bundle = Bundle::new(&["sh", "-c", "mkdir /made; echo $?; exec sleep 1000"]);
+    let path = bundle.path().join("agent.sock");
+    bundle.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+    });
+    let error = bundle.fails(&["run", "a"]);
+    assert!(
+        error.contains("needs linux.seccomp.listenerPath"),
+        "{error}"
+    );
+    bundle.config["linux"]["seccomp"]["listenerPath"] = json!(path);
+    bundle.config["linux"]["seccomp"]["listenerMetadata"] = json!("for the agent");
+    let error = bundle.fails(&["run", "a"]);
+    assert!(error.contains("agent.sock"), "{error}");
+    bundle.assert_empty();
+
+    let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let receive = || -> (Value, _) {
+        let (socket, _) = agent.accept().unwrap();
+        let (message, mut fds) = berth_sys::socket::receive(&socket).unwrap().unwrap();
+        (serde_json::from_slice(&message).unwrap(), fds.remove(0))
+    };
+    bundle.leave(&["create", "a"]);
+    let output = std::thread::scope(|scope| {
+        let start = scope.spawn(|| bundle.ok(&["start", "a"]));
+        let (state, listener) = receive();
+        start.join().unwrap();
+        assert_eq!(state["fds"], json!(["seccompFd"]));
+        assert_eq!(state["metadata"], "for the agent");
+        assert_eq!(state["state"]["id"], "a");
+        assert_eq!(state["pid"], bundle.state_of("a")["pid"]);
+        let exec = scope.spawn(|| bundle.output(&["exec", "a", "mkdir", "/other"]));
+        let (state, of_exec) = receive();
+        assert_ne!(state["pid"], state["state"]["pid"]);
+        assert_eq!(state["state"]["status"], "running");
+        // Nobody answers any more: ENOSYS (seccomp_unotify(2)).
+        drop((listener, of_exec));
+        exec.join().unwrap()
+    });
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("not implemented"), "{stderr}");
+    assert!(!bundle.path().join("rootfs/other").exists());
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
 #[test]
 fn exec_joins_a_group_below_the_containers() {
     let bundle = Bundle::new(&["sleep", "1000"]);

@@ -19,6 +19,7 @@
 
 pub mod apply;
 pub mod dockerfile;
+mod draft;
 pub mod files;
 pub mod graph;
 pub mod ignore;

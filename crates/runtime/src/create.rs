@@ -12,6 +12,7 @@ use crate::child;
 use crate::error::{Context as _, Error, Result};
 use crate::hooks::{self, State};
 use crate::idmap;
+use crate::listener::{self, Listener};
 use crate::mounts::{self, Prepared, Setting};
 use crate::namespaces::{Namespaces, Side};
 use crate::options;
@@ -39,6 +40,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) state: State,
     pub(crate) goal: Goal<'a>,
+    listener: Option<Listener>,
 }
 
 impl<'a> Plan<'a> {
@@ -58,6 +60,11 @@ impl<'a> Plan<'a> {
         goal.personality = linux.personality().as_ref();
         goal.memory_policy = linux.memory_policy().as_ref();
         goal.descriptors = request.inherit.descriptors;
+        let listener = match request.root {
+            Root::Bundle(bundle) => Listener::new(spec, request.id, bundle)?,
+            Root::Mount(_) => None,
+        };
+        listener::check(seccomp, listener.as_ref())?;
         let namespaces = Namespaces::open(linux, request.network)?;
         check_names(spec, &namespaces)?;
         let own = sysctl::Own {
@@ -100,6 +107,7 @@ impl<'a> Plan<'a> {
             sysctls,
             state: State::new(spec, request.id, &request.root),
             goal,
+            listener,
         })
     }
 
@@ -147,15 +155,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     }
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid("linux.intelRdt is not supported"));
-    }
-    if linux
-        .seccomp()
-        .as_ref()
-        .is_some_and(|seccomp| seccomp.listener_path().is_some())
-    {
-        return Err(Error::invalid(
-            "linux.seccomp.listenerPath is not supported",
-        ));
     }
     Ok(())
 }
@@ -224,6 +223,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
     let parting = Parting {
         poststart,
         state: plan.state.clone(),
+        listener: plan.listener.clone(),
     };
     if at_gate {
         let sync = creation.sync.0.try_clone().step(|| "keep the gate")?;
@@ -300,6 +300,14 @@ impl Creation<'_, '_> {
                     }
                     self.sync.go()?;
                 }
+                Some(Message::Listener(number)) => {
+                    let (process, listener) = (&self.process, &self.plan.listener);
+                    if let (Some(process), Some(listener)) = (process, listener) {
+                        let status = ContainerState::Creating;
+                        listener.hand_over(process, number, process.pid, status)?;
+                    }
+                    self.sync.go()?;
+                }
                 Some(other @ Message::Spawned(..)) => return Err(unexpected(Some(&other))),
             }
         }
@@ -347,6 +355,7 @@ pub(crate) fn end(process: &Started) {
 pub(crate) struct Parting {
     poststart: Vec<Hook>,
     state: State,
+    listener: Option<Listener>,
 }
 
 impl Parting {
@@ -363,10 +372,19 @@ pub(crate) fn start(created: &mut Created) -> Result<()> {
     let Some((sync, parting)) = created.gate.take() else {
         return Ok(());
     };
-    let opened = sync.go().and_then(|()| match sync.next()? {
-        None => Ok(()),
-        Some(Message::Failed(error)) => Err(error),
-        other => Err(unexpected(other.as_ref())),
+    let opened = sync.go().and_then(|()| {
+        loop {
+            match (sync.next()?, &parting.listener) {
+                (None, _) => return Ok(()),
+                (Some(Message::Failed(error)), _) => return Err(error),
+                (Some(Message::Listener(number)), Some(listener)) => {
+                    let process = &created.process;
+                    listener.hand_over(process, number, process.pid, ContainerState::Created)?;
+                    sync.go()?;
+                }
+                (other, _) => return Err(unexpected(other.as_ref())),
+            }
+        }
     });
     if let Err(error) = opened {
         end(&created.process);

@@ -36,6 +36,7 @@ mod exec;
 mod hooks;
 mod idmap;
 mod limits;
+mod listener;
 mod lookup;
 mod masks;
 mod mounts;
@@ -61,6 +62,7 @@ use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 
 pub use error::Error;
+pub use listener::Listener;
 pub use resources::resources;
 
 /// Where the container's root filesystem comes from.
@@ -163,6 +165,8 @@ pub struct Exec<'a> {
     pub stdio: Stdio<'a>,
     pub cgroup: Option<&'a Cgroup>,
     pub seccomp: Option<&'a Program>,
+    /// For a filter with SCMP_ACT_NOTIFY.
+    pub listener: Option<&'a Listener>,
     pub inherit: Inherit,
 }
 

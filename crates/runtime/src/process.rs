@@ -195,12 +195,12 @@ pub(crate) fn become_program(
     match goal.seccomp {
         Some(filter) if !no_new_privileges => {
             regain_capabilities()?;
-            security::load_seccomp(filter)?;
+            security::load_seccomp(filter, sync)?;
             goal.capabilities.apply()?;
         }
         Some(filter) => {
             goal.capabilities.apply()?;
-            security::load_seccomp(filter)?;
+            security::load_seccomp(filter, sync)?;
         }
         None => goal.capabilities.apply()?,
     }

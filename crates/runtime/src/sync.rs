@@ -13,12 +13,13 @@
 //!   Steps                         keeps them
 //!   Made?      (if any)           keeps them
 //!   Gate       (only with a gate) create() returns; start() → Go
+//!   Listener   (seccomp notify)   takes it to the agent     → Go
 //!   Failed                        reaps the child, reports
 //!   (closed)                      the program runs
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -49,6 +50,8 @@ pub(crate) enum Message {
     Made(Vec<String>),
     /// Waits at the gate.
     Gate,
+    /// Number of the seccomp listener in the child; waits until it is taken.
+    Listener(i32),
     Failed(Error),
 }
 
@@ -109,6 +112,16 @@ impl ChildEnd {
             .map(|path| path.as_os_str().as_bytes())
             .collect();
         self.say(b'P', &paths.join(&0), &[])
+    }
+
+    /// Tells which descriptor the seccomp listener is, and waits until the parent
+    /// has taken it. By write(2) alone: the filter is in force already, and nobody
+    /// answers for other calls yet.
+    pub(crate) fn listener(&self, listener: &OwnedFd) -> Result<()> {
+        let mut bytes = [b'L'; 5];
+        bytes[1..].copy_from_slice(&listener.as_raw_fd().to_ne_bytes());
+        rustix::io::write(&self.0, &bytes).step(|| "report the seccomp listener")?;
+        self.wait()
     }
 
     pub(crate) fn wait_at_gate(&self) -> Result<()> {
@@ -201,6 +214,7 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Message> {
             )
         }
         b'G' => Message::Gate,
+        b'L' => Message::Listener(i32::from_ne_bytes(body.try_into().ok()?)),
         b'F' => {
             let (kind, body) = body.split_first()?;
             let (errno, text) = body.split_first_chunk::<4>()?;

@@ -1,104 +1,46 @@
 //! Layers that a build makes: without a blob until an image needs one, kept by
 //! pins instead of by an image.
 //!
-//! A built layer's tar stream is canonical: each directory followed by what is
-//! in it, in the order of names' bytes; the first name of a file in that order
-//! is the file, the others are hard links; written by [`crate::TarWriter`]. So
-//! the stream can be made again from the layer, byte for byte, and need not be
+//! A built layer's tar stream is canonical ([`crate::canonical`]). So the
+//! stream can be made again from the layer, byte for byte, and need not be
 //! stored.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Result, invalid};
-use crate::{Digest, Incoming, LayerLocation, PackAs, Packed, Snapshot, Store};
-
-/// Keeps layers from collection for as long as it stands, through restarts.
-/// One per entry of the build cache.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pin {
-    /// Unique; a pin of the same key is replaced.
-    pub key: String,
-    /// Diff IDs.
-    pub layers: Vec<Digest>,
-    /// Whatever its owner wants to know of it (JSON).
-    pub data: String,
-}
-
-/// How [`Store::diff_with`] writes changes.
-#[derive(Clone, Debug, Default)]
-pub struct DiffOptions<'a> {
-    /// Paths that are left out, with what is below them.
-    pub without: &'a [&'a str],
-    /// One time for all files, seconds since 1970; none = their own.
-    pub time: Option<i64>,
-}
-
-impl Store {
-    /// Written down before it returns (appended to `pins.jsonl`, not synced).
-    ///
-    /// # Errors
-    /// `NotFound` if a layer is not here.
-    pub fn pin(&self, pin: Pin) -> Result<()> {
-        let Pin { key, .. } = pin;
-        invalid(format!("pin {key} is not written yet"))
-    }
-
-    /// Takes pins away, and collects what nothing stands on then. Unknown keys
-    /// are ignored.
-    pub fn unpin(&self, keys: &[String]) -> Result<()> {
-        invalid(format!("unpin {keys:?} is not written yet"))
-    }
-
-    /// All pins, in the order in which they were set.
-    pub fn pins(&self) -> Vec<Pin> {
-        Vec::new()
-    }
-
-    /// A writable root filesystem on these layers, bottom first; see
-    /// [`Store::create_snapshot`].
-    ///
-    /// # Errors
-    /// `Conflict` if the key is taken, `NotFound` if a layer is gone.
-    pub fn create_snapshot_on(
-        &self,
-        key: &str,
-        layers: &[Digest],
-        mapped_root: (u32, u32),
-    ) -> Result<Snapshot> {
-        invalid(format!(
-            "{key} {layers:?} {mapped_root:?} is not written yet"
-        ))
-    }
-
-    /// Where these layers (bottom first) are, topmost first, as
-    /// [`Store::layers`] says of an image's.
-    ///
-    /// # Errors
-    /// `NotFound` if one is gone.
-    pub fn locate_layers(&self, layers: &[Digest]) -> Result<Vec<LayerLocation>> {
-        invalid(format!("{layers:?} is not written yet"))
-    }
-
-    /// [`Store::diff`] as a canonical stream; whether there were any changes.
-    pub fn diff_with(
-        &self,
-        key: &str,
-        options: &DiffOptions<'_>,
-        out: &mut dyn Write,
-    ) -> Result<bool> {
-        let _ = (options, out);
-        invalid(format!("{key} is not written yet"))
-    }
-}
+use crate::Digest;
+use crate::canonical;
+use crate::error::{Error, Result};
+use crate::incoming::Incoming;
+use crate::unpack::{Bounded, NewLayer, write_layer};
 
 impl Incoming {
-    /// Makes a layer of a plain, canonical tar stream; no blob. It is kept while
-    /// this lives. Returns its diff ID.
+    /// Makes a layer of a plain tar stream in canonical order; no blob. It is
+    /// kept while this lives. Returns its diff ID, the digest of the stream.
+    ///
+    /// Canonical is: each directory followed by what is in it, names in the
+    /// order of their bytes; every directory but the root an entry; the first
+    /// name of a file is the file, others are hard links to it; written by
+    /// [`crate::TarWriter`]. What layers do not keep (attributes other than
+    /// `user.*`, capabilities and access lists; those of links and devices) is
+    /// left out, and then the digest is of the stream without it.
+    ///
+    /// # Errors
+    /// `Invalid` if the order is another, or the stream is cut short.
     pub fn layer(&self, plain: &mut dyn Read) -> Result<Digest> {
-        let _ = plain;
-        invalid("layers are not written yet".to_owned())
+        let (inner, work) = (self.inner(), self.work());
+        let plain = Bounded::new(&work.fd, plain, u64::MAX);
+        let mut diff_id = String::new();
+        let (directory, layer) = write_layer(inner, work, |content| {
+            let (layer, digest) = canonical::unpack(plain, content, inner.options)?;
+            diff_id = digest;
+            Ok(layer)
+        })?;
+        self.add_layer(NewLayer {
+            diff_id: diff_id.clone(),
+            directory,
+            layer,
+        })?;
+        Ok(diff_id)
     }
 
     /// Keeps a layer that is here.
@@ -106,15 +48,12 @@ impl Incoming {
     /// # Errors
     /// `NotFound` if it is gone.
     pub fn keep_layer(&self, layer: &str) -> Result<()> {
-        invalid(format!("{layer} is not written yet"))
-    }
-
-    /// The blob of a layer that was made by [`Incoming::layer`], for a manifest.
-    /// Equal layers and compressions give equal blobs.
-    ///
-    /// # Errors
-    /// `NotFound` if it is gone.
-    pub fn blob_of(&self, layer: &str, compression: PackAs) -> Result<Packed> {
-        invalid(format!("{layer} {compression:?} is not written yet"))
+        if self.has_layer(layer) {
+            return Ok(());
+        }
+        Err(Error::NotFound(format!("No such layer: {layer}")))
     }
 }
+
+#[cfg(test)]
+mod tests;

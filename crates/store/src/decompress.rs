@@ -75,6 +75,18 @@ pub(crate) fn decompress<'a>(input: impl Read + 'a) -> Result<(Compression, Box<
     Ok((compression, decode(compression, whole)?))
 }
 
+/// The plain stream in `input`: what is compressed (gzip, zstd, xz, bzip2, told
+/// by the first bytes) is decompressed, all else is passed on as it is. Memory
+/// is bounded; how long the stream becomes is not.
+///
+/// # Errors
+/// Those of reading the first bytes. What is damaged further on is an error of
+/// the reader.
+pub fn inflate<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
+    let (_, plain) = decompress(input)?;
+    Ok(plain)
+}
+
 fn zstd<R: BufRead>(input: R) -> io::Result<impl Read> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG)?;

@@ -283,8 +283,21 @@ impl Incoming {
         }
     }
 
+    /// Opens a blob that is here, whole; and its length.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_blob(&self, digest: &str) -> Result<(File, u64)> {
+        hex_of(digest)?;
+        let stored = self.inner().state().blobs.get(digest).copied();
+        let Some(size) = stored.or_else(|| Arrived(self).size(digest)) else {
+            return Err(Error::NotFound(format!("blob {digest} not found")));
+        };
+        Ok((self.open(digest)?, size))
+    }
+
     /// A blob that is here, whole.
-    fn open(&self, digest: &str) -> Result<File> {
+    pub(crate) fn open(&self, digest: &str) -> Result<File> {
         let state = &mut *self.inner().state();
         if state.blobs.contains_key(digest) {
             self.keep(state, digest);

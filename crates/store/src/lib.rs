@@ -21,12 +21,15 @@ mod arrival;
 mod blob;
 mod built;
 mod busy;
+mod canonical;
+mod changes;
 mod check;
 mod decompress;
 mod diff;
 mod disk;
 mod durable;
 mod error;
+mod hashing;
 mod hello;
 mod images;
 mod import;
@@ -39,9 +42,11 @@ mod manifest;
 mod measure;
 mod merged;
 mod pack;
+mod pins;
 mod platform;
 mod publish;
 mod reference;
+mod regenerate;
 mod save;
 mod slots;
 mod snapshot;
@@ -62,16 +67,22 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
-pub use crate::built::{DiffOptions, Pin};
+pub use crate::blob::digest_of;
 pub use crate::check::{Damage, Report};
+pub use crate::decompress::inflate;
+pub use crate::diff::DiffOptions;
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
+pub use crate::layer::is_wanted as is_wanted_xattr;
 pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
+pub use crate::pins::Pin;
 pub use crate::reference::Reference;
 pub use crate::tar::{
-    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarWriter, Time as TarTime,
+    Entry as TarEntry, Extent as TarExtent, Kind as TarKind, Reader as TarReader, TarWriter,
+    Time as TarTime,
 };
+pub use crate::unpack::is_nearly_full;
 pub use crate::usage::{BlobUsage, ImageUsage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".

@@ -35,16 +35,19 @@ impl Incoming {
         crash_point("unpacked");
         let state = &mut *inner.state();
         self.keep(state, &new.diff_id);
-        // Somebody else may have been faster.
-        if let Entry::Vacant(place) = state.layers.entry(new.diff_id) {
-            publish(
-                &self.work().fd,
-                &new.directory,
-                &inner.dirs.layers,
-                hex(place.key()),
-            )
-            .map_err(Error::io("publish layer", place.key()))?;
-            place.insert(new.layer);
+        match state.layers.entry(new.diff_id) {
+            Entry::Vacant(place) => {
+                publish(
+                    &self.work().fd,
+                    &new.directory,
+                    &inner.dirs.layers,
+                    hex(place.key()),
+                )
+                .map_err(Error::io("publish layer", place.key()))?;
+                place.insert(new.layer);
+            }
+            // Somebody else was faster.
+            Entry::Occupied(_) => inner.discard(&self.work().fd, new.directory.as_bytes()),
         }
         crash_point("layer");
         Ok(())

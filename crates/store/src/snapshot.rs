@@ -16,7 +16,7 @@ use crate::error::{Error, Result, invalid};
 use crate::layer::{FormKind, Root};
 use crate::state::{SnapshotRecord, State};
 use crate::store::{Inner, SNAPSHOT_RECORD};
-use crate::{Image, LayerLocation, Snapshot, Store};
+use crate::{Digest, Image, LayerLocation, Snapshot, Store};
 
 const MAX_KEY: usize = 128;
 
@@ -32,6 +32,29 @@ impl Store {
         image: &Image,
         mapped_root: (u32, u32),
     ) -> Result<Snapshot> {
+        self.make_snapshot(key, mapped_root, |state| plan(state, image))
+    }
+
+    /// A writable root filesystem on these layers, bottom first; see
+    /// [`Store::create_snapshot`]. None of them = an empty one.
+    ///
+    /// # Errors
+    /// `Conflict` if the key is taken, `NotFound` if a layer is gone.
+    pub fn create_snapshot_on(
+        &self,
+        key: &str,
+        layers: &[Digest],
+        mapped_root: (u32, u32),
+    ) -> Result<Snapshot> {
+        self.make_snapshot(key, mapped_root, |state| stack(state, layers))
+    }
+
+    fn make_snapshot(
+        &self,
+        key: &str,
+        mapped_root: (u32, u32),
+        plan: impl FnOnce(&State) -> Result<(SnapshotRecord, Root)>,
+    ) -> Result<Snapshot> {
         check_key(key)?;
         let inner = &*self.inner;
         // Named in memory first: from here on its layers are kept.
@@ -40,7 +63,7 @@ impl Store {
             if state.snapshots.contains_key(key) {
                 return Err(Error::Conflict(format!("snapshot {key} exists")));
             }
-            let (record, root) = plan(state, image)?;
+            let (record, root) = plan(state)?;
             state.snapshots.insert(key.to_owned(), record.clone());
             (record, root)
         };
@@ -96,6 +119,17 @@ impl Store {
         Ok(locate(&self.inner, &state, &record))
     }
 
+    /// Where these layers (bottom first) are, topmost first, as
+    /// [`Store::layers`] says of an image's.
+    ///
+    /// # Errors
+    /// `NotFound` if one is gone.
+    pub fn locate_layers(&self, layers: &[Digest]) -> Result<Vec<LayerLocation>> {
+        let state = self.inner.state();
+        let (record, _) = stack(&state, layers)?;
+        Ok(locate(&self.inner, &state, &record))
+    }
+
     /// Bytes in the files of each layer of a snapshot, in the order of
     /// [`Snapshot::layers`].
     ///
@@ -128,16 +162,23 @@ impl Store {
     }
 }
 
-/// Topmost layer first, down to the first that hides all below it; and what
-/// the container's root directory looks like.
 fn plan(state: &State, image: &Image) -> Result<(SnapshotRecord, Root)> {
     if (state.images.get(&image.id)).is_some_and(|record| record.is_artifact) {
         return invalid(format!("{} is an artifact, not an image to run", image.id));
     }
+    stack(state, image.config.rootfs().diff_ids()).map_err(|error| match error {
+        Error::NotFound(_) => Error::NotFound(format!("No such image: {}", image.id)),
+        other => other,
+    })
+}
+
+/// Of layers with the lowest first: the topmost first, down to the first that
+/// hides all below it; and what the container's root directory looks like.
+fn stack(state: &State, diff_ids: &[Digest]) -> Result<(SnapshotRecord, Root)> {
     let mut layers = Vec::new();
     let mut seen = HashSet::new();
     let mut root = None;
-    for diff_id in image.config.rootfs().diff_ids().iter().rev() {
+    for diff_id in diff_ids.iter().rev() {
         hex_of(diff_id)?;
         // Further down it shows nothing that it does not show here, and overlayfs
         // takes a layer only once (ELOOP).
@@ -145,7 +186,7 @@ fn plan(state: &State, image: &Image) -> Result<(SnapshotRecord, Root)> {
             continue;
         }
         let Some(layer) = state.layers.get(diff_id) else {
-            return Err(Error::NotFound(format!("No such image: {}", image.id)));
+            return Err(Error::NotFound(format!("No such layer: {diff_id}")));
         };
         root.get_or_insert(layer.root);
         layers.push(diff_id.clone());

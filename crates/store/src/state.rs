@@ -11,6 +11,7 @@ use crate::durable::lost_blob;
 use crate::error::{Error, Result, invalid};
 use crate::layer::Layer;
 use crate::manifest::{Found, walk};
+use crate::pins::Pins;
 use crate::store::{Inner, StoredBlobs};
 use crate::{Digest, Image, Reference};
 
@@ -97,6 +98,7 @@ pub(crate) struct State {
     /// Length by digest.
     pub(crate) blobs: HashMap<Digest, u64>,
     pub(crate) snapshots: HashMap<String, SnapshotRecord>,
+    pub(crate) pins: Pins,
     /// Blobs and layers that operations in flight count on: how many do.
     pub(crate) leases: HashMap<Digest, usize>,
     /// Images were used since they were last written down.
@@ -124,6 +126,7 @@ impl State {
                     .values()
                     .flat_map(|snapshot| &snapshot.layers),
             )
+            .chain(self.pins.layers())
             .chain(self.leases.keys())
             .collect();
         (
@@ -150,6 +153,7 @@ impl State {
                 .snapshots
                 .values()
                 .any(|snapshot| snapshot.layers.contains(layer))
+            || self.pins.layers().any(|pinned| pinned == layer)
     }
 
     /// Reads `images.json`. An image that has lost a part is left out with a

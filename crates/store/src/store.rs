@@ -234,6 +234,7 @@ impl Inner {
         state.blobs = self.list_blobs()?;
         state.layers = self.list_layers()?;
         state.snapshots = self.list_snapshots()?;
+        self.read_pins(&mut state, durable)?;
         match open_file(&self.dirs.root, IMAGES) {
             Ok(mut file) => {
                 let mut text = Vec::new();

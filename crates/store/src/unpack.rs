@@ -15,7 +15,7 @@ use crate::blob::Tee;
 use crate::decompress::{Compression, decode, detect};
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result};
-use crate::layer::{self, Ending, Layer, unpack};
+use crate::layer::{self, Content, Ending, Layer, unpack};
 use crate::store::{Inner, LAYER_RECORD, Work};
 
 /// Buffers between the two threads: enough that neither waits for the other's
@@ -89,7 +89,9 @@ pub(crate) fn unpack_blob(
         let bounded = Bounded::new(&work.fd, plain, limit);
         // A plain blob has been hashed when it arrived.
         if compression == Compression::None {
-            let (directory, layer) = write_layer(inner, work, bounded, Ending::Any)?;
+            let (directory, layer) = write_layer(inner, work, |content| {
+                unpack(&mut { bounded }, Ending::Any, content)
+            })?;
             return Ok(Unpacked {
                 diff_id: None,
                 directory,
@@ -97,7 +99,9 @@ pub(crate) fn unpack_blob(
             });
         }
         let mut hashed = Tee::hash(bounded);
-        let (directory, layer) = write_layer(inner, work, &mut hashed, Ending::Any)?;
+        let (directory, layer) = write_layer(inner, work, |content| {
+            unpack(&mut hashed, Ending::Any, content)
+        })?;
         let (diff_id, _) = hashed.finish().map_err(Error::stream("the archive"))?;
         Ok(Unpacked {
             diff_id: Some(diff_id),
@@ -114,8 +118,9 @@ pub(crate) fn unpack_plain(
     plain: impl Read,
     ending: Ending,
 ) -> Result<NewLayer> {
-    let mut plain = Tee::hash(plain);
-    let (directory, layer) = write_layer(inner, work, &mut plain, ending)?;
+    let mut plain = Tee::hash(Bounded::new(&work.fd, plain, u64::MAX));
+    let (directory, layer) =
+        write_layer(inner, work, |content| unpack(&mut plain, ending, content))?;
     let (diff_id, _) = plain.finish().map_err(Error::stream("the archive"))?;
     Ok(NewLayer {
         diff_id,
@@ -124,24 +129,37 @@ pub(crate) fn unpack_plain(
     })
 }
 
-/// A directory as it will be in `layers/`, below the work directory.
-fn write_layer(
+/// A directory as it will be in `layers/`, below the work directory; `fill`
+/// writes its content. Nothing is left of it after an error.
+pub(crate) fn write_layer(
     inner: &Inner,
     work: &Work,
-    mut plain: impl Read,
-    ending: Ending,
+    fill: impl FnOnce(Content) -> Result<Layer>,
 ) -> Result<(String, Layer)> {
     let directory = inner.unique("layer");
-    let failed = || Error::io("make layer", &directory);
-    mkdirat(&work.fd, directory.as_str(), Mode::from_raw_mode(0o711)).map_err(failed())?;
+    let made = make_layer(inner, work, &directory, fill);
+    if made.is_err() {
+        inner.discard(&work.fd, directory.as_bytes());
+    }
+    Ok((directory, made?))
+}
+
+fn make_layer(
+    inner: &Inner,
+    work: &Work,
+    directory: &str,
+    fill: impl FnOnce(Content) -> Result<Layer>,
+) -> Result<Layer> {
+    let failed = || Error::io("make layer", directory);
+    mkdirat(&work.fd, directory, Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
-    let layer = unpack(&mut plain, ending, layer::create(inner.options, &at)?)?;
+    let layer = fill(layer::create(inner.options, &at)?)?;
     let mut file = create_file(&at, LAYER_RECORD).map_err(failed())?;
     serde_json::to_vec(&layer)
         .map_err(io::Error::from)
         .and_then(|record| file.write_all(&record))
-        .map_err(Error::io("make layer", &directory))?;
-    Ok((directory, layer))
+        .map_err(Error::io("make layer", directory))?;
+    Ok(layer)
 }
 
 /// What goes from the inflating thread to the writing one.
@@ -257,7 +275,7 @@ impl Read for Plain<'_> {
 }
 
 /// Ends a stream that would fill the disk or never end.
-struct Bounded<'a, R> {
+pub(crate) struct Bounded<'a, R> {
     input: R,
     directory: &'a OwnedFd,
     count: u64,
@@ -266,7 +284,7 @@ struct Bounded<'a, R> {
 }
 
 impl<'a, R> Bounded<'a, R> {
-    fn new(directory: &'a OwnedFd, input: R, limit: u64) -> Self {
+    pub(crate) fn new(directory: &'a OwnedFd, input: R, limit: u64) -> Self {
         Self {
             input,
             directory,
@@ -278,7 +296,7 @@ impl<'a, R> Bounded<'a, R> {
 }
 
 /// Whether what is left is for the engine's records and for containers.
-pub(crate) fn is_nearly_full(directory: &OwnedFd) -> rustix::io::Result<bool> {
+pub fn is_nearly_full(directory: impl AsFd) -> rustix::io::Result<bool> {
     let disk = fstatvfs(directory)?;
     let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
     Ok(disk.f_bavail * disk.f_frsize < reserved)

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use berth_cgroup::{Cgroup, Host};
-use berth_runtime_core::{Exec, Stdio};
+use berth_runtime_core::{Exec, Listener, Stdio};
 use oci_spec::runtime::{Capability, Process};
 
 use super::detect_host;
@@ -72,6 +72,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         .map(berth_seccomp::compile)
         .transpose()
         .context(|| "compile the seccomp profile".to_owned())?;
+    let listener = Listener::new(&spec, &id, &state.bundle)?;
     let mut process = process_of(&args, command, spec.process().as_ref())?;
     inherit.announce(&mut process);
     let terminal = process.terminal().unwrap_or(false);
@@ -102,6 +103,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         },
         cgroup: Some(&group),
         seccomp: seccomp.as_ref(),
+        listener: listener.as_ref(),
         inherit: inherit.what(),
     })?;
     if let Some(path) = args.value("pidfd-socket") {

@@ -22,7 +22,7 @@ use super::board::Board;
 use super::document::Descriptor;
 use super::platform::Wanted;
 use super::pull::{familiar_name, named};
-use super::tree::{self, Node, Tree};
+use super::tree::{self, Blobs, Node, Tree};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
 
@@ -78,6 +78,40 @@ impl Engine {
         board.show(&progress, work).await
     }
 
+    /// Pushes what was just built: `id`, a manifest or index that is in
+    /// `incoming`, under a tag or (a reference with a digest only) none.
+    pub(crate) async fn push_built(
+        &self,
+        incoming: &Incoming,
+        id: &str,
+        reference: &Reference,
+        auth: &AuthConfig,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<(), Error> {
+        let board = Arc::new(Board::default());
+        let work = async {
+            let repository = self.repository(reference, auth, Access::Push).await?;
+            let blobs = Blobs::Incoming(incoming.clone());
+            let target = {
+                let (blobs, id) = (blobs.clone(), id.to_owned());
+                blocking(move || tree::read(&blobs, &id)).await?
+            };
+            let push = Arc::new(Push {
+                engine: self.clone(),
+                repository,
+                target: reference.clone(),
+                board: Arc::clone(&board),
+                blobs,
+                sources: OnceCell::new(),
+            });
+            push.blobs(&target).await?;
+            push.documents(&target, reference).await?;
+            self.image_event(&reference.familiar(), &familiar_name(reference), "push");
+            Ok(())
+        };
+        board.show(progress, work).await
+    }
+
     fn tags_of(&self, reference: &Reference) -> Result<Vec<Reference>, Error> {
         let repository = reference.repository();
         let mut tags: Vec<Reference> = self
@@ -116,8 +150,8 @@ impl Engine {
             other => other.api()?,
         };
         let root = {
-            let (store, id) = (self.0.store.clone(), image.id.clone());
-            blocking(move || tree::read(&store, &id)).await?
+            let (blobs, id) = (Blobs::Stored(self.0.store.clone()), image.id.clone());
+            blocking(move || tree::read(&blobs, &id)).await?
         };
         let (target, instead) = self
             .choose_push(repository, reference, &root, wanted)
@@ -127,13 +161,14 @@ impl Engine {
             repository: repository.clone(),
             target: reference.clone(),
             board: Arc::clone(board),
-            incoming: self.lease(&target).await?,
+            blobs: Blobs::Stored(self.0.store.clone()),
             sources: OnceCell::new(),
         });
+        let incoming = self.lease(&target).await?;
         push.blobs(&target).await?;
         push.documents(&target, reference).await?;
         if instead.is_none() && target.root.digest == image.id {
-            self.record_pushed(&push.incoming, &image, reference).await;
+            self.record_pushed(&incoming, &image, reference).await;
         }
         self.image_event(&reference.familiar(), &familiar_name(reference), "push");
         let (digest, size) = (&target.root.digest, target.root.bytes.len());
@@ -278,7 +313,7 @@ struct Push {
     repository: Repository,
     target: Reference,
     board: Arc<Board>,
-    incoming: Incoming,
+    blobs: Blobs,
     /// Other repositories of the registry that have blobs, by digest.
     sources: OnceCell<HashMap<String, Vec<String>>>,
 }
@@ -340,7 +375,7 @@ impl Push {
             }
         }
         let source = StoredBlob {
-            store: self.engine.0.store.clone(),
+            blobs: self.blobs.clone(),
             digest: blob.digest.clone(),
         };
         let sent = |sent: u64| {
@@ -424,7 +459,7 @@ fn known_sources(store: &Store, target: &Reference) -> HashMap<String, Vec<Strin
             continue;
         }
         // An image that was removed meanwhile is no source.
-        let Ok(tree) = tree::read(store, &image.id) else {
+        let Ok(tree) = tree::read(&Blobs::Stored(store.clone()), &image.id) else {
             continue;
         };
         for blob in tree.blobs {
@@ -441,18 +476,18 @@ fn known_sources(store: &Store, target: &Reference) -> HashMap<String, Vec<Strin
     known
 }
 
-/// A blob of the store, in pieces.
+/// A blob in pieces.
 #[derive(Debug)]
 struct StoredBlob {
-    store: Store,
+    blobs: Blobs,
     digest: String,
 }
 
 impl BlobSource for StoredBlob {
     fn open(&self, offset: u64) -> std::io::Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let (mut file, _) = self
-            .store
-            .open_blob(&self.digest)
+            .blobs
+            .open(&self.digest)
             .map_err(std::io::Error::other)?;
         file.seek(SeekFrom::Start(offset))?;
         Ok(ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE).boxed())

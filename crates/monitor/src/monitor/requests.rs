@@ -235,6 +235,7 @@ impl Container {
             },
             cgroup: self.group(),
             seccomp: seccomp.as_ref(),
+            listener: None,
             inherit: Inherit::default(),
         })?;
         let mut streams = match (pipes, started.console) {

@@ -312,6 +312,7 @@ impl Sleeper {
             stdio,
             cgroup: self.bundle.cgroup.as_ref(),
             seccomp: None,
+            listener: None,
             inherit: Inherit::default(),
         })
     }

@@ -20,7 +20,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{
-    Change, Form, FormKind, Layer, Options, Path, Root, clean, display, imply, is_wanted,
+    Change, Form, FormKind, Kept, Layer, Options, Path, Root, clean, display, imply, is_wanted,
     opaque_mark, refused,
 };
 use crate::disk::remove_tree;
@@ -84,6 +84,10 @@ impl Directory {
             opaque: false,
             buffer: vec![0; BUFFER],
         })
+    }
+
+    pub(super) fn root(&self) -> Result<OwnedFd> {
+        self.root.try_clone().map_err(failed("open directory", &[]))
     }
 
     fn leave_parent(&mut self) -> Result<()> {
@@ -460,7 +464,31 @@ impl Form for Directory {
             size: self.size,
             root,
             opaque: self.opaque,
+            built: None,
         })
+    }
+
+    fn kept(&self, path: &Path) -> Result<Option<Kept>> {
+        let Some((name, parent)) = path.split_last() else {
+            return Ok(None);
+        };
+        let found = self.open(parent);
+        match found.and_then(|fd| statat(fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)) {
+            Ok(stat) if is_whiteout(&stat) => Ok(None),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(None),
+            Ok(stat) => Ok(Some(Kept {
+                mode: stat.st_mode & 0o7777,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mtime: Time {
+                    seconds: stat.st_mtime,
+                    // Below a second.
+                    nanoseconds: stat.st_mtime_nsec as u32,
+                },
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(failed("look at", path)(error)),
+        }
     }
 }
 

@@ -17,15 +17,15 @@ use rustix::io::Errno;
 
 use self::directory::Directory;
 use self::erofs::Erofs;
-pub(crate) use self::erofs::{Image, ImageNode};
+pub(crate) use self::erofs::{Image, ImageNode, export, keep};
 use crate::blob::open_file;
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
-use crate::tar::{Entry, Kind, Reader};
+use crate::tar::{Entry, Kind, Reader, Time};
 use serde::{Deserialize, Serialize};
 
 /// More entries than any image has; bounds the inodes a hostile one takes.
-const MAX_ENTRIES: u64 = 5_000_000;
+pub(crate) const MAX_ENTRIES: u64 = 5_000_000;
 /// Directories that entries only imply: each entry may be below hundreds.
 const MAX_IMPLIED: u32 = 1 << 20;
 /// `PATH_MAX` and `NAME_MAX`; a deeper path than this no kernel call could name.
@@ -34,7 +34,7 @@ const MAX_COMPONENT: usize = 255;
 const MAX_DEPTH: usize = 512;
 
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
-const WHITEOUT_META: &[u8] = b".wh..wh.";
+pub(crate) const WHITEOUT_META: &[u8] = b".wh..wh.";
 pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How a layer's content is kept.
@@ -105,6 +105,27 @@ pub(crate) struct Layer {
     /// Its root hides all layers below. Overlay ignores the mark on a root
     /// directory, so such a layer ends the chain of whoever mounts it.
     pub(crate) opaque: bool,
+    /// Its tar stream can be made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) built: Option<Built>,
+}
+
+/// What is known of a layer's canonical stream, besides its digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Built {
+    /// Bytes.
+    pub(crate) length: u64,
+    /// The root has an entry.
+    pub(crate) root: bool,
+}
+
+/// What an inode keeps of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Time,
 }
 
 /// One change that a layer makes. Paths are relative and clean: no empty,
@@ -125,6 +146,9 @@ pub(crate) type Path = [Vec<u8>];
 /// Where changes are written down.
 pub(crate) trait Form {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()>;
+    /// What is kept of the file at a path without symbolic links; none for
+    /// directories and whiteouts.
+    fn kept(&self, path: &Path) -> Result<Option<Kept>>;
     /// After the last change.
     fn finish(self) -> Result<Layer>;
 }
@@ -153,11 +177,28 @@ pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
     }
 }
 
+impl Content {
+    /// The directory that is being filled, if that is its form.
+    pub(crate) fn directory(&self) -> Result<Option<OwnedFd>> {
+        match self {
+            Content::Directory(form) => form.root().map(Some),
+            Content::Erofs(_) => Ok(None),
+        }
+    }
+}
+
 impl Form for Content {
     fn apply(&mut self, change: Change<'_>, data: &mut dyn Read) -> Result<()> {
         match self {
             Content::Directory(form) => form.apply(change, data),
             Content::Erofs(form) => form.apply(change, data),
+        }
+    }
+
+    fn kept(&self, path: &Path) -> Result<Option<Kept>> {
+        match self {
+            Content::Directory(form) => form.kept(path),
+            Content::Erofs(form) => form.kept(path),
         }
     }
 
@@ -269,7 +310,8 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
         match component {
             b"" | b"." => {}
             b".." => return invalid("its name contains \"..\""),
-            _ if component.len() > MAX_COMPONENT => {
+            // A whiteout's prefix is no part of the name it hides.
+            _ if component.strip_prefix(WHITEOUT).unwrap_or(component).len() > MAX_COMPONENT => {
                 return invalid(format!(
                     "a part of its name is longer than {MAX_COMPONENT} bytes"
                 ));
@@ -286,7 +328,7 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
 /// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
 /// layer must not steer overlayfs (redirects, metacopy). Not security labels,
 /// which are this machine's to give.
-pub(crate) fn is_wanted(name: &[u8]) -> bool {
+pub fn is_wanted(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

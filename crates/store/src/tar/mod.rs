@@ -16,6 +16,7 @@ use std::io::{self, Read};
 pub use self::header::Kind;
 pub use self::sparse::Extent;
 pub use self::write::TarWriter;
+pub(crate) use self::write::{END, head, padding};
 use crate::error::{Error, Result, invalid};
 
 const BLOCK: usize = 512;
@@ -53,9 +54,10 @@ pub struct Entry {
     pub extents: Option<Vec<Extent>>,
 }
 
-/// A tar stream, read forward once.
+/// A tar stream, read forward once: [`Self::next`] gives the members, `Read`
+/// the stored bytes of the last one. Headers are read 512 bytes at a time.
 #[derive(Debug)]
-pub(crate) struct Reader<R> {
+pub struct Reader<R> {
     input: R,
     /// Bytes of the current member not yet read, and the padding after them.
     remaining: u64,
@@ -65,7 +67,7 @@ pub(crate) struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    pub fn new(input: R) -> Self {
         Self {
             input,
             remaining: 0,
@@ -76,7 +78,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Whether the stream closed with the end-of-archive marker.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.marked
     }
 
@@ -85,8 +87,13 @@ impl<R: Read> Reader<R> {
         self.input
     }
 
-    /// The next member, after skipping what was left of this one.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
+    /// The next member, after skipping what was left of this one. Of a sparse
+    /// file only what [`Entry::extents`] lists is stored.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no tar stream, is cut short or ambiguous.
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it fails")]
+    pub fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = pax::Records::default();
         let mut long_name = None;
         let mut long_link = None;

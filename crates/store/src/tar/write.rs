@@ -42,31 +42,17 @@ impl<W: Write> TarWriter<W> {
     /// `Invalid` for what no archive can say and for data that is too short;
     /// after an error the stream is useless.
     pub fn append(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<()> {
-        check(entry)?;
-        let mut name = entry.name.clone();
-        if entry.kind == Kind::Directory && !name.ends_with(b"/") {
-            name.push(b'/');
-        }
-        let records = records(entry, &name);
-        if !records.is_empty() {
-            let mut header = Header::new(b'x');
-            header.text(0, NAME, &extension_name(&name));
-            header.octal(124, 11, records.len() as u64);
-            self.put(&header.finish())?;
-            self.put(&records)?;
-            self.pad(records.len() as u64)?;
-        }
-        self.put(&member(entry, &name).finish())?;
+        self.put(&head(entry)?)?;
         if entry.kind == Kind::File {
             self.copy(entry, data)?;
-            self.pad(entry.size)?;
+            self.put(padding(entry.size))?;
         }
         Ok(())
     }
 
     /// Writes the end-of-archive marker and gives back what was written to.
     pub fn finish(mut self) -> Result<W> {
-        self.put(&[0; 2 * BLOCK])?;
+        self.put(&END)?;
         self.out.flush().map_err(failed)?;
         Ok(self.out)
     }
@@ -97,15 +83,40 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
-    fn pad(&mut self, size: u64) -> Result<()> {
-        let padding = size.next_multiple_of(BLOCK as u64) - size;
-        // Below one block.
-        self.put(&[0; BLOCK][..padding as usize])
-    }
-
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).map_err(failed)
     }
+}
+
+/// The end-of-archive marker.
+pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+
+/// What stands before the data of a member.
+pub(crate) fn head(entry: &Entry) -> Result<Vec<u8>> {
+    check(entry)?;
+    let mut name = entry.name.clone();
+    if entry.kind == Kind::Directory && !name.ends_with(b"/") {
+        name.push(b'/');
+    }
+    let records = records(entry, &name);
+    let mut head = Vec::with_capacity(BLOCK);
+    if !records.is_empty() {
+        let mut header = Header::new(b'x');
+        header.text(0, NAME, &extension_name(&name));
+        header.octal(124, 11, records.len() as u64);
+        head.extend(header.finish());
+        head.extend_from_slice(&records);
+        head.extend_from_slice(padding(records.len() as u64));
+    }
+    head.extend(member(entry, &name).finish());
+    Ok(head)
+}
+
+/// The zeros behind data of that length.
+pub(crate) fn padding(size: u64) -> &'static [u8] {
+    // Below one block.
+    let length = size.next_multiple_of(BLOCK as u64) - size;
+    &END[..length as usize]
 }
 
 fn failed(source: io::Error) -> Error {

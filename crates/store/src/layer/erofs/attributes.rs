@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::acl::Acl;
 use super::format::{MAX_XATTRS, XATTR_HEADER, XATTR_PREFIXES, u32_at};
 use crate::error::{Error, Result, invalid};
-use crate::layer::{Options, Root, is_wanted, opaque_mark};
-use crate::tar::{Entry, Time};
+use crate::layer::{Kept, Options, Root, is_wanted, opaque_mark};
+use crate::tar::{Entry, Kind, Time};
 
 /// `XATTR_NAME_MAX`.
 const MAX_NAME: usize = 255;
@@ -79,6 +79,15 @@ impl Attributes {
             *value = acl.encode().into();
         }
         self.set_all(entry, true)
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        Kept {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+        }
     }
 
     pub(super) fn mark_opaque(&mut self, options: Options) -> Result<()> {
@@ -155,6 +164,37 @@ impl Attributes {
         }
         Ok(body)
     }
+}
+
+/// Takes from an entry what no layer keeps of it.
+pub(crate) fn keep(entry: &mut Entry) -> Result<()> {
+    match entry.kind {
+        Kind::File | Kind::Directory => {
+            let mut kept = Attributes::plain(entry, entry.mode);
+            kept.set_all(entry, entry.kind == Kind::Directory)?;
+            entry.mode = kept.mode;
+            let name = |(prefix, rest): &Name| {
+                let prefix = XATTR_PREFIXES.iter().find(|(number, _)| number == prefix);
+                [prefix.map_or(&[][..], |(_, prefix)| prefix), rest].concat()
+            };
+            let xattrs = kept.xattrs.iter();
+            entry.xattrs = xattrs
+                .map(|(key, value)| (name(key), value.to_vec()))
+                .collect();
+        }
+        Kind::Symlink => entry.mode = 0o777,
+        _ => {}
+    }
+    if !matches!(entry.kind, Kind::File | Kind::Directory) {
+        entry.xattrs.clear();
+    }
+    if !matches!(entry.kind, Kind::Symlink | Kind::HardLink) {
+        entry.link.clear();
+    }
+    if !matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+        entry.device = (0, 0);
+    }
+    Ok(())
 }
 
 /// A name of those that `is_wanted` lets through, or our own.

@@ -135,6 +135,14 @@ pub(super) fn encode_device(major: u32, minor: u32) -> Option<u32> {
         .then_some((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
 
+/// Major and minor number.
+pub(super) fn decode_device(device: u32) -> (u32, u32) {
+    (
+        (device >> 8) & 0xfff,
+        (device & 0xff) | ((device >> 12) & 0xf_ff00),
+    )
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Superblock {
     pub(super) root_nid: u16,
@@ -289,6 +297,10 @@ mod tests {
     fn device_numbers() {
         assert_eq!(encode_device(8, 1), Some(0x801));
         assert_eq!(encode_device(0xfff, 0xf_ffff), Some(u32::MAX));
+        for device in [(8, 1), (0xfff, 0xf_ffff), (0, 0x123), (0xabc, 0x12345)] {
+            let encoded = encode_device(device.0, device.1).unwrap();
+            assert_eq!(decode_device(encoded), device);
+        }
         assert_eq!(encode_device(0x1000, 0), None);
         assert_eq!(encode_device(0, 0x10_0000), None);
     }

@@ -12,12 +12,15 @@
 mod acl;
 mod attributes;
 mod directories;
+mod export;
 mod format;
 mod output;
 mod reader;
 mod sparse;
 mod tree;
 
+pub(crate) use self::attributes::keep;
+pub(crate) use self::export::export;
 pub(crate) use self::reader::{Image, Node as ImageNode};
 
 use std::fs::File;
@@ -33,7 +36,9 @@ use self::format::{
 };
 use self::output::{Output, block_number};
 use self::tree::{DirectoryId, LeafKind, Node, ROOT, Tree};
-use super::{Change, Form, FormKind, Layer, Options, Path, Root, clean, display, imply, refused};
+use super::{
+    Change, Form, FormKind, Kept, Layer, Options, Path, Root, clean, display, imply, refused,
+};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind};
 
@@ -190,43 +195,47 @@ impl Erofs {
             }
             Kind::File | Kind::HardLink => {
                 self.tree.remove(parent, name);
-                let nid = self.file(entry, data)?;
+                let (nid, kept) = self.file(entry, data)?;
                 let kind = LeafKind::Other(dirent_type(REGULAR));
-                self.tree.add_leaf(parent, name, nid, kind)
+                self.tree.add_leaf(parent, name, nid, kind, kept)
             }
             Kind::Symlink => {
                 self.tree.remove(parent, name);
-                let nid = self.symlink(path, entry)?;
+                let (nid, kept) = self.symlink(path, entry)?;
                 let kind = LeafKind::Symlink(entry.link.as_slice().into());
-                self.tree.add_leaf(parent, name, nid, kind)
+                self.tree.add_leaf(parent, name, nid, kind, kept)
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 self.tree.remove(parent, name);
-                let (nid, kind) = self.special(entry)?;
-                self.tree.add_leaf(parent, name, nid, kind)
+                let (nid, kind, kept) = self.special(entry)?;
+                self.tree.add_leaf(parent, name, nid, kind, kept)
             }
         }
     }
 
-    fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<u64> {
+    fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(u64, Kept)> {
         let attributes = Attributes::of_file(entry)?;
-        if let Some(extents) = entry.extents.as_ref().filter(|_| entry.size > 0) {
-            return self.sparse_file(&attributes, extents, entry.size, data);
-        }
-        self.size += entry.size;
-        self.inode_with_data(REGULAR, &attributes, entry.size, data)
+        let nid = match entry.extents.as_ref().filter(|_| entry.size > 0) {
+            Some(extents) => self.sparse_file(&attributes, extents, entry.size, data)?,
+            None => {
+                self.size += entry.size;
+                self.inode_with_data(REGULAR, &attributes, entry.size, data)?
+            }
+        };
+        Ok((nid, attributes.kept()))
     }
 
-    fn symlink(&mut self, path: &Path, entry: &Entry) -> Result<u64> {
+    fn symlink(&mut self, path: &Path, entry: &Entry) -> Result<(u64, Kept)> {
         if entry.link.len() >= MAX_TARGET {
             return Err(refused(Errno::NAMETOOLONG, "create", path));
         }
         let attributes = Attributes::plain(entry, 0o777);
         let size = entry.link.len() as u64;
-        self.inode_with_data(SYMLINK, &attributes, size, &mut entry.link.as_slice())
+        let nid = self.inode_with_data(SYMLINK, &attributes, size, &mut entry.link.as_slice())?;
+        Ok((nid, attributes.kept()))
     }
 
-    fn special(&mut self, entry: &Entry) -> Result<(u64, LeafKind)> {
+    fn special(&mut self, entry: &Entry) -> Result<(u64, LeafKind, Kept)> {
         let (kind, device) = match entry.kind {
             Kind::CharDevice => (CHAR_DEVICE, entry.device),
             Kind::BlockDevice => (BLOCK_DEVICE, entry.device),
@@ -242,10 +251,11 @@ impl Erofs {
         let inode = self.inode(kind, &attributes, 0, device);
         let nid = self.store(&inode, &[], 0)?.0;
         let is_whiteout = kind == CHAR_DEVICE && device == 0;
-        Ok(match is_whiteout {
-            true => (nid, LeafKind::Whiteout),
-            false => (nid, LeafKind::Other(dirent_type(kind))),
-        })
+        let kind = match is_whiteout {
+            true => LeafKind::Whiteout,
+            false => LeafKind::Other(dirent_type(kind)),
+        };
+        Ok((nid, kind, attributes.kept()))
     }
 
     /// Whole blocks go into the stream; the rest follows the inode if both fit
@@ -358,7 +368,8 @@ impl Erofs {
             None => {
                 let inode = self.inode(CHAR_DEVICE, &Attributes::whiteout(), 0, 0);
                 let nid = self.store(&inode, &[], 0)?.0;
-                self.tree.add_leaf(parent, name, nid, LeafKind::Whiteout)
+                self.tree
+                    .add_leaf(parent, name, nid, LeafKind::Whiteout, Kept::default())
             }
         }
     }
@@ -434,7 +445,24 @@ impl Form for Erofs {
                 gid: root.gid,
             },
             opaque: self.opaque,
+            built: None,
         })
+    }
+
+    fn kept(&self, path: &Path) -> Result<Option<Kept>> {
+        let Some((name, parent)) = path.split_last() else {
+            return Ok(None);
+        };
+        let parent = self.tree.resolve(parent).ok();
+        Ok(
+            match parent.and_then(|parent| self.tree.child(parent, name)) {
+                Some(Node::Leaf(id)) => {
+                    let leaf = self.tree.leaf(id);
+                    (leaf.kind != LeafKind::Whiteout).then_some(leaf.kept)
+                }
+                _ => None,
+            },
+        )
     }
 }
 

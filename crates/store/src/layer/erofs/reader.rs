@@ -47,6 +47,15 @@ impl Node {
         self.kind() == FileType::Directory
     }
 
+    /// What tells inodes of one file apart, if it has several names.
+    pub(super) fn identity(&self) -> Option<u64> {
+        (self.inode.links > 1 && !self.is_directory()).then_some(self.at)
+    }
+
+    pub(super) fn inode(&self) -> &Inode {
+        &self.inode
+    }
+
     /// Bytes, holes included.
     pub(crate) fn size(&self) -> u64 {
         self.inode.size
@@ -151,6 +160,21 @@ impl Image {
             }
         }
         Ok(data)
+    }
+
+    /// Some of a file's bytes from `offset` on; none at its end.
+    pub(super) fn read_some(&self, node: &Node, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        if offset >= node.size() || buffer.is_empty() {
+            return Ok(0);
+        }
+        let (at, run) = self.run(node, offset)?;
+        let now = usize::try_from(run).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = &mut buffer[..now];
+        match at {
+            Some(at) => self.read_at(at, buffer)?,
+            None => buffer.fill(0),
+        }
+        Ok(now)
     }
 
     /// Where a file's bytes from `offset` on are (none in a hole) and how many

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::attributes::Attributes;
 use crate::error::{Result, invalid};
-use crate::layer::{MAX_COMPONENT, MAX_ENTRIES, Path};
+use crate::layer::{Kept, MAX_COMPONENT, MAX_ENTRIES, Path};
 
 /// As many symbolic links as the kernel follows in one look-up.
 pub(super) const MAX_LINKS: u32 = 40;
@@ -38,6 +38,7 @@ pub(super) struct Leaf {
     /// Names it has; 0 = it was replaced.
     pub(super) links: u32,
     pub(super) kind: LeafKind,
+    pub(super) kept: Kept,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,10 +137,15 @@ impl Tree {
         name: &[u8],
         nid: u64,
         kind: LeafKind,
+        kept: Kept,
     ) -> Result<()> {
         let id = self.next(self.leaves.len())?;
-        let links = 1;
-        self.leaves.push(Leaf { nid, links, kind });
+        self.leaves.push(Leaf {
+            nid,
+            links: 1,
+            kind,
+            kept,
+        });
         self.link(parent, name, Node::Leaf(id));
         Ok(())
     }
