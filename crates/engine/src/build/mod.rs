@@ -23,7 +23,7 @@ use berth_api::build::{BuildRequest, BuildResult};
 use berth_build::FILE_TIME;
 use berth_build::dockerfile::{self, Lines};
 use berth_build::graph::{Graph, Id, Plan};
-use berth_build::progress::Sink;
+use berth_build::progress::{Event, Sink};
 use berth_build::solve::{self, Job};
 use berth_build::tree::Value;
 
@@ -111,6 +111,7 @@ fn of_solve(error: solve::Error) -> Error {
 
 async fn run(session: &Session, outputs: &Outputs) -> Result<BuildResult, Failure> {
     let source = resolve::source(session).await?;
+    session.tell(Event::Dockerfile(source.text.to_string()));
     let file = dockerfile::parse(&source.text).map_err(|error| {
         let lines = Some(error.lines);
         Failure::at(Error::invalid(error.to_string()), &source, lines)
