@@ -26,7 +26,7 @@ use crate::publish::NewImage;
 use crate::state::{State, now};
 use crate::store::{Inner, Work, crash_point, hex};
 use crate::unpack::{NewLayer, Unpacked, unpack_blob};
-use crate::{Digest, Image, Reference, Store};
+use crate::{BlobReader, Digest, Image, Reference, Store};
 
 /// A collection of blobs and layers that will be an image. Cheap to clone;
 /// its methods may be called from many threads at once. When the last clone is
@@ -186,7 +186,7 @@ impl Incoming {
         let (arrival, is_writer) = {
             let state = &mut *self.inner().state();
             self.keep(state, digest);
-            let here = state.blobs.get(digest).copied();
+            let here = state.blob_size(digest);
             if let Some(here) = here.or_else(|| Arrived(self).size(digest)) {
                 if here != size {
                     return invalid(format!(
@@ -262,9 +262,8 @@ impl Incoming {
         let inner = self.inner();
         let mut slot = Some(inner.slots.slot());
         let Some(Part::Arriving(arrival)) = self.part(blob) else {
-            let file = self.open(blob)?;
-            let size = file.metadata().map_err(Error::io("look at blob", blob))?;
-            return unpack_blob(inner, self.work(), file, size.len(), progress);
+            let (file, size) = self.open(blob)?;
+            return unpack_blob(inner, self.work(), file, size, progress);
         };
         loop {
             let mut reader = arrival.reader();
@@ -283,15 +282,22 @@ impl Incoming {
         }
     }
 
-    /// A blob that is here, whole.
-    fn open(&self, digest: &str) -> Result<File> {
-        let state = &mut *self.inner().state();
-        if state.blobs.contains_key(digest) {
-            self.keep(state, digest);
-            return open_file(&self.inner().dirs.blobs, hex(digest))
-                .map_err(Error::io("open blob", digest));
+    /// A blob that is here, whole, and its length.
+    fn open(&self, digest: &str) -> Result<(BlobReader, u64)> {
+        let stored = {
+            let state = &mut *self.inner().state();
+            let stored = state.blob_size(digest).is_some();
+            if stored {
+                self.keep(state, digest);
+            }
+            stored
+        };
+        if stored {
+            return self.inner().open_blob(digest);
         }
-        Arrived(self).open(digest)
+        let arrived = Arrived(self);
+        let file = arrived.open(digest)?;
+        Ok((file, arrived.size(digest).unwrap_or_default()))
     }
 
     /// Makes `id` (a manifest or index that was put) an image with these names
@@ -321,13 +327,14 @@ impl Source for Arrived<'_> {
         }
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
+    fn open(&self, digest: &str) -> Result<BlobReader> {
         let inner = self.0.inner();
         match self.0.part(digest) {
             Some(Part::Spooled { file, .. }) => open_file(&self.0.work().fd, &file),
             Some(Part::Arriving(_)) => open_file(&inner.dirs.ingest, hex(digest)),
             None => return invalid(format!("blob {digest} is missing")),
         }
+        .map(BlobReader::from)
         .map_err(Error::io("open blob", digest))
     }
 }

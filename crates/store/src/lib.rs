@@ -45,6 +45,7 @@ mod pack;
 mod pins;
 mod platform;
 mod publish;
+mod reader;
 mod reference;
 mod regenerate;
 mod save;
@@ -75,6 +76,7 @@ pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
 pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
 pub use crate::pins::Pin;
+pub use crate::reader::BlobReader;
 pub use crate::reference::Reference;
 pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, Reader as TarReader, TarWriter,

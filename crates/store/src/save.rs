@@ -6,13 +6,12 @@
 //! into a backup.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::blob::{Source, Tee, open_file};
+use crate::blob::{Source, Tee};
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 use crate::manifest::Found;
@@ -20,7 +19,7 @@ use crate::reference::familiar;
 use crate::state::Record;
 use crate::store::{Inner, hex};
 use crate::tar::{Entry, Kind, TarWriter};
-use crate::{Digest, Image, ManifestKind, Platform, Store};
+use crate::{BlobReader, Digest, Image, ManifestKind, Platform, Store};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -53,7 +52,7 @@ impl Store {
 
 /// The blobs of the images, kept while this lives.
 struct Pinned<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     records: HashMap<Digest, Arc<Record>>,
     sizes: HashMap<Digest, u64>,
     _lease: Lease,
@@ -69,8 +68,8 @@ impl<'a> Pinned<'a> {
                 return Err(Error::NotFound(format!("No such image: {}", image.id)));
             };
             for digest in &record.blobs {
-                if let Some(size) = state.blobs.get(digest) {
-                    sizes.insert(digest.clone(), *size);
+                if let Some(size) = state.blob_size(digest) {
+                    sizes.insert(digest.clone(), size);
                     lease.add(state, digest);
                 }
             }
@@ -90,8 +89,8 @@ impl Source for Pinned<'_> {
         self.sizes.get(digest).copied()
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
-        open_file(&self.inner.dirs.blobs, hex(digest)).map_err(Error::io("open blob", digest))
+    fn open(&self, digest: &str) -> Result<BlobReader> {
+        self.inner.open_blob(digest).map(|(reader, _)| reader)
     }
 }
 

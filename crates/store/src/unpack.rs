@@ -154,12 +154,16 @@ fn make_layer(
     mkdirat(&work.fd, directory, Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
     let layer = fill(layer::create(inner.options, &at)?)?;
-    let mut file = create_file(&at, LAYER_RECORD).map_err(failed())?;
-    serde_json::to_vec(&layer)
-        .map_err(io::Error::from)
-        .and_then(|record| file.write_all(&record))
-        .map_err(Error::io("make layer", directory))?;
+    write_record(&at, &layer)?;
     Ok(layer)
+}
+
+/// Writes `layer.json` into the directory of a layer that is in no place yet.
+pub(crate) fn write_record(directory: &OwnedFd, layer: &Layer) -> Result<()> {
+    create_file(directory, LAYER_RECORD)
+        .map_err(io::Error::from)
+        .and_then(|mut file| file.write_all(&serde_json::to_vec(layer)?))
+        .map_err(Error::io("write", LAYER_RECORD))
 }
 
 /// What goes from the inflating thread to the writing one.
