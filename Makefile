@@ -8,7 +8,7 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 DEBUG := $(TARGET_DIR)/$(TRIPLE)/debug
 RELEASE := $(TARGET_DIR)/$(TRIPLE)/release
 
-.PHONY: help setup build release run test lint unit e2e test-vm bench install clean
+.PHONY: help setup build release run test lint unit e2e projects test-vm bench install clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ test: setup lint ## All tests: unit, kernel, end to end
 
 e2e: build ## Only the end-to-end tests
 	BERTH_BIN_DIR=$(abspath $(DEBUG)) cargo nextest run -p berth-e2e
+
+projects: setup build ## Real projects with their tool chains, built and run (needs package registries)
+	@scripts/projects.sh $(DEBUG)
 
 test-vm: setup build ## End-to-end tests on cgroup v2, Linux 6.1 and 6.12, in virtual machines
 	@scripts/vm.sh $(DEBUG)

@@ -9,7 +9,7 @@ suite=${2:-sid}
 shift $(($# < 2 ? $# : 2))
 packages=("$@")
 # Names of libraries differ between suites: those that do not exist are passed over.
-[ ${#packages[@]} -gt 0 ] || packages=(docker.io docker-cli containerd runc crun podman conmon netavark aardvark-dns
+[ ${#packages[@]} -gt 0 ] || packages=(docker.io docker-cli docker-buildx containerd runc crun podman conmon netavark aardvark-dns
     golang-github-containers-common golang-github-containers-image
     iptables libassuan9 libblake3-0 libbtrfs0t64 libc6 libcap2 libcriu2 libdevmapper1.02.1 libedit2
     libglib2.0-0t64

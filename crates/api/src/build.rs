@@ -27,6 +27,15 @@
 //!
 //! The client's end of the connection is the end of the build: what runs is
 //! killed. Values of secrets never leave memory on either side.
+//!
+//! Each direction of a channel ends by itself. `Refused` before anything came
+//! on the channel answers the request; after that it fails the build, and the
+//! channel is not ended. The engine ends its direction of a channel, too, when
+//! it wants no more of it; what comes after that is thrown away. Both sides
+//! always read, whatever they are writing: who waits with reading until all
+//! is written may wait for ever. In frames of Rust: [`frame`].
+
+pub mod frame;
 
 use std::collections::BTreeMap;
 

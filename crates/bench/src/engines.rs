@@ -215,7 +215,24 @@ impl Docker {
             "DOCKER_HOST",
             format!("unix://{}", self.dir.path().join("docker.sock").display()),
         );
+        command.env("DOCKER_CONFIG", self.dir.path());
         command
+    }
+
+    /// Whether the client can drive BuildKit: with a plugin that is installed,
+    /// or that of the tree which BERTH_PEERS names.
+    pub(crate) fn has_buildx(&self) -> bool {
+        if let Ok(peers) = std::env::var("BERTH_PEERS") {
+            let plugins = Path::new(&peers).join("usr/libexec/docker/cli-plugins");
+            let config = serde_json::json!({ "cliPluginsExtraDirs": [plugins] });
+            std::fs::write(self.dir.path().join("config.json"), config.to_string())
+                .expect("a file of ours");
+        }
+        (self.command().args(["buildx", "version"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     fn subject<'a>(&'a self, name: &str, args: &[&'a str]) -> Subject<'a> {

@@ -6,6 +6,7 @@
 //! back to back and after a pause.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod builds;
 mod engines;
 mod images;
 mod memory;
@@ -31,7 +32,7 @@ fn main() {
             "--place" => places = vec![args.next().unwrap_or_default()],
             other => {
                 eprintln!(
-                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|images|memory|steps] [--place DIR]"
+                    "unknown flag: {other}\nusage: berth-bench [--bin-dir DIR] [--rounds N] [--only runtimes|engines|images|builds|memory|steps] [--place DIR]"
                 );
                 std::process::exit(2);
             }
@@ -47,6 +48,11 @@ fn main() {
     }
     if wanted("images") {
         images::measure(rounds, &places);
+    }
+    if wanted("builds") {
+        for place in &places {
+            builds::measure(rounds, place);
+        }
     }
     if wanted("steps") {
         steps::measure();

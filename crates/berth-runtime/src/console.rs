@@ -17,7 +17,18 @@ use crate::error::{Context, Result};
 /// Sends the terminal's controlling side to whoever listens at `path`, as runc
 /// does: one message with the terminal's name and the descriptor.
 pub(crate) fn send(path: &Path, console: &OwnedFd) -> Result<()> {
-    let tried = || format!("send the terminal to {}", path.display());
+    let name = rustix::pty::ptsname(console, Vec::new())
+        .context(|| format!("send the terminal to {}", path.display()))?;
+    send_descriptor(path, name.to_bytes(), console)
+}
+
+/// `--pidfd-socket`.
+pub(crate) fn send_pidfd(path: &Path, pidfd: &OwnedFd) -> Result<()> {
+    send_descriptor(path, b"pidfd", pidfd)
+}
+
+fn send_descriptor(path: &Path, name: &[u8], descriptor: &OwnedFd) -> Result<()> {
+    let tried = || format!("send a descriptor to {}", path.display());
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -27,8 +38,7 @@ pub(crate) fn send(path: &Path, console: &OwnedFd) -> Result<()> {
     .context(tried)?;
     let address = SocketAddrUnix::new(path).context(tried)?;
     connect(&socket, &address).context(tried)?;
-    let name = rustix::pty::ptsname(console, Vec::new()).context(tried)?;
-    socket::send(&socket, name.to_bytes(), &[console.as_fd()]).context(tried)
+    socket::send(&socket, name, &[descriptor.as_fd()]).context(tried)
 }
 
 /// Our size, for a new terminal; zeros when we have none.

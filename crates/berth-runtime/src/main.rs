@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod console;
 mod error;
+mod inherit;
 mod init;
 mod signal;
 mod state;
@@ -33,6 +34,11 @@ Commands of an OCI runtime:
   exec      run a further program in a running container
   kill      send a signal (default TERM) to a container's first process
   delete    remove a container that has ended
+  pause     stop all processes of a container
+  resume    let them go on
+  ps        show the processes of a container
+  update    change a container's limits
+  events    print what a container uses, and when it lacks memory
   state     print a container's state
   list      list the containers of this root
   spec      write an example config.json
@@ -113,6 +119,11 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("exec") => commands::exec::exec(&root, arguments),
         Some("kill") => commands::manage::kill(&root, arguments),
         Some("delete") => commands::manage::delete(&root, arguments),
+        Some("pause") => commands::freeze::pause(&root, arguments),
+        Some("resume") => commands::freeze::resume(&root, arguments),
+        Some("ps") => commands::ps::ps(&root, arguments),
+        Some("update") => commands::update::update(&root, arguments),
+        Some("events") => commands::events::events(&root, arguments),
         Some("state") => commands::manage::state(&root, arguments),
         Some("list") => commands::manage::list(&root, arguments),
         Some("spec") => commands::info::spec(arguments),
@@ -120,9 +131,9 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("init") => Ok(init::run(arguments)),
         Some("launcher") => commands::launcher::launcher(arguments),
         Some("help") => print(USAGE),
-        Some(
-            verb @ ("checkpoint" | "restore" | "events" | "pause" | "ps" | "resume" | "update"),
-        ) => Err(Error::new(format!("command `{verb}` is not supported yet"))),
+        Some(verb @ ("checkpoint" | "restore")) => {
+            Err(Error::new(format!("command `{verb}` is not supported yet")))
+        }
         _ => Err(Error::new(format!(
             "no such command: `{}`; see --help",
             verb.to_string_lossy()

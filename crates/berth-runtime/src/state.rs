@@ -107,6 +107,18 @@ impl StateDir {
         read_config(&self.0.join("config.json")).map(|(spec, _)| spec)
     }
 
+    /// Changes the configuration that is kept, for later commands.
+    pub(crate) fn change_config(&self, change: impl FnOnce(&mut serde_json::Value)) -> Result<()> {
+        let path = self.0.join("config.json");
+        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let mut config =
+            serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))?;
+        change(&mut config);
+        let bytes =
+            serde_json::to_vec(&config).context(|| "encode the configuration".to_owned())?;
+        replace(&path, &bytes)
+    }
+
     pub(crate) fn remove(&self) -> Result<()> {
         std::fs::remove_dir_all(&self.0).context(|| format!("remove {}", self.0.display()))
     }

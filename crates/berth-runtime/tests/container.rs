@@ -129,6 +129,9 @@ fn same_container_does_not_start_twice() {
     let mut second = launcher.container(&["true"]);
     second.start = Start {
         attach: Vec::new(),
+        bound: false,
+        trees: Vec::new(),
+        has_tree: false,
         ..first.start.clone()
     };
     second.send(&launcher.connect());

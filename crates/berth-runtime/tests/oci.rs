@@ -174,11 +174,8 @@ fn create_start_kill_delete() {
         "the program runs before the start"
     );
     assert!(bundle.fails(&["create", "a"]).contains("already exists"));
-    assert!(
-        bundle
-            .fails(&["exec", "a", "true"])
-            .contains("has not been started")
-    );
+    // As in runc.
+    assert_eq!(bundle.ok(&["exec", "a", "echo", "before"]), "before\n");
 
     bundle.ok(&["start", "a"]);
     assert_eq!(bundle.state_of("a")["status"], "running");
@@ -194,6 +191,11 @@ fn create_start_kill_delete() {
         (bundle.state_of("a")["status"] == "stopped").then_some(())
     });
     assert!(bundle.fails(&["kill", "a"]).contains("not running"));
+    assert!(
+        bundle
+            .fails(&["exec", "a", "true"])
+            .contains("cannot exec in a stopped container")
+    );
     assert!(bundle.fails(&["start", "a"]).contains("stopped"));
     bundle.ok(&["delete", "a"]);
     assert!(bundle.fails(&["state", "a"]).contains("does not exist"));
@@ -276,6 +278,244 @@ fn terminal_goes_to_the_console_socket() {
         &text[..length]
     );
     bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn pause_ps_and_resume() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["create", "a"]);
+    assert!(
+        bundle
+            .fails(&["resume", "a"])
+            .contains("container not paused")
+    );
+    bundle.ok(&["start", "a"]);
+    let pid = bundle.state_of("a")["pid"].clone();
+    let pids: Value = serde_json::from_str(&bundle.ok(&["ps", "--format", "json", "a"])).unwrap();
+    assert_eq!(pids, json!([pid]));
+    let table = bundle.ok(&["ps", "a"]);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.contains("sleep 1000"), "{table}");
+    let table = bundle.ok(&["ps", "a", "-o", "pid,comm", "-e"]);
+    assert!(table.lines().nth(1).unwrap().ends_with("sleep"), "{table}");
+    assert!(
+        bundle
+            .fails(&["ps", "-f", "x", "a"])
+            .contains("invalid format")
+    );
+
+    bundle.ok(&["pause", "a"]);
+    assert_eq!(bundle.state_of("a")["status"], "paused");
+    assert!(
+        bundle
+            .fails(&["pause", "a"])
+            .contains("container not running")
+    );
+    assert!(bundle.fails(&["exec", "a", "true"]).contains("paused"));
+    bundle.ok(&["resume", "a"]);
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    bundle.ok(&["exec", "a", "true"]);
+
+    bundle.ok(&["pause", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn descriptors_are_passed_on_when_asked() {
+    let bundle = Bundle::new(&["sh", "-c", "cat <&3; ls /proc/self/fd | wc -l"]);
+    std::fs::write(bundle.path().join("kept"), "kept\n").unwrap();
+    let run = |script: &str| {
+        bundle.save();
+        let script = format!("{BINARY} --root state {script}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(bundle.path());
+        command.output().unwrap()
+    };
+    // 0, 1, 2, 3 and the listing's own.
+    let output = run("run --preserve-fds 1 a 3<kept");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "kept\n5\n");
+    // Nobody asked for it (CVE-2024-21626).
+    let output = run("run a 3<kept");
+    assert!(!output.status.success() || !output.stdout.starts_with(b"kept"));
+    let output = run("run --preserve-fds 2 a 3<kept");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("preserved-fd 2 (of 2)"), "{stderr}");
+
+    bundle.leave(&[
+        "run",
+        "-d",
+        "--bundle",
+        ".",
+        "--no-new-keyring",
+        "--no-pivot",
+        "b",
+    ]);
+    bundle.ok(&["delete", "-f", "b"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn pidfd_goes_to_its_socket() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let path = bundle.path().join("pidfd.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let socket = path.to_str().unwrap();
+    bundle.leave(&["create", "--pidfd-socket", socket, "a"]);
+    let receive = || {
+        let (socket, _) = listener.accept().unwrap();
+        let (_, mut fds) = berth_sys::socket::receive(&socket).unwrap().unwrap();
+        fds.remove(0)
+    };
+    let pidfd = receive();
+    bundle.ok(&["start", "a"]);
+    bundle.leave(&["exec", "-d", "--pidfd-socket", socket, "a", "sleep", "1000"]);
+    let further = receive();
+    berth_sys::signals::send_signal(&further, libc::SIGKILL).unwrap();
+    berth_sys::signals::send_signal(&pidfd, libc::SIGKILL).unwrap();
+    readable(&pidfd);
+    bundle.ok(&["delete", "a"]);
+    bundle.assert_empty();
+}
+
+/// An agent that answers for mkdir, as one for containers in containers would.
+#[test]
+fn seccomp_listener_goes_to_the_agent() {
+    let mut bundle = Bundle::new(&["sh", "-c", "mkdir /made; echo $?; exec sleep 1000"]);
+    let path = bundle.path().join("agent.sock");
+    bundle.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+    });
+    let error = bundle.fails(&["run", "a"]);
+    assert!(
+        error.contains("needs linux.seccomp.listenerPath"),
+        "{error}"
+    );
+    bundle.config["linux"]["seccomp"]["listenerPath"] = json!(path);
+    bundle.config["linux"]["seccomp"]["listenerMetadata"] = json!("for the agent");
+    let error = bundle.fails(&["run", "a"]);
+    assert!(error.contains("agent.sock"), "{error}");
+    bundle.assert_empty();
+
+    let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let receive = || -> (Value, _) {
+        let (socket, _) = agent.accept().unwrap();
+        let (message, mut fds) = berth_sys::socket::receive(&socket).unwrap().unwrap();
+        (serde_json::from_slice(&message).unwrap(), fds.remove(0))
+    };
+    bundle.leave(&["create", "a"]);
+    let output = std::thread::scope(|scope| {
+        let start = scope.spawn(|| bundle.ok(&["start", "a"]));
+        let (state, listener) = receive();
+        start.join().unwrap();
+        assert_eq!(state["fds"], json!(["seccompFd"]));
+        assert_eq!(state["metadata"], "for the agent");
+        assert_eq!(state["state"]["id"], "a");
+        assert_eq!(state["pid"], bundle.state_of("a")["pid"]);
+        let exec = scope.spawn(|| bundle.output(&["exec", "a", "mkdir", "/other"]));
+        let (state, of_exec) = receive();
+        assert_ne!(state["pid"], state["state"]["pid"]);
+        assert_eq!(state["state"]["status"], "running");
+        // Nobody answers any more: ENOSYS (seccomp_unotify(2)).
+        drop((listener, of_exec));
+        exec.join().unwrap()
+    });
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("not implemented"), "{stderr}");
+    assert!(!bundle.path().join("rootfs/other").exists());
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn exec_joins_a_group_below_the_containers() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let path = bundle.config["linux"]["cgroupsPath"].as_str().unwrap();
+    let host = berth_cgroup::Host::detect().unwrap();
+    let below = berth_cgroup::Cgroup::create(&host, &format!("{path}/below"), None).unwrap();
+    bundle.leave(&["exec", "-d", "--cgroup", "below", "a", "sleep", "1001"]);
+    assert_eq!(below.processes().unwrap().len(), 1);
+    for (group, why) in [("../x", "not below"), ("nope", "does not exist")] {
+        let error = bundle.fails(&["exec", "--cgroup", group, "a", "true"]);
+        assert!(error.contains(why), "{error}");
+    }
+    bundle.ok(&["pause", "a"]);
+    let error = bundle.fails(&["exec", "a", "true"]);
+    assert!(error.contains("--ignore-paused"), "{error}");
+    bundle.ok(&["resume", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn limits_are_updated_and_shown() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let stats = || -> Value {
+        let line = bundle.ok(&["events", "--stats", "a"]);
+        serde_json::from_str(&line).unwrap()
+    };
+    bundle.ok(&["update", "--memory", "64m", "--pids-limit", "17", "a"]);
+    let event = stats();
+    assert_eq!(
+        (&event["type"], &event["id"]),
+        (&json!("stats"), &json!("a"))
+    );
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 64 << 20);
+    assert_eq!(event["data"]["pids"]["limit"], 17);
+    assert_eq!(event["data"]["pids"]["current"], 1);
+
+    let file = bundle.path().join("limits.json");
+    std::fs::write(
+        &file,
+        r#"{"memory":{"limit":0},"pids":{"limit":18},"cpu":{"quota":0}}"#,
+    )
+    .unwrap();
+    bundle.ok(&["update", "-r", file.to_str().unwrap(), "a"]);
+    let event = stats();
+    assert_eq!(event["data"]["memory"]["usage"]["limit"], 64 << 20);
+    assert_eq!(event["data"]["pids"]["limit"], 18);
+
+    for (args, text) in [
+        (
+            &["update", "--memory", "x", "a"][..],
+            "invalid value for memory",
+        ),
+        (
+            &["update", "--pids-limit", "x", "a"],
+            "invalid value for pids-limit",
+        ),
+        (&["update", "-r", "/no/such", "a"], "/no/such"),
+        (&["events", "--interval", "0s", "a"], "greater than 0"),
+        (&["events", "--interval", "x", "a"], "invalid duration"),
+    ] {
+        let error = bundle.fails(args);
+        assert!(error.contains(text), "{args:?}: {error}");
+    }
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn events_end_with_the_container() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let mut child = bundle
+        .command(&["events", "--interval", "10ms", "a"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains("\"stats\""), "{line}");
+    bundle.ok(&["kill", "a", "KILL"]);
+    std::io::Read::read_to_string(&mut lines, &mut line).unwrap();
+    assert!(child.wait().unwrap().success());
+    bundle.ok(&["delete", "a"]);
     bundle.assert_empty();
 }
 

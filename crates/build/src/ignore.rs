@@ -75,6 +75,35 @@ impl Ignore {
         Ok(Self { patterns })
     }
 
+    /// Of patterns that are no file's: `--exclude`, `--parents`.
+    ///
+    /// # Errors
+    /// A pattern that cannot be.
+    pub(crate) fn of<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut list = Vec::new();
+        for pattern in patterns {
+            let (takes_back, text) = match pattern.strip_prefix('!') {
+                Some(text) => (true, text),
+                None => (false, pattern),
+            };
+            if list.len() == MAX_PATTERNS || text.len() > MAX_PATTERN {
+                return Err("too many or too long patterns".to_owned());
+            }
+            let parts = parts(text)?;
+            if !parts.is_empty() {
+                list.push(Pattern { takes_back, parts });
+            }
+        }
+        Ok(Self { patterns: list })
+    }
+
+    /// Whether something below a directory that is not ignored may be.
+    pub(crate) fn may_ignore_below(&self, path: &[&str]) -> bool {
+        self.patterns
+            .iter()
+            .any(|pattern| !pattern.takes_back && pattern.may_match_below(path))
+    }
+
     /// Whether a build sees the file or directory at this path below the root
     /// of the context (components without `.` and `..`).
     pub fn is_ignored(&self, path: &[&str]) -> bool {
@@ -114,6 +143,35 @@ impl Pattern {
             }
         }
         true
+    }
+}
+
+/// A pattern of a path as Go's `filepath.Match` has it: `**` is no more than
+/// `*`, and what is below a match does not match.
+#[derive(Clone, Debug)]
+pub(crate) struct Glob(Vec<Part>);
+
+impl Glob {
+    pub(crate) fn parse(pattern: &str) -> Result<Self, String> {
+        if pattern.len() > MAX_PATTERN {
+            return Err("the pattern is too long".to_owned());
+        }
+        let mut parts = parts(pattern)?;
+        for part in &mut parts {
+            if *part == Part::Deep {
+                *part = Part::One(vec![Sign::Star]);
+            }
+        }
+        Ok(Self(parts))
+    }
+
+    pub(crate) fn matches(&self, path: &[&str]) -> bool {
+        path.len() == self.0.len() && matches(&self.0, path)
+    }
+
+    /// Whether something below that directory may match.
+    pub(crate) fn may_match_below(&self, path: &[&str]) -> bool {
+        path.len() < self.0.len() && matches(&self.0[..path.len()], path)
     }
 }
 

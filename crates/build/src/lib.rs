@@ -12,15 +12,18 @@
 //! * [`graph`]: the low-level definition; shaped like BuildKit's LLB.
 //! * [`tree`]: files from outside, root filesystems as layers.
 //! * [`files`]: contents of files from outside; [`apply`]: COPY and ADD.
+//! * [`image`]: configuration, manifest, index.
 //! * [`solve`]: runs a graph with a cache that is keyed by content.
 //!
 //! Must not know HTTP, nor how a step is run.
 
 pub mod apply;
 pub mod dockerfile;
+mod draft;
 pub mod files;
 pub mod graph;
 pub mod ignore;
+pub mod image;
 pub mod plan;
 pub mod progress;
 pub mod solve;

@@ -9,6 +9,7 @@ use berth_api::volume::VolumeList;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::flags::{Kind, Parsed};
+use crate::help;
 use crate::output::print;
 use crate::transport::Request;
 use crate::tree;
@@ -194,7 +195,7 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
 
 fn members(group: &str) -> Vec<String> {
     tree::commands()
-        .filter_map(|command| command.names[0].strip_prefix(group)?.strip_prefix(' '))
+        .filter_map(|command| help::member(command, group))
         .map(str::to_owned)
         .collect()
 }

@@ -99,6 +99,34 @@ pub(crate) fn get(config: &ConfigFile, key: &str) -> Result<Credentials, Failure
     }
 }
 
+/// All that are known, by registry host. A helper that fails is told of, for the
+/// registry may not be needed.
+pub(crate) fn all(config: &ConfigFile) -> std::collections::BTreeMap<String, Credentials> {
+    let from_environment = from_environment().unwrap_or_default();
+    let keys = (config.auths.keys())
+        .chain(config.cred_helpers.keys())
+        .chain(from_environment.keys());
+    let mut found = std::collections::BTreeMap::new();
+    for key in keys {
+        let host = if key == INDEX { "docker.io" } else { hostname(key) };
+        let credentials = match get(config, key) {
+            Ok(credentials) => credentials,
+            Err(failure) => {
+                warn(&format!("WARNING: no credentials for {host}: {}", failure.message));
+                continue;
+            }
+        };
+        if credentials.username.is_empty()
+            && credentials.identitytoken.is_empty()
+            && credentials.registrytoken.is_empty()
+        {
+            continue;
+        }
+        found.insert(host.to_owned(), credentials);
+    }
+    found
+}
+
 /// Keeps `credentials` under their server's address.
 pub(crate) fn store(config: &ConfigFile, credentials: &Credentials) -> Result<(), Failure> {
     let key = &credentials.serveraddress;

@@ -11,6 +11,8 @@ pub(crate) enum Kind {
     Text,
     /// Given again, it adds.
     List,
+    /// The same under another name in the help.
+    Array,
     Strings,
     Map,
     Filter,
@@ -32,6 +34,7 @@ impl Kind {
             Self::Bool => "",
             Self::Text => "string",
             Self::List => "list",
+            Self::Array => "stringArray",
             Self::Strings => "strings",
             Self::Map => "map",
             Self::Filter => "filter",

@@ -48,8 +48,7 @@ pub(crate) fn group(program: &str, name: &str) -> Option<String> {
         group.about
     );
     let rows = tree::commands().filter_map(|command| {
-        let short = command.names[0].strip_prefix(name)?.strip_prefix(' ')?;
-        Some((short, command.about))
+        Some((member(command, name)?, command.about))
     });
     text.push_str(&rows_of(rows.collect()));
     let _ = write!(
@@ -59,7 +58,17 @@ pub(crate) fn group(program: &str, name: &str) -> Option<String> {
     Some(text)
 }
 
-const COMMON: &[&str] = &["run", "exec", "ps", "pull", "images", "version", "info"];
+/// The command's name within a group, if it is one of it.
+pub(crate) fn member(command: &Command, group: &str) -> Option<&'static str> {
+    command
+        .names
+        .iter()
+        .find_map(|name| name.strip_prefix(group)?.strip_prefix(' '))
+}
+
+const COMMON: &[&str] = &[
+    "run", "exec", "ps", "build", "pull", "images", "version", "info",
+];
 
 pub(crate) fn root(program: &str) -> String {
     let short = |name: &str| {

@@ -6,6 +6,7 @@
 //! `transport` (the engine) → `output` (tables, templates).
 
 mod autostart;
+mod build;
 mod completion;
 mod config;
 mod container;

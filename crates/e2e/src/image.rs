@@ -11,13 +11,18 @@ const APPLETS: &[&str] = &[
     "unshare", "chroot", "sysctl", "usleep", "dirname", "basename", "find", "xargs", "timeout",
 ];
 
+/// The static busybox of this machine.
+pub fn busybox() -> &'static Path {
+    ["/usr/bin/busybox", "/bin/busybox"]
+        .map(Path::new)
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("busybox-static is not installed: run scripts/setup.sh"))
+}
+
 /// A root filesystem with busybox, as an uncompressed tar archive.
 pub fn busybox_rootfs() -> Vec<u8> {
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
-        .iter()
-        .find(|path| Path::new(path).is_file())
-        .unwrap_or_else(|| panic!("busybox-static is not installed: run scripts/setup.sh"));
-    let program = std::fs::read(busybox).expect("busybox can be read");
+    let program = std::fs::read(busybox()).expect("busybox can be read");
     let mut archive = tar::Builder::new(Vec::new());
     for (dir, mode) in [
         ("bin", 0o755),

@@ -10,6 +10,7 @@ use berth_api::container::LogConfig;
 use berth_network::Manager;
 use berth_store::Store;
 
+use crate::build::Builder;
 use crate::container::{Container, Index};
 use crate::error::{IntoApi as _, blocking, io};
 use crate::events::EventLog;
@@ -43,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) host: Host,
     pub(crate) events: EventLog,
     pub(crate) execs: Execs,
+    pub(crate) builder: Builder,
     index: RwLock<Index>,
     closing: AtomicBool,
 }
@@ -93,6 +95,7 @@ impl Engine {
             seccomp,
             events: EventLog::new(),
             execs: Execs::default(),
+            builder: Builder::open(&config)?,
             index: RwLock::default(),
             closing: AtomicBool::new(false),
             config,

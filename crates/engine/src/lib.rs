@@ -15,6 +15,7 @@
 //! <exec-root>/launcher.sock, launcher.log, containers/<id>/   (the monitors')
 //! ```
 
+mod archive;
 pub mod build;
 mod changes;
 mod config;

@@ -186,6 +186,7 @@ impl Task {
                 pid,
                 started_at,
                 steps,
+                ..
             } => {
                 self.engine.started(&self.container, pid, &started_at);
                 if let Some(begun) = self.begun.take() {
@@ -227,7 +228,7 @@ impl Task {
     }
 }
 
-async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
+pub(crate) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Vec<u8>>> {
     loop {
         let mut ready = socket.readable().await?;
         match ready.try_io(|socket| socket::receive(socket.get_ref()).map_err(Into::into)) {

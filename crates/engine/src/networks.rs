@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_api::Error;
+use berth_api::container::HostConfig;
 use berth_api::filters::Filters;
 use berth_api::network::{EndpointResource, EndpointSettings, Ipam, IpamPool, Network};
 use berth_network::{BridgeConfig, Endpoint, Manager};
@@ -274,7 +275,22 @@ impl Engine {
         if record.network().starts_with("container:") {
             return Ok(());
         }
-        let config = &record.host_config;
+        let files = [
+            ("resolv.conf", self.resolv_conf(&record.host_config)?),
+            ("hostname", format!("{}\n", record.hostname())),
+            ("hosts", self.hosts(record)?),
+        ];
+        for (name, text) in files {
+            // In place: the file may be mounted in a container.
+            let path = container.file(name);
+            std::fs::write(&path, text).map_err(|error| io("write", &path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// For a network mode other than another container's.
+    pub(crate) fn resolv_conf(&self, config: &HostConfig) -> Result<String, Error> {
+        let network = config.network_mode.as_str();
         let or_default = |own: &Option<Vec<String>>, default: &[String]| match own {
             Some(list) if !list.is_empty() => list.clone(),
             _ => default.to_vec(),
@@ -289,24 +305,13 @@ impl Engine {
                     .map_err(|_| Error::invalid(format!("{text} is not an ip address")))
             })
             .collect::<Result<_, _>>()?;
-        let own = read_resolv_conf(record.network() == "bridge");
+        let own = read_resolv_conf(network == "bridge");
         let untouched = servers.is_empty() && search.is_empty() && options.is_empty();
-        let resolv = if record.network() != "bridge" && untouched {
+        Ok(if network != "bridge" && untouched {
             own
         } else {
             berth_network::resolv_conf(&own, &servers, &search, &options)
-        };
-        let files = [
-            ("resolv.conf", resolv),
-            ("hostname", format!("{}\n", record.hostname())),
-            ("hosts", self.hosts(record)?),
-        ];
-        for (name, text) in files {
-            // In place: the file may be mounted in a container.
-            let path = container.file(name);
-            std::fs::write(&path, text).map_err(|error| io("write", &path, &error))?;
-        }
-        Ok(())
+        })
     }
 
     fn hosts(&self, record: &Record) -> Result<String, Error> {
@@ -319,7 +324,30 @@ impl Engine {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
-        for extra in record.host_config.extra_hosts.iter().flatten() {
+        text.push_str(
+            &self.extra_hosts(
+                record
+                    .host_config
+                    .extra_hosts
+                    .as_deref()
+                    .unwrap_or_default(),
+            )?,
+        );
+        if let Some(endpoint) = &record.endpoint {
+            let name = record.hostname();
+            let _ = match record.config.domainname.as_str() {
+                "" => writeln!(text, "{}\t{name}", endpoint.address),
+                domain => writeln!(text, "{}\t{name}.{domain} {name}", endpoint.address),
+            };
+        }
+        Ok(text)
+    }
+
+    /// Lines of a hosts file.
+    pub(crate) fn extra_hosts(&self, list: &[String]) -> Result<String, Error> {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for extra in list {
             let (name, address) = split_extra_host(extra)?;
             let address = if address == "host-gateway" {
                 let bridge = self.0.networks.bridge().ok_or_else(|| {
@@ -332,13 +360,6 @@ impl Engine {
                 address.to_owned()
             };
             let _ = writeln!(text, "{address}\t{name}");
-        }
-        if let Some(endpoint) = &record.endpoint {
-            let name = record.hostname();
-            let _ = match record.config.domainname.as_str() {
-                "" => writeln!(text, "{}\t{name}", endpoint.address),
-                domain => writeln!(text, "{}\t{name}.{domain} {name}", endpoint.address),
-            };
         }
         Ok(text)
     }

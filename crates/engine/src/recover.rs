@@ -13,7 +13,7 @@ use berth_monitor::sweep;
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking, io};
-use crate::{files, health, monitor, time};
+use crate::{build, files, health, monitor, time};
 
 /// How long a monitor that is alive may take to listen and to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -251,20 +251,28 @@ pub(crate) fn clean_up(engine: &Engine, container: &Container) {
 /// Processes, control group and run directory, unless a monitor has them.
 fn sweep_away(engine: &Engine, cgroup_parent: &str, id: &str) {
     let cgroup = engine.cgroup_path(cgroup_parent, id);
-    let run_dir = engine.run_dir(id);
     let deadline = Instant::now() + MOMENT;
+    if let Err(error) = sweep_by(engine, &cgroup, &engine.run_dir(id), deadline) {
+        tracing::warn!(container = id, "clean up after its monitor: {error}");
+    }
+}
+
+/// The same, waiting for a monitor that is ending.
+pub(crate) fn sweep_by(
+    engine: &Engine,
+    cgroup: &str,
+    run_dir: &Path,
+    deadline: Instant,
+) -> std::io::Result<()> {
     loop {
-        match sweep::sweep(&engine.0.cgroups, &cgroup, &run_dir) {
-            Ok(()) => return,
+        match sweep::sweep(&engine.0.cgroups, cgroup, run_dir) {
             // Its sockets close a little before it is gone.
             Err(error)
                 if error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline =>
             {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Err(error) => {
-                return tracing::warn!(container = id, "clean up after its monitor: {error}");
-            }
+            result => return result,
         }
     }
 }
@@ -277,12 +285,11 @@ fn recorded_exit(dir: &Path) -> Option<ExitRecord> {
 /// What belongs to no container: snapshots, control groups, interfaces,
 /// directories of monitors.
 fn collect(engine: &Engine) {
+    collect_steps(engine);
     let known = |id: &str| engine.index().find(id).is_ok_and(|found| found.id == id);
     for key in engine.0.store.snapshot_keys().unwrap_or_default() {
-        if files::is_id(&key)
-            && !known(&key)
-            && let Err(error) = engine.0.store.remove_snapshot(&key)
-        {
+        let leftover = (files::is_id(&key) && !known(&key)) || key.starts_with(build::SNAPSHOTS);
+        if leftover && let Err(error) = engine.0.store.remove_snapshot(&key) {
             tracing::warn!("remove the snapshot {key}: {error}");
         }
     }
@@ -312,6 +319,26 @@ fn collect(engine: &Engine) {
             .collect();
         if let Err(error) = engine.0.manager.collect(&bridge.id, &endpoints) {
             tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Steps of builds: their monitors end with the engine that started them, if
+/// nobody killed them before. Directories, control groups and processes go.
+fn collect_steps(engine: &Engine) {
+    let steps = engine.0.config.exec_root.join("build");
+    for id in ids_in(&steps) {
+        let dir = steps.join(&id);
+        let swept = match std::fs::read_to_string(dir.join(build::CGROUP_FILE)) {
+            Ok(cgroup) => {
+                let deadline = Instant::now() + PATIENCE;
+                sweep_by(engine, &cgroup, &dir.join(build::RUN_DIR), deadline)
+            }
+            // Killed before it was started.
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = swept.and_then(|()| std::fs::remove_dir_all(&dir)) {
+            tracing::warn!(step = id, "clean up after a step of a build: {error}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn describe(snapshot: &Snapshot) -> RootFs {
     }
 }
 
-fn layers(locations: &[LayerLocation]) -> Vec<Layer> {
+pub(crate) fn layers(locations: &[LayerLocation]) -> Vec<Layer> {
     let layer = |location: &LayerLocation| match location {
         LayerLocation::Directory(path) => Layer::Directory { path: path.clone() },
         LayerLocation::Erofs(path) => Layer::Erofs { path: path.clone() },

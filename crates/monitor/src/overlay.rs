@@ -58,12 +58,25 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
 pub(crate) fn merge(layers: &[Layer], options: &[String], empty: &Path) -> io::Result<OwnedFd> {
     let mut layers = open_layers(layers)?;
     layers.push(open_dir(empty)?);
+    read_only(&layers, options, empty)
+}
+
+/// The same of two layers or more. `scratch` may be mounted over for a moment.
+pub(crate) fn merge_all(
+    layers: &[Layer],
+    options: &[String],
+    scratch: &Path,
+) -> io::Result<OwnedFd> {
+    read_only(&open_layers(layers)?, options, scratch)
+}
+
+fn read_only(layers: &[OwnedFd], options: &[String], scratch: &Path) -> io::Result<OwnedFd> {
     let parts = Parts {
-        layers: &layers,
+        layers,
         writable: None,
         options,
     };
-    parts.mount_either(empty).map_err(|error| {
+    parts.mount_either(scratch).map_err(|error| {
         crate::context(error, || {
             format!("mount overlay of {} layers", layers.len())
         })

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 /// Counts up when the meaning of a message changes, or when an engine cannot do
 /// with a launcher that lacks one: it then starts another, which takes over.
-/// 2: EROFS layers, `Mount`, `ForgetRemoved`.
-pub const VERSION: u32 = 2;
+/// 2: EROFS layers, `Mount`, `ForgetRemoved`. 3: `Start::bound`, `Start::trees`.
+pub const VERSION: u32 = 3;
 
 /// The launcher's socket, in the exec root.
 pub const LAUNCHER_SOCKET: &str = "launcher.sock";
@@ -48,8 +48,9 @@ pub enum ToLauncher {
     /// Descriptors, in this order: channel (SEQPACKET), OCI configuration
     /// (memory file, JSON, without `linux.seccomp`), then, when the flags in
     /// [`Start`] say so: compiled seccomp program, network namespace, mount
-    /// namespace of the container whose /dev/shm is shared, and one stream
-    /// socket per entry of [`Start::attach`].
+    /// namespace of the container whose /dev/shm is shared, the mount that
+    /// [`TreeFrom::Given`] means, and one stream socket per entry of
+    /// [`Start::attach`].
     Start(Box<Start>),
     /// Mount layers as one read-only file system. Answered by
     /// [`FromLauncher::Mounted`] or [`FromLauncher::Failed`] on the channel
@@ -121,6 +122,43 @@ pub struct Start {
     pub log: Log,
     /// Streams attached before the first byte is written.
     pub attach: Vec<Attach>,
+    /// The container is killed when the channel of this message closes: it is
+    /// of no use to anyone but the engine that started it (a step of a build).
+    #[serde(default)]
+    pub bound: bool,
+    /// Sources of bind mounts that are no paths of the host.
+    #[serde(default)]
+    pub trees: Vec<Tree>,
+    /// A detached mount came along, for [`TreeFrom::Given`].
+    #[serde(default)]
+    pub has_tree: bool,
+}
+
+/// The source of the bind mount to `target` in the configuration, instead of
+/// the path there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tree {
+    /// As the configuration spells it.
+    pub target: PathBuf,
+    pub from: TreeFrom,
+    /// What of it: a file or directory from its root, links followed within it;
+    /// empty = all.
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TreeFrom {
+    /// Layers as one read-only file system, topmost first; at least two.
+    Layers {
+        layers: Vec<Layer>,
+        options: Vec<String>,
+    },
+    /// A file system that may be written to.
+    Writable(RootFs),
+    /// The mount that came with the start message; any number of trees may be
+    /// of it.
+    Given,
 }
 
 /// The root filesystem, described; mounted by the monitor inside the
@@ -231,6 +269,10 @@ pub enum FromMonitor {
         /// Where the time went: phases in microseconds.
         #[serde(default)]
         steps: Vec<(String, u64)>,
+        /// What was missing in the root filesystem and was made to mount on,
+        /// parents first; without symbolic links, from the root.
+        #[serde(default)]
+        made: Vec<String>,
     },
     /// First message on the start channel when it did not; the monitor ends,
     /// with nothing left behind.

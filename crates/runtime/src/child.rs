@@ -71,7 +71,9 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     }
     plan.namespaces.unshare_cgroup()?;
     rustix::process::setsid().step(|| "lead a new session")?;
-    security::new_session_keyring(Some(plan.request.id))?;
+    if !plan.request.inherit.keyring {
+        security::new_session_keyring(Some(plan.request.id))?;
+    }
     // Modes are meant as they are written while files are made.
     rustix::process::umask(Mode::empty());
 
@@ -118,6 +120,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
 
     clock.mark("child: masks and pivot");
     sync.steps(&clock.into_steps())?;
+    sync.made(&made.places)?;
     if plan.request.gate {
         // `create` may end and leave the gate to another process; the end of
         // the last one that can open it is noticed as the socket's end.

@@ -12,6 +12,7 @@ use crate::child;
 use crate::error::{Context as _, Error, Result};
 use crate::hooks::{self, State};
 use crate::idmap;
+use crate::listener::{self, Listener};
 use crate::mounts::{self, Prepared, Setting};
 use crate::namespaces::{Namespaces, Side};
 use crate::options;
@@ -39,6 +40,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) state: State,
     pub(crate) goal: Goal<'a>,
+    listener: Option<Listener>,
 }
 
 impl<'a> Plan<'a> {
@@ -57,6 +59,12 @@ impl<'a> Plan<'a> {
         let mut goal = Goal::new(process, seccomp)?;
         goal.personality = linux.personality().as_ref();
         goal.memory_policy = linux.memory_policy().as_ref();
+        goal.descriptors = request.inherit.descriptors;
+        let listener = match request.root {
+            Root::Bundle(bundle) => Listener::new(spec, request.id, bundle)?,
+            Root::Mount(_) => None,
+        };
+        listener::check(seccomp, listener.as_ref())?;
         let namespaces = Namespaces::open(linux, request.network)?;
         check_names(spec, &namespaces)?;
         let own = sysctl::Own {
@@ -99,6 +107,7 @@ impl<'a> Plan<'a> {
             sysctls,
             state: State::new(spec, request.id, &request.root),
             goal,
+            listener,
         })
     }
 
@@ -146,15 +155,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     }
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid("linux.intelRdt is not supported"));
-    }
-    if linux
-        .seccomp()
-        .as_ref()
-        .is_some_and(|seccomp| seccomp.listener_path().is_some())
-    {
-        return Err(Error::invalid(
-            "linux.seccomp.listenerPath is not supported",
-        ));
     }
     Ok(())
 }
@@ -205,6 +205,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
             pidfd,
             console: None,
         }),
+        made: Vec::new(),
     };
     if staged {
         creation.meet()?;
@@ -222,12 +223,14 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
     let parting = Parting {
         poststart,
         state: plan.state.clone(),
+        listener: plan.listener.clone(),
     };
     if at_gate {
         let sync = creation.sync.0.try_clone().step(|| "keep the gate")?;
         return Ok(Created {
             process,
             steps: clock.into_steps(),
+            made: std::mem::take(&mut creation.made),
             gate: Some((ParentEnd(sync), parting)),
         });
     }
@@ -235,6 +238,7 @@ pub(crate) fn create(request: &Create<'_>) -> Result<Created> {
     Ok(Created {
         process,
         steps: clock.into_steps(),
+        made: std::mem::take(&mut creation.made),
         gate: None,
     })
 }
@@ -244,6 +248,7 @@ struct Creation<'p, 'a> {
     plan: &'p Plan<'a>,
     sync: ParentEnd,
     process: Option<Started>,
+    made: Vec<String>,
 }
 
 impl Creation<'_, '_> {
@@ -276,6 +281,7 @@ impl Creation<'_, '_> {
             match self.sync.next()? {
                 None => return Ok(false),
                 Some(Message::Steps(steps)) => clock.extend(steps),
+                Some(Message::Made(paths)) => self.made = paths,
                 Some(Message::Gate) => return Ok(true),
                 Some(Message::Failed(error)) => return Err(error),
                 Some(Message::Console(master)) => {
@@ -291,6 +297,14 @@ impl Creation<'_, '_> {
                     for (name, hooks) in self.plan.runtime_hooks() {
                         let pid = self.pid();
                         hooks::run(name, hooks, &self.plan.state, ContainerState::Creating, pid)?;
+                    }
+                    self.sync.go()?;
+                }
+                Some(Message::Listener(number)) => {
+                    let (process, listener) = (&self.process, &self.plan.listener);
+                    if let (Some(process), Some(listener)) = (process, listener) {
+                        let status = ContainerState::Creating;
+                        listener.hand_over(process, number, process.pid, status)?;
                     }
                     self.sync.go()?;
                 }
@@ -341,6 +355,7 @@ pub(crate) fn end(process: &Started) {
 pub(crate) struct Parting {
     poststart: Vec<Hook>,
     state: State,
+    listener: Option<Listener>,
 }
 
 impl Parting {
@@ -357,10 +372,19 @@ pub(crate) fn start(created: &mut Created) -> Result<()> {
     let Some((sync, parting)) = created.gate.take() else {
         return Ok(());
     };
-    let opened = sync.go().and_then(|()| match sync.next()? {
-        None => Ok(()),
-        Some(Message::Failed(error)) => Err(error),
-        other => Err(unexpected(other.as_ref())),
+    let opened = sync.go().and_then(|()| {
+        loop {
+            match (sync.next()?, &parting.listener) {
+                (None, _) => return Ok(()),
+                (Some(Message::Failed(error)), _) => return Err(error),
+                (Some(Message::Listener(number)), Some(listener)) => {
+                    let process = &created.process;
+                    listener.hand_over(process, number, process.pid, ContainerState::Created)?;
+                    sync.go()?;
+                }
+                (other, _) => return Err(unexpected(other.as_ref())),
+            }
+        }
     });
     if let Err(error) = opened {
         end(&created.process);

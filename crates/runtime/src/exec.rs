@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use berth_cgroup::Entry;
 use berth_sys::clone::{self, CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWUSER, Cloned};
+use oci_spec::runtime::ContainerState;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::child;
 use crate::create;
 use crate::error::{Context as _, Error, Result};
 use crate::limits;
+use crate::listener;
 use crate::namespaces::{self, ALL, Home};
 use crate::probe;
 use crate::process::{self, Goal, Identity};
@@ -30,7 +32,9 @@ enum Join {
 
 /// See [`crate::exec`].
 pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
-    let goal = Goal::new(request.process, request.seccomp)?;
+    let mut goal = Goal::new(request.process, request.seccomp)?;
+    goal.descriptors = request.inherit.descriptors;
+    listener::check(request.seccomp, request.listener)?;
     let entry = request
         .cgroup
         .map(berth_cgroup::Cgroup::entry)
@@ -72,7 +76,7 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 pidfd,
                 console: None,
             };
-            match watch(&parent, &mut started) {
+            match watch(request, &parent, &mut started) {
                 Ok(()) => Ok(started),
                 Err(error) => {
                     create::end(&started);
@@ -94,12 +98,19 @@ fn clone(entry: Option<&Entry>) -> Result<(Cloned, bool)> {
     Ok((namespaces::fork(CLONE_CLEAR_SIGHAND, None)?, false))
 }
 
-fn watch(parent: &ParentEnd, started: &mut Started) -> Result<()> {
+fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Result<()> {
     loop {
         match parent.next()? {
             None => return Ok(()),
             Some(Message::Failed(error)) => return Err(error),
             Some(Message::Console(master)) => started.console = Some(master),
+            Some(Message::Listener(number)) => {
+                if let Some(listener) = request.listener {
+                    let status = ContainerState::Running;
+                    listener.hand_over(started, number, request.pid, status)?;
+                }
+                parent.go()?;
+            }
             Some(other) => {
                 return Err(Error::step(
                     format!("hear from the new process: {other:?}"),
@@ -231,7 +242,9 @@ fn run(
         child::become_root()?;
     }
     rustix::process::setsid().step(|| "lead a new session")?;
-    security::new_session_keyring(None)?;
+    if !request.inherit.keyring {
+        security::new_session_keyring(None)?;
+    }
     // Joining a mount namespace has made its root ours.
     let root = rustix::fs::openat(
         CWD,

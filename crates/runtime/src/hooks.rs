@@ -46,11 +46,11 @@ impl State {
         Self { json }
     }
 
-    fn to_json(&self, status: ContainerState, pid: u32) -> Vec<u8> {
+    pub(crate) fn value(&self, status: ContainerState, pid: u32) -> serde_json::Value {
         let mut json = self.json.clone();
         json.insert("status".into(), status.to_string().into());
         json.insert("pid".into(), pid.into());
-        serde_json::Value::Object(json).to_string().into_bytes()
+        serde_json::Value::Object(json)
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn run(
     let Some(hooks) = hooks.filter(|hooks| !hooks.is_empty()) else {
         return Ok(());
     };
-    let state = state.to_json(status, pid);
+    let state = state.value(status, pid).to_string().into_bytes();
     for (index, hook) in hooks.iter().enumerate() {
         run_one(hook, &state).map_err(|error| {
             let text = format!(

@@ -36,6 +36,7 @@ mod exec;
 mod hooks;
 mod idmap;
 mod limits;
+mod listener;
 mod lookup;
 mod masks;
 mod mounts;
@@ -61,6 +62,7 @@ use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 
 pub use error::Error;
+pub use listener::Listener;
 pub use resources::resources;
 
 /// Where the container's root filesystem comes from.
@@ -100,6 +102,17 @@ pub struct Create<'a> {
     pub sources: &'a [(&'a std::path::Path, BorrowedFd<'a>)],
     /// Wait for [`Created::start`] before the user's program is executed.
     pub gate: bool,
+    pub inherit: Inherit,
+}
+
+/// What a process keeps of whoever makes it, besides its standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inherit {
+    /// Descriptors 3 and following, so many; the caller has made sure that they
+    /// are what is meant, and inherits nothing else there.
+    pub descriptors: u32,
+    /// The session keyring, instead of a new one.
+    pub keyring: bool,
 }
 
 /// A process of a container, alive, a child of the caller.
@@ -119,6 +132,9 @@ pub struct Created {
     pub process: Started,
     /// Where the time went, up to the program or the gate.
     pub steps: Vec<steps::Step>,
+    /// What was missing in the root filesystem and was made to mount on: paths
+    /// from the root without symbolic links, parents first.
+    pub made: Vec<String>,
     gate: Option<(sync::ParentEnd, create::Parting)>,
 }
 
@@ -149,6 +165,9 @@ pub struct Exec<'a> {
     pub stdio: Stdio<'a>,
     pub cgroup: Option<&'a Cgroup>,
     pub seccomp: Option<&'a Program>,
+    /// For a filter with SCMP_ACT_NOTIFY.
+    pub listener: Option<&'a Listener>,
+    pub inherit: Inherit,
 }
 
 /// Runs `process` in the container; returns when it has been executed.

@@ -49,6 +49,8 @@ pub(crate) struct Made {
     pub(crate) proc: Option<Procfs>,
     /// Root of the devpts instance at /dev/pts.
     pub(crate) devpts: Option<OwnedFd>,
+    /// What was missing and was made to mount on; see [`paths::ensure_noting`].
+    pub(crate) places: Vec<PathBuf>,
     /// What becomes read-only when all is in place.
     late: Vec<OwnedFd>,
 }
@@ -294,7 +296,7 @@ pub(crate) fn attach_all(root: BorrowedFd<'_>, mounts: &[Prepared]) -> Result<Ma
 fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()> {
     match &mount.what {
         What::Bind(tree, kind) => {
-            let target = paths::ensure(root, &mount.destination, *kind)?;
+            let target = paths::ensure_noting(root, &mount.destination, *kind, &mut made.places)?;
             move_onto(tree.as_fd(), target.as_fd()).map_err(|error| {
                 // The kernel says EINVAL for a directory on a file and the reverse.
                 let directory = paths::is_directory(target.as_fd());
@@ -310,20 +312,24 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
             })
         }
         What::Cgroups(hierarchies) => {
-            let target = paths::ensure(root, &mount.destination, Kind::Directory)?;
+            let (at, kind) = (&mount.destination, Kind::Directory);
+            let target = paths::ensure_noting(root, at, kind, &mut made.places)?;
             cgroups::attach(target.as_fd(), hierarchies, &mount.options)
         }
         What::Filesystem(kind) => {
             let mut mode = None;
             let target = match kind.as_str() {
-                "proc" | "sysfs" => real_directory(root, &mount.destination, kind)?,
+                "proc" | "sysfs" => {
+                    real_directory(root, &mount.destination, kind, &mut made.places)?
+                }
                 _ => {
                     if let Ok(hidden) = paths::open_in(root, &mount.destination) {
                         // Like the directory it hides, as runc does.
                         let stat = rustix::fs::fstat(hidden).step(|| "stat the destination")?;
                         mode = Some(stat.st_mode & 0o7777);
                     }
-                    paths::ensure(root, &mount.destination, Kind::Directory)?
+                    let (at, kind) = (&mount.destination, Kind::Directory);
+                    paths::ensure_noting(root, at, kind, &mut made.places)?
                 }
             };
             let new = new_filesystem(kind, mount, mode)?;
@@ -348,11 +354,16 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
 /// procfs and sysfs go on a directory reached without symbolic links, else labels
 /// and masks would be written elsewhere (CVE-2019-19921, CVE-2023-27561,
 /// CVE-2023-28642).
-fn real_directory(root: BorrowedFd<'_>, path: &Path, kind: &str) -> Result<OwnedFd> {
+fn real_directory(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    kind: &str,
+    made: &mut Vec<PathBuf>,
+) -> Result<OwnedFd> {
     let open = || paths::open_real_directory(root, path);
     let result = match open() {
         Err(Errno::NOENT) => {
-            paths::ensure(root, path, Kind::Directory)?;
+            paths::ensure_noting(root, path, Kind::Directory, made)?;
             open()
         }
         other => other,

@@ -97,13 +97,29 @@ pub(crate) fn open_file_in(
 /// Opens `path` in `root` and makes what is missing of it: directories with mode
 /// 0755, and for [`Kind::File`] an empty file at its end.
 pub(crate) fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
+    ensure_noting(root, path, kind, &mut Vec::new())
+}
+
+/// The same; what is made is added to `made`: paths from the root, without
+/// symbolic links, parents first.
+pub(crate) fn ensure_noting(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    kind: Kind,
+    made: &mut Vec<PathBuf>,
+) -> Result<OwnedFd> {
     match open_in(root, path) {
-        Err(Errno::NOENT) => make(root, path, kind),
+        Err(Errno::NOENT) => make(root, path, kind, made),
         result => result.step(|| format!("open {} in the container", path.display())),
     }
 }
 
-fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
+fn make(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    kind: Kind,
+    noted: &mut Vec<PathBuf>,
+) -> Result<OwnedFd> {
     let fail = |errno| Error::step(format!("create {} in the container", path.display()), errno);
     let mut rest = clean(path);
     let mut links = 0;
@@ -121,7 +137,8 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
                         rustix::fs::mkdirat(&directory, name.as_os_str(), Mode::from(0o755))
                     };
                     match made {
-                        Ok(()) | Err(Errno::EXIST) => {}
+                        Ok(()) => noted.push(components[..=index].iter().collect()),
+                        Err(Errno::EXIST) => {}
                         Err(errno) => return Err(fail(errno)),
                     }
                     open_component(directory.as_fd(), name)

@@ -30,6 +30,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) seccomp: Option<&'a Program>,
     pub(crate) personality: Option<&'a LinuxPersonality>,
     pub(crate) memory_policy: Option<&'a LinuxMemoryPolicy>,
+    /// Descriptors after the standard streams that stay open.
+    pub(crate) descriptors: u32,
 }
 
 /// Who the program runs as.
@@ -59,6 +61,7 @@ impl<'a> Goal<'a> {
             seccomp,
             personality: None,
             memory_policy: None,
+            descriptors: 0,
         })
     }
 }
@@ -178,7 +181,8 @@ pub(crate) fn become_program(
 
     // Everything of the host that is still open closes with the program's start
     // (CVE-2024-21626).
-    berth_sys::exec::close_on_exec_from(3).step(|| "close descriptors")?;
+    let kept = i32::try_from(goal.descriptors).unwrap_or(0);
+    berth_sys::exec::close_on_exec_from(kept.saturating_add(3)).step(|| "close descriptors")?;
     if !sync.parent_is_alive() {
         return Err(Error::step(
             "start the program: the engine is gone",
@@ -191,12 +195,12 @@ pub(crate) fn become_program(
     match goal.seccomp {
         Some(filter) if !no_new_privileges => {
             regain_capabilities()?;
-            security::load_seccomp(filter)?;
+            security::load_seccomp(filter, sync)?;
             goal.capabilities.apply()?;
         }
         Some(filter) => {
             goal.capabilities.apply()?;
-            security::load_seccomp(filter)?;
+            security::load_seccomp(filter, sync)?;
         }
         None => goal.capabilities.apply()?,
     }

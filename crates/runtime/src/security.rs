@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
 use crate::procfs::Procfs;
+use crate::sync::ChildEnd;
 
 /// Refuses labels that the kernel could not apply.
 pub(crate) fn check_labels(process: &Process, mount_label: Option<&str>) -> Result<()> {
@@ -87,10 +88,11 @@ pub(crate) fn wants_labels(process: &Process) -> bool {
     apparmor(process).is_some() || selinux(process).is_some()
 }
 
-pub(crate) fn load_seccomp(program: &Program) -> Result<()> {
+/// The listener of a filter that notifies is handed to the parent.
+pub(crate) fn load_seccomp(program: &Program, sync: &ChildEnd) -> Result<()> {
     match berth_sys::security::load_seccomp(&program.filter, program.flags) {
         Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(Error::invalid("seccomp notifications are not supported")),
+        Ok(Some(listener)) => sync.listener(&listener),
         Err(error) => Err(error).step(|| "load the seccomp filter"),
     }
 }

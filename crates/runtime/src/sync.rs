@@ -11,13 +11,17 @@
 //!   Hooks      (only with hooks)  runs createRuntime hooks  → Go
 //!   Console    + descriptor       keeps it
 //!   Steps                         keeps them
+//!   Made?      (if any)           keeps them
 //!   Gate       (only with a gate) create() returns; start() → Go
+//!   Listener   (seccomp notify)   takes it to the agent     → Go
 //!   Failed                        reaps the child, reports
 //!   (closed)                      the program runs
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use berth_sys::socket;
 use rustix::io::Errno;
@@ -42,8 +46,12 @@ pub(crate) enum Message {
     Console(OwnedFd),
     /// Where the time went so far.
     Steps(Vec<Step>),
+    /// Paths that were made in the root to mount on.
+    Made(Vec<String>),
     /// Waits at the gate.
     Gate,
+    /// Number of the seccomp listener in the child; waits until it is taken.
+    Listener(i32),
     Failed(Error),
 }
 
@@ -93,6 +101,27 @@ impl ChildEnd {
 
     pub(crate) fn steps(&self, steps: &[Step]) -> Result<()> {
         self.say(b'T', &steps::encode(steps), &[])
+    }
+
+    pub(crate) fn made(&self, paths: &[PathBuf]) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let paths: Vec<&[u8]> = paths
+            .iter()
+            .map(|path| path.as_os_str().as_bytes())
+            .collect();
+        self.say(b'P', &paths.join(&0), &[])
+    }
+
+    /// Tells which descriptor the seccomp listener is, and waits until the parent
+    /// has taken it. By write(2) alone: the filter is in force already, and nobody
+    /// answers for other calls yet.
+    pub(crate) fn listener(&self, listener: &OwnedFd) -> Result<()> {
+        let mut bytes = [b'L'; 5];
+        bytes[1..].copy_from_slice(&listener.as_raw_fd().to_ne_bytes());
+        rustix::io::write(&self.0, &bytes).step(|| "report the seccomp listener")?;
+        self.wait()
     }
 
     pub(crate) fn wait_at_gate(&self) -> Result<()> {
@@ -176,7 +205,16 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Message> {
         b'H' => Message::Hooks,
         b'C' => Message::Console(fds.next()?),
         b'T' => Message::Steps(steps::decode(body)?),
+        b'P' => {
+            let paths = body.split(|&byte| byte == 0);
+            Message::Made(
+                paths
+                    .map(|p| String::from_utf8_lossy(p).into_owned())
+                    .collect(),
+            )
+        }
         b'G' => Message::Gate,
+        b'L' => Message::Listener(i32::from_ne_bytes(body.try_into().ok()?)),
         b'F' => {
             let (kind, body) = body.split_first()?;
             let (errno, text) = body.split_first_chunk::<4>()?;

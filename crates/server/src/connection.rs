@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{mpsc, watch};
 
 use crate::Guard;
+use crate::build::Session;
 use crate::hijack::Hijack;
 use crate::reply::Reply;
 use crate::socket::Socket;
@@ -33,21 +34,39 @@ const BUFFER: usize = 64 * 1024;
 
 /// Lets a handler take its connection over.
 #[derive(Clone)]
-pub(crate) struct Hijacker(mpsc::Sender<Hijack>);
+pub(crate) struct Hijacker(mpsc::Sender<Takeover>);
 
 impl Hijacker {
     /// Never returns: the connection, and this request with it, is taken apart.
-    pub(crate) async fn take_over(&self, hijack: Hijack) -> Reply {
+    pub(crate) async fn take_over(&self, stream: impl Into<Takeover>) -> Reply {
         // Fails only when the connection is gone, and this future with it.
-        let _ = self.0.try_send(hijack);
+        let _ = self.0.try_send(stream.into());
         std::future::pending().await
+    }
+}
+
+/// What a connection becomes.
+pub(crate) enum Takeover {
+    Attached(Hijack),
+    Build(Session),
+}
+
+impl From<Hijack> for Takeover {
+    fn from(hijack: Hijack) -> Self {
+        Self::Attached(hijack)
+    }
+}
+
+impl From<Session> for Takeover {
+    fn from(session: Session) -> Self {
+        Self::Build(session)
     }
 }
 
 /// What happens to a connection next.
 enum Next {
     Ended(hyper::Result<()>),
-    Hijacked(Hijack),
+    Hijacked(Takeover),
     Stop,
 }
 
@@ -105,9 +124,11 @@ pub(crate) async fn serve<H, F>(
     // the buffer belongs to the stream.
     let parts = connection.into_parts();
     drop((guard, stop));
-    hijack
-        .run(parts.io.into_inner(), &parts.read_buf, hung_up)
-        .await;
+    let (socket, early) = (parts.io.into_inner(), &parts.read_buf);
+    match hijack {
+        Takeover::Attached(stream) => stream.run(socket, early, hung_up).await,
+        Takeover::Build(session) => session.run(socket, early, hung_up).await,
+    }
 }
 
 /// Whether the client asked for the connection to be upgraded.
@@ -210,9 +231,9 @@ mod tests {
             ),
             ("GET /info?a=%25%zz", 400, "invalid URL escape \\\"%zz\\\""),
             (
-                "POST /build",
+                "POST /grpc",
                 501,
-                "building images is not supported by berth yet",
+                "BuildKit's interface is not supported by berth yet",
             ),
             (
                 "GET /v1.44/swarm",

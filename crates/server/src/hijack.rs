@@ -231,7 +231,7 @@ async fn discard(socket: &Socket) {
 
 /// Ends our side, then lets the client end its own: a socket closed with bytes
 /// unread resets the connection, and the client would miss the last output.
-async fn linger(client: &Socket) {
+pub(crate) async fn linger(client: &Socket) {
     client.finish();
     let _ = tokio::time::timeout(LINGER, discard(client)).await;
 }

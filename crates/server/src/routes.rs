@@ -9,7 +9,7 @@ use hyper::{Method, Uri};
 use crate::extract::{self, Query};
 use crate::reply::Reply;
 use crate::unsupported::{MISSING, Missing};
-use crate::{Call, containers, execs, images, networks, registry, system, volumes};
+use crate::{Call, build, containers, execs, images, networks, registry, system, volumes};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
 
@@ -85,6 +85,11 @@ static ROUTES: &[Route] = table! {
     GET    "/images/{}/history"          24 => images::history;
     POST   "/images/{}/tag"              24 => images::tag;
     DELETE "/images/{}"                  24 => images::remove;
+
+    POST   "/build"                      24 => build::build;
+    POST   "/build/prune"                31 => build::prune;
+    POST   "/build/cancel"               24 => build::cancel;
+    POST   "/build/session"              24 => build::session;
 
     POST   "/auth"                       24 => registry::auth;
     GET    "/distribution/{}/json"       30 => registry::distribution;

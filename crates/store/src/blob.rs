@@ -32,7 +32,8 @@ pub(crate) fn short(digest: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
+/// "sha256:…" of some bytes.
+pub fn digest_of(bytes: &[u8]) -> Digest {
     name_digest(Sha256::new_with_prefix(bytes))
 }
 

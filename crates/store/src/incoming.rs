@@ -262,7 +262,7 @@ impl Incoming {
         let inner = self.inner();
         let mut slot = Some(inner.slots.slot());
         let Some(Part::Arriving(arrival)) = self.part(blob) else {
-            let (file, size) = self.open(blob)?;
+            let (file, size) = self.open_blob(blob)?;
             return unpack_blob(inner, self.work(), file, size, progress);
         };
         loop {
@@ -282,8 +282,12 @@ impl Incoming {
         }
     }
 
-    /// A blob that is here, whole, and its length.
-    fn open(&self, digest: &str) -> Result<(BlobReader, u64)> {
+    /// Opens a blob that is here, whole; and its length.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_blob(&self, digest: &str) -> Result<(BlobReader, u64)> {
+        hex_of(digest)?;
         let stored = {
             let state = &mut *self.inner().state();
             let stored = state.blob_size(digest).is_some();
@@ -296,8 +300,10 @@ impl Incoming {
             return self.inner().open_blob(digest);
         }
         let arrived = Arrived(self);
-        let file = arrived.open(digest)?;
-        Ok((file, arrived.size(digest).unwrap_or_default()))
+        match arrived.size(digest) {
+            Some(size) => Ok((arrived.open(digest)?, size)),
+            None => Err(Error::NotFound(format!("blob {digest} not found"))),
+        }
     }
 
     /// Makes `id` (a manifest or index that was put) an image with these names

@@ -68,11 +68,13 @@ use std::sync::Arc;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+pub use crate::blob::digest_of;
 pub use crate::check::{Damage, Report};
 pub use crate::decompress::inflate;
 pub use crate::diff::DiffOptions;
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
+pub use crate::layer::is_wanted as is_wanted_xattr;
 pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
 pub use crate::pins::Pin;
@@ -82,6 +84,7 @@ pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, Reader as TarReader, TarWriter,
     Time as TarTime,
 };
+pub use crate::unpack::is_nearly_full;
 pub use crate::usage::{BlobUsage, ImageUsage, LayerUsage, Limits, Usage};
 
 /// "sha256:<hex>".

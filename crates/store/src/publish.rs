@@ -12,7 +12,7 @@ use crate::disk::open_directory;
 use crate::error::{Error, Result, invalid};
 use crate::incoming::{Arrived, Incoming, Part};
 use crate::layer::FormKind;
-use crate::state::{Saved, State, describe, set_name};
+use crate::state::{Record, Saved, State, describe, now, set_name};
 use crate::store::{Inner, LAYER_RECORD, StoredBlobs, Work, crash_point, hex, publish};
 use crate::unpack::NewLayer;
 use crate::{BlobReader, Digest, Image};
@@ -89,24 +89,7 @@ impl Incoming {
                     saved.digests.sort();
                 }
             }
-            let source = Both {
-                incoming: self,
-                stored: StoredBlobs {
-                    inner,
-                    sizes: &state.blobs,
-                    layers: &state.layers,
-                },
-            };
-            let record = describe(saved, &state.layers, &source)?;
-            if let Some(layer) = record.missing(&state.layers) {
-                return invalid(format!(
-                    "layer {layer} of image {} is missing",
-                    record.saved.id
-                ));
-            }
-            if !record.manifests.iter().any(|found| found.available) {
-                return invalid(format!("image {} is incomplete", record.saved.id));
-            }
+            let record = self.describe(state, saved)?;
             records.push((Arc::new(record), new.names, new.loaded_at));
         }
         let mut ingests = Vec::new();
@@ -136,6 +119,38 @@ impl Incoming {
         }
         let found = ids.iter().filter_map(|id| state.images.get(id));
         Ok(found.map(|record| record.image.clone()).collect())
+    }
+
+    /// What an image of that ID would be.
+    pub(crate) fn record(&self, id: &str) -> Result<Record> {
+        let saved = Saved {
+            id: id.to_owned(),
+            loaded_at: now(),
+            ..Saved::default()
+        };
+        self.describe(&self.inner().state(), saved)
+    }
+
+    fn describe(&self, state: &State, saved: Saved) -> Result<Record> {
+        let source = Both {
+            incoming: self,
+            stored: StoredBlobs {
+                inner: self.inner(),
+                sizes: &state.blobs,
+                layers: &state.layers,
+            },
+        };
+        let record = describe(saved, &state.layers, &source)?;
+        if let Some(layer) = record.missing(&state.layers) {
+            return invalid(format!(
+                "layer {layer} of image {} is missing",
+                record.saved.id
+            ));
+        }
+        if !record.manifests.iter().any(|found| found.available) {
+            return invalid(format!("image {} is incomplete", record.saved.id));
+        }
+        Ok(record)
     }
 
     fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {

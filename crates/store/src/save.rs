@@ -13,13 +13,14 @@ use serde::Serialize;
 
 use crate::blob::{Source, Tee};
 use crate::error::{Error, Result};
+use crate::incoming::{Arrived, Incoming};
 use crate::lease::Lease;
 use crate::manifest::Found;
 use crate::reference::familiar;
 use crate::state::Record;
 use crate::store::{Inner, hex};
 use crate::tar::{Entry, Kind, TarWriter};
-use crate::{BlobReader, Digest, Image, ManifestKind, Platform, Store};
+use crate::{BlobReader, Digest, Image, ManifestKind, Platform, Reference, Store};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -46,16 +47,55 @@ impl Store {
         for (image, names) in images {
             plan.add(image, names)?;
         }
-        plan.write(out)
+        plan.write(out, true)
+    }
+}
+
+impl Incoming {
+    /// Writes what would become an image as an archive, with these full names,
+    /// all its platforms; see [`Store::save`]. `for_docker`: with Docker's
+    /// `manifest.json`. Nothing becomes visible.
+    pub fn save(
+        &self,
+        id: &str,
+        names: &[Reference],
+        for_docker: bool,
+        out: &mut dyn Write,
+    ) -> Result<()> {
+        let record = self.record(id)?;
+        let image = record.image.clone();
+        let inner = self.inner();
+        let state = inner.state();
+        let size = |digest: &Digest| {
+            let stored = state.blob_size(digest);
+            stored.or_else(|| Arrived(self).size(digest))
+        };
+        let sizes = (record.blobs.iter())
+            .filter_map(|digest| Some((digest.clone(), size(digest)?)))
+            .collect();
+        drop(state);
+        let pinned = Pinned {
+            inner,
+            arrived: Some(Arrived(self)),
+            records: HashMap::from([(id.to_owned(), Arc::new(record))]),
+            sizes,
+            _lease: None,
+        };
+        let names: Vec<_> = names.iter().map(Reference::full).collect();
+        let mut plan = Plan::new(&pinned, &[]);
+        plan.add(&image, &names)?;
+        plan.write(out, for_docker)
     }
 }
 
 /// The blobs of the images, kept while this lives.
 struct Pinned<'a> {
     inner: &'a Arc<Inner>,
+    /// Those that are in no image yet, and keeps all.
+    arrived: Option<Arrived<'a>>,
     records: HashMap<Digest, Arc<Record>>,
     sizes: HashMap<Digest, u64>,
-    _lease: Lease,
+    _lease: Option<Lease>,
 }
 
 impl<'a> Pinned<'a> {
@@ -77,9 +117,10 @@ impl<'a> Pinned<'a> {
         }
         Ok(Self {
             inner: &store.inner,
+            arrived: None,
             records,
             sizes,
-            _lease: lease,
+            _lease: Some(lease),
         })
     }
 }
@@ -90,7 +131,11 @@ impl Source for Pinned<'_> {
     }
 
     fn open(&self, digest: &str) -> Result<BlobReader> {
-        self.inner.open_blob(digest).map(|(reader, _)| reader)
+        let stored = self.inner.state().blob_size(digest).is_some();
+        match &self.arrived {
+            Some(arrived) if !stored => arrived.open(digest),
+            _ => self.inner.open_blob(digest).map(|(reader, _)| reader),
+        }
     }
 }
 
@@ -254,7 +299,7 @@ impl<'a> Plan<'a> {
     }
 
     /// In the order of names, with no time in it.
-    fn write(self, out: &mut dyn Write) -> Result<()> {
+    fn write(self, out: &mut dyn Write, for_docker: bool) -> Result<()> {
         let mut tar = TarWriter::new(out);
         for name in ["blobs", "blobs/sha256"] {
             tar.append(&entry(name, Kind::Directory, 0o755, 0), &mut &b""[..])?;
@@ -283,7 +328,9 @@ impl<'a> Plan<'a> {
             manifests: self.manifests,
         };
         document(&mut tar, "index.json", 0o644, &index)?;
-        document(&mut tar, "manifest.json", 0o644, &self.items)?;
+        if for_docker {
+            document(&mut tar, "manifest.json", 0o644, &self.items)?;
+        }
         let layout = BTreeMap::from([("imageLayoutVersion", "1.0.0")]);
         document(&mut tar, "oci-layout", 0o444, &layout)?;
         tar.finish()?;
@@ -392,5 +439,60 @@ mod tests {
         assert!(error.contains("is damaged"), "{error}");
         // Nothing is kept once it is done.
         assert!(store.inner.state().leases.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_image_yet_is_saved_alike() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(from.path()).unwrap();
+        let layer = Tar::default().file("f", b"first").finish();
+        let incoming = store.incoming().unwrap();
+        let packed = incoming
+            .pack(&mut layer.as_slice(), crate::PackAs::Gzip)
+            .unwrap();
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+            packed.diff_id
+        );
+        let config_digest = incoming.add_document(config.as_bytes()).unwrap();
+        let manifest = crate::manifest::write(
+            crate::manifest::Family::Oci,
+            (&config_digest, config.len() as u64),
+            &[(
+                crate::decompress::Compression::Gzip,
+                &packed.digest,
+                packed.size,
+            )],
+        );
+        let id = incoming.add_document(&manifest).unwrap();
+        let names = [Reference::parse("built:1").unwrap()];
+        let save = |for_docker| {
+            let mut archive = Vec::new();
+            incoming
+                .save(&id, &names, for_docker, &mut archive)
+                .unwrap();
+            archive
+        };
+        let archive = save(true);
+        assert!(store.images().is_empty());
+        let other = Store::open(to.path()).unwrap();
+        let loaded = load(&other, &archive).unwrap().remove(0);
+        assert_eq!(
+            (&loaded.id, loaded.names[0].as_str()),
+            (&id, "docker.io/library/built:1")
+        );
+        let has = |archive: &[u8], name: &str| {
+            archive
+                .windows(name.len())
+                .any(|window| window == name.as_bytes())
+        };
+        assert!(has(&archive, "manifest.json") && !has(&save(false), "manifest.json"));
+        // An image of it is the same archive.
+        let image = incoming.commit(&id, &names, &[]).unwrap();
+        assert!(save(true) == archive);
+        let mut again = Vec::new();
+        let wanted = [(image.clone(), image.names.clone())];
+        store.save(&wanted, &[], &mut again).unwrap();
+        assert!(again == archive);
     }
 }

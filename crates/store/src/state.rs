@@ -25,7 +25,7 @@ struct File<S> {
 }
 
 /// What of an image is not in its blobs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Saved {
     /// Digest of the manifest or index.

@@ -278,12 +278,50 @@ impl Read for Plain<'_> {
     }
 }
 
+/// Ends what would fill the disk.
+pub(crate) struct Room<'a> {
+    directory: &'a OwnedFd,
+    taken: u64,
+    next_look: u64,
+}
+
+impl<'a> Room<'a> {
+    pub(crate) fn new(directory: &'a OwnedFd) -> Self {
+        Self {
+            directory,
+            taken: 0,
+            next_look: LOOK_EVERY,
+        }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) -> io::Result<()> {
+        self.taken += bytes as u64;
+        if self.taken >= self.next_look {
+            self.next_look = self.taken + LOOK_EVERY;
+            if is_nearly_full(self.directory)? {
+                return Err(Errno::NOSPC.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether what is left is for the engine's records and for containers.
+pub fn is_nearly_full(directory: impl AsFd) -> rustix::io::Result<bool> {
+    let disk = fstatvfs(directory)?;
+    let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
+    Ok(disk.f_bavail * disk.f_frsize < reserved)
+}
+
 /// Ends a stream that would fill the disk or never end.
 pub(crate) struct Bounded<'a, R> {
     input: R,
-    directory: &'a OwnedFd,
-    count: u64,
-    next_look: u64,
+    room: Room<'a>,
     limit: u64,
 }
 
@@ -291,32 +329,17 @@ impl<'a, R> Bounded<'a, R> {
     pub(crate) fn new(directory: &'a OwnedFd, input: R, limit: u64) -> Self {
         Self {
             input,
-            directory,
-            count: 0,
-            next_look: LOOK_EVERY,
+            room: Room::new(directory),
             limit,
         }
     }
 }
 
-/// Whether what is left is for the engine's records and for containers.
-pub(crate) fn is_nearly_full(directory: &OwnedFd) -> rustix::io::Result<bool> {
-    let disk = fstatvfs(directory)?;
-    let reserved = (disk.f_blocks * disk.f_frsize / RESERVED_PART).min(RESERVED_MAX);
-    Ok(disk.f_bavail * disk.f_frsize < reserved)
-}
-
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buffer)?;
-        self.count += n as u64;
-        if self.count >= self.next_look {
-            self.next_look = self.count + LOOK_EVERY;
-            if is_nearly_full(self.directory)? {
-                return Err(Errno::NOSPC.into());
-            }
-        }
-        if self.count > self.limit {
+        self.room.take(n)?;
+        if self.room.taken() > self.limit {
             return Err(io::Error::other(format!(
                 "it unpacks to more than {} bytes",
                 self.limit

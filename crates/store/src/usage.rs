@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::measure::{below, entry_usage};
 use crate::reference::familiar;
-use crate::state::{Record, SnapshotRecord, State, now};
+use crate::state::{Images, Record, SnapshotRecord, State, now};
 use crate::store::{Inner, hex};
 use crate::{Digest, Image, Removed, Store};
 
@@ -93,37 +93,21 @@ impl Store {
     /// Blocking: walks the writable parts; layers are measured once.
     pub fn usage(&self) -> Result<Usage> {
         let inner = &*self.inner;
-        let (images, layers, blobs, snapshots, below_snapshots) = {
+        let (images, blobs, snapshots) = {
             let state = inner.state();
-            let below: HashSet<Digest> = (state.snapshots.values())
-                .flat_map(|snapshot| snapshot.layers.iter().cloned())
-                .collect();
-            let layers: Vec<Digest> = state.layers.keys().cloned().collect();
             let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
             let snapshots: Vec<String> = state.snapshots.keys().cloned().collect();
-            (state.images.clone(), layers, blobs, snapshots, below)
+            (state.images.clone(), blobs, snapshots)
         };
-        let mut users: HashMap<Part<'_>, Vec<Digest>> = HashMap::new();
-        for record in images.values() {
-            for part in parts(record) {
-                users.entry(part).or_default().push(record.saved.id.clone());
-            }
-        }
-        let mut sizes: HashMap<Part<'_>, u64> = HashMap::new();
-        let mut usage = Usage::default();
-        for diff_id in &layers {
-            let size = self.layer_usage(diff_id)?;
-            sizes.insert(Part::Layer(diff_id), size);
-            usage.layers.push(LayerUsage {
-                size,
-                images: users
-                    .get(&Part::Layer(diff_id))
-                    .cloned()
-                    .unwrap_or_default(),
-                has_snapshot: below_snapshots.contains(diff_id),
-                diff_id: diff_id.clone(),
-            });
-        }
+        let users = users(&images);
+        let mut usage = Usage {
+            layers: self.layer_usages()?,
+            ..Usage::default()
+        };
+        let layers = usage.layers.clone();
+        let mut sizes: HashMap<Part<'_>, u64> = (layers.iter())
+            .map(|layer| (Part::Layer(&layer.diff_id), layer.size))
+            .collect();
         for digest in &blobs {
             let size = or_nothing(entry_usage(&inner.dirs.blobs, hex(digest).as_bytes()))
                 .map_err(Error::io("measure blob", digest))?;
@@ -152,10 +136,35 @@ impl Store {
                 shared: parts(record).into_iter().filter(is_shared).map(size).sum(),
             });
         }
-        usage.layers.sort_by(|a, b| a.diff_id.cmp(&b.diff_id));
         usage.blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
         usage.snapshots.sort();
         Ok(usage)
+    }
+
+    /// All layers, in the order of their diff IDs. Blocking; a layer is measured
+    /// once.
+    pub fn layer_usages(&self) -> Result<Vec<LayerUsage>> {
+        let (images, layers, below_snapshots) = {
+            let state = self.inner.state();
+            let below: HashSet<Digest> = (state.snapshots.values())
+                .flat_map(|snapshot| snapshot.layers.iter().cloned())
+                .collect();
+            let layers: BTreeSet<Digest> = state.layers.keys().cloned().collect();
+            (state.images.clone(), layers, below)
+        };
+        let users = users(&images);
+        let usage = |diff_id: Digest| {
+            Ok(LayerUsage {
+                size: self.layer_usage(&diff_id)?,
+                images: users
+                    .get(&Part::Layer(&diff_id))
+                    .cloned()
+                    .unwrap_or_default(),
+                has_snapshot: below_snapshots.contains(&diff_id),
+                diff_id,
+            })
+        };
+        layers.into_iter().map(usage).collect()
     }
 
     /// For each image, the bytes (as [`Image::size`] and `blob_size` count
@@ -372,6 +381,17 @@ fn names(record: &Record) -> Vec<Removed> {
 enum Part<'a> {
     Layer(&'a Digest),
     Blob(&'a Digest),
+}
+
+/// Which images have a part.
+fn users(images: &Images) -> HashMap<Part<'_>, Vec<Digest>> {
+    let mut users: HashMap<Part<'_>, Vec<Digest>> = HashMap::new();
+    for record in images.values() {
+        for part in parts(record) {
+            users.entry(part).or_default().push(record.saved.id.clone());
+        }
+    }
+    users
 }
 
 /// Of an image, each once.

@@ -13,13 +13,21 @@ use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
+use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
 use crate::state::{State, StateDir, process_stat, read_config, replace};
 use crate::wait::Waiter;
 
 const OPTIONS: &[Opt] = &[
     Opt::value("bundle").short('b'),
     Opt::value("console-socket"),
+    Opt::value("pidfd-socket"),
     Opt::value("pid-file"),
+    // For a host that runs from its initramfs, which is seen without it.
+    Opt::flag("no-pivot"),
+    NO_NEW_KEYRING,
+    PRESERVE_FDS,
+    // Orphans of the container come to us in any case, and are reaped.
+    Opt::flag("no-subreaper"),
     Opt::flag("detach").short('d'),
     Opt::flag("keep"),
 ];
@@ -68,14 +76,22 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
 struct Request {
     id: String,
     bundle: PathBuf,
+    inherit: Inherit,
 }
 
 fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
+    // Before anything is opened.
+    let inherit = Inherit::parse(&args)?;
     let id = only(arguments, "container id")?;
     let bundle = args.value("bundle").unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
-    Ok((args, Request { id, bundle }))
+    let request = Request {
+        id,
+        bundle,
+        inherit,
+    };
+    Ok((args, request))
 }
 
 /// A container being made; removed on drop unless it is to be kept.
@@ -93,12 +109,17 @@ impl Container {
         host: &Host,
         gate: bool,
     ) -> Result<(Self, Created)> {
-        let (spec, config) = read_config(&request.bundle.join("config.json"))?;
+        let inherit = request.inherit;
+        let (mut spec, config) = read_config(&request.bundle.join("config.json"))?;
         let terminal = spec
             .process()
             .as_ref()
             .and_then(|process| process.terminal())
             .unwrap_or(false);
+        if let Some(mut process) = spec.process().clone() {
+            inherit.announce(&mut process);
+            spec.set_process(Some(process));
+        }
         let console_socket = args.value("console-socket").map(Path::new);
         let detached = gate || args.has("detach");
         if detached && terminal && console_socket.is_none() {
@@ -140,6 +161,7 @@ impl Container {
             network: None,
             sources: &[],
             gate,
+            inherit: inherit.what(),
         })?;
 
         let pid = created.process.pid;
@@ -154,6 +176,9 @@ impl Container {
         })?;
         if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
             console::send(path, console)?;
+        }
+        if let Some(path) = args.value("pidfd-socket") {
+            console::send_pidfd(Path::new(path), &created.process.pidfd)?;
         }
         if let Some(path) = args.value("pid-file") {
             replace(Path::new(path), pid.to_string().as_bytes())?;

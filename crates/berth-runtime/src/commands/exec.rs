@@ -5,14 +5,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use berth_cgroup::Cgroup;
-use berth_runtime_core::{Exec, Stdio};
+use berth_cgroup::{Cgroup, Host};
+use berth_runtime_core::{Exec, Listener, Stdio};
 use oci_spec::runtime::{Capability, Process};
 
 use super::detect_host;
 use crate::args::{Args, Opt, Order};
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
+use crate::inherit::{Inherit, PRESERVE_FDS};
 use crate::state::{StateDir, Status, replace};
 use crate::wait::Waiter;
 
@@ -26,12 +27,21 @@ const OPTIONS: &[Opt] = &[
     Opt::flag("no-new-privs"),
     Opt::value("cap").short('c'),
     Opt::value("console-socket"),
+    Opt::value("pidfd-socket"),
     Opt::value("pid-file"),
     Opt::flag("detach").short('d'),
+    Opt::value("process-label"),
+    Opt::value("apparmor"),
+    Opt::value("cgroup"),
+    Opt::flag("ignore-paused"),
+    Opt::flag("no-subreaper"),
+    PRESERVE_FDS,
 ];
 
 pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::OptionsFirst)?;
+    // Before anything is opened.
+    let inherit = Inherit::parse(&args)?;
     let mut arguments = arguments.into_iter().map(|argument| {
         argument
             .into_string()
@@ -46,14 +56,13 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let state = dir.load()?;
     let host = detect_host()?;
     let pidfd = match (state.process(), state.status(&dir, &host)) {
-        (Some(pidfd), Status::Running) => pidfd,
-        (Some(_), Status::Paused) => {
-            return Err(Error::new("cannot exec in a paused container"));
+        (Some(_), Status::Paused) if !args.has("ignore-paused") => {
+            return Err(Error::new(
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
         }
-        (_, Status::Created) => {
-            return Err(Error::new(format!("container {id} has not been started")));
-        }
-        _ => return Err(Error::new(format!("container {id} is not running"))),
+        (Some(pidfd), _) => pidfd,
+        _ => return Err(Error::new("cannot exec in a stopped container")),
     };
     let spec = dir.load_config()?;
     let seccomp = spec
@@ -63,7 +72,9 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         .map(berth_seccomp::compile)
         .transpose()
         .context(|| "compile the seccomp profile".to_owned())?;
-    let process = process_of(&args, command, spec.process().as_ref())?;
+    let listener = Listener::new(&spec, &id, &state.bundle)?;
+    let mut process = process_of(&args, command, spec.process().as_ref())?;
+    inherit.announce(&mut process);
     let terminal = process.terminal().unwrap_or(false);
     let console_socket = args.value("console-socket").map(Path::new);
     if args.has("detach") && terminal && console_socket.is_none() {
@@ -71,6 +82,8 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             "a terminal of a detached process needs --console-socket",
         ));
     }
+
+    let group = group(&host, &state.cgroup, &args)?;
 
     let waiter = if args.has("detach") {
         None
@@ -88,9 +101,14 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         } else {
             Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
         },
-        cgroup: Some(&Cgroup::open(&host, &state.cgroup)),
+        cgroup: Some(&group),
         seccomp: seccomp.as_ref(),
+        listener: listener.as_ref(),
+        inherit: inherit.what(),
     })?;
+    if let Some(path) = args.value("pidfd-socket") {
+        console::send_pidfd(Path::new(path), &started.pidfd)?;
+    }
     if let Some(path) = args.value("pid-file") {
         replace(Path::new(path), started.pid.to_string().as_bytes())?;
     }
@@ -109,6 +127,33 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         Some(waiter) => waiter
             .wait(&started, proxy.as_mut())
             .context(|| "wait for the process".to_owned()),
+    }
+}
+
+/// The container's group, or one of its children (`--cgroup`).
+fn group(host: &Host, container: &str, args: &Args) -> Result<Cgroup> {
+    let Some(wanted) = args.value("cgroup") else {
+        return Ok(Cgroup::open(host, container));
+    };
+    if wanted.contains(':') {
+        return Err(Error::new(format!(
+            "--cgroup {wanted:?}: one group for all controllers is supported, not one for some"
+        )));
+    }
+    let below = wanted.trim_matches('/');
+    if below.split('/').any(|part| part == "..") {
+        return Err(Error::new(format!(
+            "--cgroup {wanted:?} is not below the container's control group"
+        )));
+    }
+    let group = Cgroup::open(host, &format!("{container}/{below}"));
+    if group.exists() {
+        Ok(group)
+    } else {
+        Err(Error::new(format!(
+            "control group {} does not exist",
+            group.path()
+        )))
     }
 }
 
@@ -136,6 +181,12 @@ fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Resul
     process.set_env(Some(env));
     if args.has("no-new-privs") {
         process.set_no_new_privileges(Some(true));
+    }
+    if let Some(label) = args.value("process-label") {
+        process.set_selinux_label(Some(label.to_owned()));
+    }
+    if let Some(profile) = args.value("apparmor") {
+        process.set_apparmor_profile(Some(profile.to_owned()));
     }
     set_user(&mut process, args)?;
     add_capabilities(&mut process, args)?;

@@ -1,11 +1,15 @@
 //! One module per verb, or per family of small ones.
 
 pub(crate) mod create;
+pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod freeze;
 pub(crate) mod info;
 pub(crate) mod launcher;
 pub(crate) mod manage;
+pub(crate) mod ps;
 pub(crate) mod start;
+pub(crate) mod update;
 
 /// The version of the OCI runtime specification that is followed.
 pub(crate) const OCI_VERSION: &str = "1.2.1";

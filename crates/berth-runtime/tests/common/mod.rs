@@ -154,6 +154,9 @@ impl Launcher {
                 attributes: BTreeMap::new(),
             },
             attach: Vec::new(),
+            bound: false,
+            trees: Vec::new(),
+            has_tree: false,
         };
         Container {
             start,

@@ -51,6 +51,12 @@ impl Expander {
         self
     }
 
+    /// Leaves quotes as they are written.
+    pub fn keep_quotes(mut self) -> Self {
+        self.keep_quotes = true;
+        self
+    }
+
     /// Leaves quotes and escapes as they are written, too.
     pub fn raw(mut self) -> Self {
         self.keep_quotes = true;

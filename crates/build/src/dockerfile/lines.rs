@@ -51,7 +51,7 @@ impl Heredoc {
     }
 
     /// Reads one word of a statement: `<<NAME`, `<<-NAME`, `3<<"NAME"`.
-    pub(super) fn of_word(word: &str, escape: char) -> Option<Self> {
+    pub(crate) fn of_word(word: &str, escape: char) -> Option<Self> {
         let (descriptor, rest) = word.split_once("<<")?;
         if !descriptor.bytes().all(|b| b.is_ascii_digit()) {
             return None;

@@ -28,3 +28,4 @@ pub use self::instruction::{
 pub use self::lines::{Directives, Heredoc, Lines};
 pub use self::mount::{Mount, MountKind, Sharing};
 pub use self::parse::{Dockerfile, Warning, instruction, parse};
+pub(crate) use self::suggest::hinted;

@@ -107,6 +107,29 @@ impl Mount {
         Ok(mount)
     }
 
+    /// The stage, image or named context that a mount as written is from: known
+    /// before any variable is.
+    ///
+    /// # Errors
+    /// A variable is in it.
+    pub fn from(text: &str) -> Result<Option<String>, String> {
+        let mut from = None;
+        for field in csv(text)? {
+            if let Some((key, value)) = field.split_once('=')
+                && key.eq_ignore_ascii_case("from")
+            {
+                if value.find('$').is_some_and(|at| at + 1 < value.len()) {
+                    return Err(
+                        "'from' doesn't support variable expansion, define alias stage instead"
+                            .to_owned(),
+                    );
+                }
+                from = Some(value.to_owned()).filter(|value| !value.is_empty());
+            }
+        }
+        Ok(from)
+    }
+
     fn set(&mut self, key: &str, value: Option<String>, field: &str) -> Result<(), String> {
         let is_switch = matches!(key, "readonly" | "ro" | "readwrite" | "rw" | "required");
         if !KEYS.contains(&key) {

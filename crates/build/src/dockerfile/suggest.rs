@@ -4,7 +4,7 @@
 const MAX_DISTANCE: usize = 2;
 
 /// The message with a hint, if one of the possible words is near enough.
-pub(super) fn hinted(message: String, word: &str, possible: &[&str]) -> String {
+pub(crate) fn hinted(message: String, word: &str, possible: &[&str]) -> String {
     let lower = word.to_lowercase();
     let nearest = possible
         .iter()

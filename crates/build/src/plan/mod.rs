@@ -2,9 +2,31 @@
 //! world (configurations of base images) is named, and planning is called again
 //! with the answers.
 
+mod chmod;
+mod config;
+mod copy;
+mod git;
+mod path;
+mod planner;
+mod platform;
+mod ports;
+mod run;
+mod signal;
+mod sources;
+mod stages;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod text;
+mod variables;
+
 use std::collections::BTreeMap;
 
 use berth_store::Platform;
+
+pub use self::git::GitAddress;
+use self::planner::Planner;
+use self::stages::Stages;
 
 use crate::dockerfile::{Dockerfile, Lines};
 use crate::graph::{Plan, Variables};
@@ -36,7 +58,7 @@ pub struct Options {
 }
 
 /// Where a named context is from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NamedContext {
     /// Files of the client, under this name.
     Local,
@@ -92,9 +114,22 @@ pub fn plan(
     options: &Options,
     bases: &BTreeMap<Query, Base>,
 ) -> Result<Outcome, Error> {
-    let _ = (file, options, bases);
-    Err(Error {
-        message: "planning is not written yet".to_owned(),
-        lines: None,
-    })
+    let globals = variables::globals(file, options)?;
+    let mut stages = Stages::read(file, options, &globals)?;
+    let target = stages.target()?;
+    let needed = match stages.needed(file, target, bases)? {
+        Ok(stages) => stages,
+        Err(queries) => return Ok(Outcome::Needs(queries)),
+    };
+    let planner = Planner::new(file, options, bases, &globals, &stages)?;
+    Ok(Outcome::Done(Box::new(planner.plan(&needed, target)?)))
+}
+
+impl Error {
+    fn new(message: impl Into<String>, lines: Option<Lines>) -> Self {
+        Self {
+            message: message.into(),
+            lines,
+        }
+    }
 }

@@ -80,6 +80,11 @@ pub(crate) fn extra_host(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Several, with commas between.
+pub(crate) fn extra_hosts(texts: &str) -> Result<(), String> {
+    texts.split(',').try_for_each(extra_host)
+}
+
 pub(crate) fn split_extra_host(text: &str) -> Option<(&str, &str)> {
     let at = match (text.find('='), text.find(':')) {
         (Some(equals), _) => equals,

@@ -42,7 +42,8 @@ pub(crate) struct Request {
     query: Vec<(&'static str, String)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     payload: Payload,
-    upgrade: bool,
+    /// Protocol that the connection is taken over for.
+    upgrade: Option<&'static str>,
 }
 
 enum Payload {
@@ -60,7 +61,7 @@ impl Request {
             query: Vec::new(),
             headers: Vec::new(),
             payload: Payload::Empty,
-            upgrade: false,
+            upgrade: None,
         }
     }
 
@@ -143,8 +144,8 @@ impl Request {
         self
     }
 
-    fn upgrade(mut self) -> Self {
-        self.upgrade = true;
+    fn upgrade(mut self, protocol: &'static str) -> Self {
+        self.upgrade = Some(protocol);
         self
     }
 
@@ -182,8 +183,10 @@ impl Request {
         for (name, value) in &self.headers {
             builder = builder.header(name, value);
         }
-        if self.upgrade {
-            builder = builder.header(CONNECTION, "Upgrade").header(UPGRADE, "tcp");
+        if let Some(protocol) = self.upgrade {
+            builder = builder
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, protocol);
         }
         let body = match &mut self.payload {
             Payload::Empty => {
@@ -309,7 +312,16 @@ impl Context {
 
     /// Takes the connection over as a raw stream in both directions.
     pub(crate) async fn hijack(&self, request: Request) -> Result<Hijacked, Failure> {
-        hijack::take(self.send(request.upgrade()).await?).await
+        self.hijack_for(request, "tcp").await
+    }
+
+    /// The same for another protocol than Docker's.
+    pub(crate) async fn hijack_for(
+        &self,
+        request: Request,
+        protocol: &'static str,
+    ) -> Result<Hijacked, Failure> {
+        hijack::take(self.send(request.upgrade(protocol)).await?).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command tree: which words name a command, its flags, what runs it.
 
+mod build;
 mod container;
 mod image;
 mod other;
@@ -54,6 +55,14 @@ pub(crate) struct Group {
 
 pub(crate) static GROUPS: &[Group] = &[
     Group {
+        name: "builder",
+        about: "Manage builds",
+    },
+    Group {
+        name: "buildx",
+        about: "Docker Buildx",
+    },
+    Group {
         name: "container",
         about: "Manage containers",
     },
@@ -86,9 +95,19 @@ pub(crate) static GROUPS: &[Group] = &[
 /// What Docker has and berth does not have yet.
 static LATER: &[&str] = &[
     "bake",
-    "build",
-    "builder",
-    "buildx",
+    "buildx bake",
+    "buildx create",
+    "buildx dap",
+    "buildx debug",
+    "buildx dial-stdio",
+    "buildx history",
+    "buildx imagetools",
+    "buildx install",
+    "buildx policy",
+    "buildx rm",
+    "buildx stop",
+    "buildx uninstall",
+    "buildx use",
     "checkpoint",
     "compose",
     "config",
@@ -97,7 +116,6 @@ static LATER: &[&str] = &[
     "context",
     "cp",
     "diff",
-    "image build",
     "network connect",
     "network create",
     "network disconnect",
@@ -145,6 +163,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
     container::COMMANDS
         .iter()
         .chain(image::COMMANDS)
+        .chain(build::COMMANDS)
         .chain(other::COMMANDS)
         .chain(registry::COMMANDS)
 }

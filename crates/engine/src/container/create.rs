@@ -191,7 +191,12 @@ impl Engine {
         Ok(name)
     }
 
-    fn fill_defaults(&self, config: &Config, host: &mut HostConfig, warnings: &mut Vec<String>) {
+    pub(crate) fn fill_defaults(
+        &self,
+        config: &Config,
+        host: &mut HostConfig,
+        warnings: &mut Vec<String>,
+    ) {
         let daemon = &self.0.config;
         if matches!(host.network_mode.as_str(), "" | "default") {
             host.network_mode = "bridge".into();

@@ -37,6 +37,7 @@ use crate::{error, files};
 pub(crate) use create::merge_image;
 pub(crate) use index::Index;
 pub(crate) use record::{MountRecord, Record};
+pub(crate) use validate::limits as validate_limits;
 
 /// A container: its record on disk, and what only this process knows.
 #[derive(Debug)]

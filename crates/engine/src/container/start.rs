@@ -187,6 +187,9 @@ impl Engine {
             stdin_once: record.config.stdin_once,
             log: log_target(container, &record)?,
             attach: attached.iter().map(|(_, attach)| *attach).collect(),
+            bound: false,
+            trees: Vec::new(),
+            has_tree: false,
         };
         self.0.launcher.start(start, &fds)?;
         clock.mark("engine: send");

@@ -198,7 +198,7 @@ fn modes(host: &HostConfig) -> Result<(), Error> {
     Ok(())
 }
 
-fn limits(host: &HostConfig, facts: &Host) -> Result<(), Error> {
+pub(crate) fn limits(host: &HostConfig, facts: &Host) -> Result<(), Error> {
     let refuse = |text: &str| Err(Error::invalid(text));
     if host.memory != 0 && host.memory < MIN_MEMORY {
         return refuse("Minimum memory limit allowed is 6MB");

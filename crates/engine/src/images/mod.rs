@@ -28,6 +28,7 @@ use berth_store::{Image, Reference};
 use serde::Deserialize;
 
 pub use self::commit::CommitOptions;
+pub(crate) use self::platform::Wanted;
 use crate::engine::Engine;
 use crate::error::IntoApi as _;
 
@@ -87,7 +88,7 @@ impl Engine {
     pub(crate) fn image_to_run(&self, name: &str, platform: &str) -> Result<Image, Error> {
         let mut image = self.find_image(name)?;
         if !platform.is_empty() {
-            let wanted = platform::Wanted::parse(platform)?;
+            let wanted = Wanted::parse(platform)?;
             image = self.0.store.find_platform(name, wanted.platform()).api()?;
         }
         self.0.store.unpack(&image).api()?;
@@ -103,7 +104,7 @@ impl Engine {
         }
     }
 
-    fn image_event(&self, id: &str, name: &str, action: &str) {
+    pub(crate) fn image_event(&self, id: &str, name: &str, action: &str) {
         let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
         self.0.events.emit("image", action, id, attributes);
     }

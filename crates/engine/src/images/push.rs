@@ -21,7 +21,7 @@ use super::board::Board;
 use super::document::Descriptor;
 use super::platform::Wanted;
 use super::pull::{familiar_name, named};
-use super::tree::{self, Node, Tree};
+use super::tree::{self, Blobs, Node, Tree};
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
 
@@ -77,6 +77,40 @@ impl Engine {
         board.show(&progress, work).await
     }
 
+    /// Pushes what was just built: `id`, a manifest or index that is in
+    /// `incoming`, under a tag or (a reference with a digest only) none.
+    pub(crate) async fn push_built(
+        &self,
+        incoming: &Incoming,
+        id: &str,
+        reference: &Reference,
+        auth: &AuthConfig,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<(), Error> {
+        let board = Arc::new(Board::default());
+        let work = async {
+            let repository = self.repository(reference, auth, Access::Push).await?;
+            let blobs = Blobs::Incoming(incoming.clone());
+            let target = {
+                let (blobs, id) = (blobs.clone(), id.to_owned());
+                blocking(move || tree::read(&blobs, &id)).await?
+            };
+            let push = Arc::new(Push {
+                engine: self.clone(),
+                repository,
+                target: reference.clone(),
+                board: Arc::clone(&board),
+                blobs,
+                sources: OnceCell::new(),
+            });
+            push.blobs(&target).await?;
+            push.documents(&target, reference).await?;
+            self.image_event(&reference.familiar(), &familiar_name(reference), "push");
+            Ok(())
+        };
+        board.show(progress, work).await
+    }
+
     fn tags_of(&self, reference: &Reference) -> Result<Vec<Reference>, Error> {
         let repository = reference.repository();
         let mut tags: Vec<Reference> = self
@@ -115,8 +149,8 @@ impl Engine {
             other => other.api()?,
         };
         let root = {
-            let (store, id) = (self.0.store.clone(), image.id.clone());
-            blocking(move || tree::read(&store, &id)).await?
+            let (blobs, id) = (Blobs::Stored(self.0.store.clone()), image.id.clone());
+            blocking(move || tree::read(&blobs, &id)).await?
         };
         let (target, instead) = self
             .choose_push(repository, reference, &root, wanted)
@@ -126,13 +160,14 @@ impl Engine {
             repository: repository.clone(),
             target: reference.clone(),
             board: Arc::clone(board),
-            incoming: self.lease(&target).await?,
+            blobs: Blobs::Stored(self.0.store.clone()),
             sources: OnceCell::new(),
         });
+        let incoming = self.lease(&target).await?;
         push.blobs(&target).await?;
         push.documents(&target, reference).await?;
         if instead.is_none() && target.root.digest == image.id {
-            self.record_pushed(&push.incoming, &image, reference).await;
+            self.record_pushed(&incoming, &image, reference).await;
         }
         self.image_event(&reference.familiar(), &familiar_name(reference), "push");
         let (digest, size) = (&target.root.digest, target.root.bytes.len());
@@ -277,7 +312,7 @@ struct Push {
     repository: Repository,
     target: Reference,
     board: Arc<Board>,
-    incoming: Incoming,
+    blobs: Blobs,
     /// Other repositories of the registry that have blobs, by digest.
     sources: OnceCell<HashMap<String, Vec<String>>>,
 }
@@ -339,7 +374,7 @@ impl Push {
             }
         }
         let source = StoredBlob {
-            store: self.engine.0.store.clone(),
+            blobs: self.blobs.clone(),
             digest: blob.digest.clone(),
         };
         let sent = |sent: u64| {
@@ -423,7 +458,7 @@ fn known_sources(store: &Store, target: &Reference) -> HashMap<String, Vec<Strin
             continue;
         }
         // An image that was removed meanwhile is no source.
-        let Ok(tree) = tree::read(store, &image.id) else {
+        let Ok(tree) = tree::read(&Blobs::Stored(store.clone()), &image.id) else {
             continue;
         };
         for blob in tree.blobs {
@@ -440,18 +475,18 @@ fn known_sources(store: &Store, target: &Reference) -> HashMap<String, Vec<Strin
     known
 }
 
-/// A blob of the store, in pieces.
+/// A blob in pieces.
 #[derive(Debug)]
 struct StoredBlob {
-    store: Store,
+    blobs: Blobs,
     digest: String,
 }
 
 impl BlobSource for StoredBlob {
     fn open(&self, offset: u64) -> std::io::Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let (blob, _) = self
-            .store
-            .open_blob(&self.digest)
+            .blobs
+            .open(&self.digest)
             .map_err(std::io::Error::other)?;
         let pieces = stream::try_unfold((blob, offset), |(mut blob, skip)| async move {
             // A plain layer is made while it is read, and may be waited for.

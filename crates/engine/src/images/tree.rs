@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::Read as _;
 
 use berth_api::Error;
-use berth_store::Store;
+use berth_store::{BlobReader, Incoming, Store};
 use bytes::Bytes;
 
 use super::document::{self, Descriptor, Document, Manifest, Platform};
@@ -14,6 +14,24 @@ use crate::error::IntoApi as _;
 const MAX_DOCUMENT: u64 = 8 << 20;
 /// Indexes within indexes.
 const MAX_NESTING: usize = 4;
+
+/// Where blobs are read from.
+#[derive(Clone, Debug)]
+pub(crate) enum Blobs {
+    Stored(Store),
+    /// What is no image yet, and the store.
+    Incoming(Incoming),
+}
+
+impl Blobs {
+    /// The blob and its length.
+    pub(crate) fn open(&self, digest: &str) -> Result<(BlobReader, u64), berth_store::Error> {
+        match self {
+            Self::Stored(store) => store.open_blob(digest),
+            Self::Incoming(incoming) => incoming.open_blob(digest),
+        }
+    }
+}
 
 /// A manifest or index.
 #[derive(Clone, Debug)]
@@ -87,7 +105,7 @@ impl Tree {
 
     fn visit(
         &mut self,
-        store: &Store,
+        store: &Blobs,
         entries: &[Descriptor],
         nesting: usize,
     ) -> Result<(), Error> {
@@ -119,12 +137,12 @@ impl Tree {
     /// Adds the blobs of a manifest if all are here.
     fn take(
         &mut self,
-        store: &Store,
+        store: &Blobs,
         digest: &str,
         manifest: &Manifest,
         entry: Option<&Descriptor>,
     ) -> Result<bool, Error> {
-        let here = |blob: &Descriptor| blob.is_foreign() || store.open_blob(&blob.digest).is_ok();
+        let here = |blob: &Descriptor| blob.is_foreign() || store.open(&blob.digest).is_ok();
         if ![&manifest.config]
             .into_iter()
             .chain(manifest.layers())
@@ -148,7 +166,7 @@ impl Tree {
 }
 
 /// Reads what is stored of an image. Blocking.
-pub(crate) fn read(store: &Store, id: &str) -> Result<Tree, Error> {
+pub(crate) fn read(store: &Blobs, id: &str) -> Result<Tree, Error> {
     let root = node(store, id, "")?
         .ok_or_else(|| Error::not_found(format!("content digest {id}: not found")))?;
     let mut tree = Tree::new(root);
@@ -165,7 +183,7 @@ pub(crate) fn read(store: &Store, id: &str) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-fn node(store: &Store, digest: &str, media_type: &str) -> Result<Option<Node>, Error> {
+fn node(store: &Blobs, digest: &str, media_type: &str) -> Result<Option<Node>, Error> {
     let Some(bytes) = bytes(store, digest)? else {
         return Ok(None);
     };
@@ -183,8 +201,8 @@ fn node(store: &Store, digest: &str, media_type: &str) -> Result<Option<Node>, E
 }
 
 /// A document of the store; none if it is not there.
-fn bytes(store: &Store, digest: &str) -> Result<Option<Bytes>, Error> {
-    let (file, size) = match store.open_blob(digest) {
+fn bytes(store: &Blobs, digest: &str) -> Result<Option<Bytes>, Error> {
+    let (file, size) = match store.open(digest) {
         Err(berth_store::Error::NotFound(_)) => return Ok(None),
         other => other.api()?,
     };
@@ -201,7 +219,7 @@ fn bytes(store: &Store, digest: &str) -> Result<Option<Bytes>, Error> {
 }
 
 /// What an image says of itself; nothing if it is something else (an artifact).
-fn config_platform(store: &Store, config: &Descriptor) -> Result<Platform, Error> {
+fn config_platform(store: &Blobs, config: &Descriptor) -> Result<Platform, Error> {
     let bytes = bytes(store, &config.digest)?.unwrap_or_default();
     Ok(serde_json::from_slice(&bytes).unwrap_or_default())
 }

@@ -63,7 +63,7 @@ pub(crate) fn build(
             engine.cgroup_path(&config.cgroup_parent, &record.id),
         )))
         .set_devices(Some(devices::nodes(config)?))
-        .set_sysctl(Some(sysctls(record)?))
+        .set_sysctl(Some(sysctls(&record.host_config)?))
         .set_rootfs_propagation(mounts::propagation(record))
         .set_masked_paths(config.masked_paths.clone())
         .set_readonly_paths(config.readonly_paths.clone())
@@ -96,14 +96,17 @@ pub(crate) fn build(
     Ok(Built { spec, seccomp })
 }
 
+/// One of its own.
+pub(crate) fn new_namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(None);
+    namespace
+}
+
 /// New ones, joined ones by path; absent = the host's.
 fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>, Error> {
     let config = &record.host_config;
-    let new = |kind| {
-        let mut namespace = LinuxNamespace::default();
-        namespace.set_typ(kind).set_path(None);
-        namespace
-    };
+    let new = new_namespace;
     let mut list = vec![new(LinuxNamespaceType::Mount)];
     if config.network_mode != "host" {
         // Its descriptor goes beside the configuration.
@@ -140,8 +143,7 @@ fn namespaces(engine: &Engine, record: &Record) -> Result<Vec<LinuxNamespace>, E
 
 /// The user's, over two defaults that make a private network usable without
 /// capabilities: any port, and ping.
-fn sysctls(record: &Record) -> Result<HashMap<String, String>, Error> {
-    let config = &record.host_config;
+pub(crate) fn sysctls(config: &HostConfig) -> Result<HashMap<String, String>, Error> {
     let own_network =
         config.network_mode != "host" && !config.network_mode.starts_with("container:");
     let mut list = HashMap::new();
@@ -226,10 +228,12 @@ mod tests {
 
     #[test]
     fn network_defaults_only_where_private() {
-        let mut record = Record::default();
-        record.host_config.network_mode = "none".into();
-        assert_eq!(sysctls(&record).unwrap().len(), 2);
-        record.host_config.network_mode = "host".into();
-        assert!(sysctls(&record).unwrap().is_empty());
+        let mut config = HostConfig {
+            network_mode: "none".into(),
+            ..HostConfig::default()
+        };
+        assert_eq!(sysctls(&config).unwrap().len(), 2);
+        config.network_mode = "host".into();
+        assert!(sysctls(&config).unwrap().is_empty());
     }
 }

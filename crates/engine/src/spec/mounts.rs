@@ -16,7 +16,7 @@ const PROPAGATIONS: &[&str] = &[
     "rprivate", "private", "rshared", "shared", "rslave", "slave",
 ];
 
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+pub(crate) fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
         .set_destination(PathBuf::from(destination))
@@ -69,7 +69,8 @@ pub(crate) fn build(
     Ok(list)
 }
 
-fn defaults(config: &api::HostConfig, options: &SecurityOptions) -> Vec<Mount> {
+/// What every container sees.
+pub(crate) fn defaults(config: &api::HostConfig, options: &SecurityOptions) -> Vec<Mount> {
     let sys = if config.privileged { "rw" } else { "ro" };
     let cgroup = if config.privileged || options.writable_cgroups {
         "rw"

@@ -99,7 +99,7 @@ pub(crate) fn further(
 
 /// The user as text, empty for root: the runtime looks it up, and its groups,
 /// in the container's own files.
-fn user(name: &str, groups: &[u32]) -> User {
+pub(crate) fn user(name: &str, groups: &[u32]) -> User {
     let mut user = User::default();
     user.set_username(Some(name.to_owned()));
     if !groups.is_empty() {
@@ -113,7 +113,7 @@ fn working_dir(path: &str) -> PathBuf {
 }
 
 /// Nothing inheritable or ambient (CVE-2022-24769).
-fn capability_sets(names: &BTreeSet<&'static str>) -> Result<LinuxCapabilities, Error> {
+pub(crate) fn capability_sets(names: &BTreeSet<&'static str>) -> Result<LinuxCapabilities, Error> {
     let set = names
         .iter()
         .map(|name| {
@@ -160,7 +160,7 @@ pub(crate) fn replace_or_append(env: &mut Vec<String>, entry: &str) {
 }
 
 /// The daemon's defaults, replaced by name. -1 = no limit.
-fn rlimits(defaults: &[Ulimit], own: &[Ulimit]) -> Result<Vec<PosixRlimit>, Error> {
+pub(crate) fn rlimits(defaults: &[Ulimit], own: &[Ulimit]) -> Result<Vec<PosixRlimit>, Error> {
     defaults
         .iter()
         .filter(|limit| own.iter().all(|other| other.name != limit.name))

@@ -26,7 +26,7 @@ const DRAFT: &str = "_data.new";
 /// Fills the empty directory `data` of a volume with what `root` has at
 /// `inside`: all of it or, when that fails, nothing. Whether `data` is `new`
 /// and no container has it yet.
-pub(super) fn fill(
+pub(crate) fn fill(
     root: BorrowedFd<'_>,
     inside: &str,
     data: &Path,

@@ -26,6 +26,8 @@ use crate::container::{MountRecord, Record};
 use crate::error::io;
 use crate::{files, time};
 
+pub(crate) use fill::fill;
+
 /// The label of a volume that was given no name.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
@@ -155,7 +157,7 @@ impl Volumes {
             Some(root) => root,
             None => root.insert(image()?),
         };
-        fill::fill(root.as_fd(), &mount.point.destination, &data, new)
+        fill(root.as_fd(), &mount.point.destination, &data, new)
     }
 
     /// Removes volumes just made for a container that is not to be.

@@ -27,7 +27,7 @@ use self::init::Init;
 use self::layers::Layers;
 use crate::protocol::Layer;
 use crate::protocol::{
-    Failure, FromLauncher, FromMonitor, LAUNCHER_SOCKET, Start, ToLauncher, VERSION,
+    Failure, FromLauncher, FromMonitor, LAUNCHER_SOCKET, Start, ToLauncher, TreeFrom, VERSION,
 };
 use crate::{endpoint, monitor, overlay};
 
@@ -256,13 +256,27 @@ impl Launcher {
         }
     }
 
+    /// Mounts all layers that a container needs.
+    fn provide(&mut self, start: &mut Start) -> io::Result<()> {
+        let root = &mut start.root;
+        self.layers.provide(&mut root.layers, &mut root.options)?;
+        for tree in &mut start.trees {
+            match &mut tree.from {
+                TreeFrom::Layers { layers, options } => self.layers.provide(layers, options)?,
+                TreeFrom::Writable(root) => {
+                    self.layers.provide(&mut root.layers, &mut root.options)?;
+                }
+                TreeFrom::Given => {}
+            }
+        }
+        Ok(())
+    }
+
     fn start(&mut self, mut start: Start, fds: Vec<OwnedFd>) {
         // A copy, for the case that there is no child to answer.
         let mut channel = fds.first().and_then(|channel| channel.try_clone().ok());
-        let root = &mut start.root;
         let provided = self
-            .layers
-            .provide(&mut root.layers, &mut root.options)
+            .provide(&mut start)
             .and_then(|()| start.init.then(|| self.init.open()).transpose());
         let init = match provided {
             Ok(init) => init,

@@ -12,13 +12,27 @@ use crate::protocol::FromMonitor;
 pub(super) struct Connection {
     /// `None` once it is of no more use.
     socket: Option<OwnedFd>,
+    /// The container was started over it.
+    first: bool,
 }
 
 impl Connection {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Some(socket),
+            first: false,
         }
+    }
+
+    pub(super) fn first(socket: OwnedFd) -> Self {
+        Self {
+            first: true,
+            ..Self::new(socket)
+        }
+    }
+
+    pub(super) fn is_first(&self) -> bool {
+        self.first
     }
 
     pub(super) fn is_open(&self) -> bool {

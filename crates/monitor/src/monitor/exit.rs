@@ -20,6 +20,10 @@ pub(super) struct RunningState {
     pub(super) started_at: String,
     /// Where the time of the start went; taken by the message that says so.
     pub(super) steps: Vec<Step>,
+    /// Told with it: what was made to mount on.
+    pub(super) made: Vec<String>,
+    /// See [`crate::protocol::Start::bound`].
+    pub(super) bound: bool,
 }
 
 /// The container's control group; killed and removed on drop.

@@ -15,6 +15,7 @@ mod serve;
 mod shm;
 mod start;
 mod streams;
+mod tree;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use berth_runtime_core::{Exec, Stdio};
+use berth_runtime_core::{Exec, Inherit, Stdio};
 use berth_sys::signals;
 use oci_spec::runtime::Process as ProcessSpec;
 
@@ -235,6 +235,8 @@ impl Container {
             },
             cgroup: self.group(),
             seccomp: seccomp.as_ref(),
+            listener: None,
+            inherit: Inherit::default(),
         })?;
         let mut streams = match (pipes, started.console) {
             (Some((streams, _)), _) => streams,

@@ -77,11 +77,12 @@ impl Container {
 
     /// The channel that the start came with: tells that it is done.
     pub(super) fn add_first_connection(&mut self, channel: OwnedFd) {
-        let mut connection = Connection::new(channel);
+        let mut connection = Connection::first(channel);
         connection.send(&FromMonitor::Started {
             pid: self.processes[0].pid,
             started_at: self.state.started_at.clone(),
             steps: std::mem::take(&mut self.state.steps),
+            made: std::mem::take(&mut self.state.made),
         });
         self.connections.push(connection);
     }
@@ -250,6 +251,18 @@ impl Container {
             }
         }
         self.connections.retain(Connection::is_open);
+        if self.state.bound && !self.connections.iter().any(Connection::is_first) {
+            // Once: the processes are gone when this returns, or will be.
+            self.state.bound = false;
+            if let Some(group) = self.group()
+                && let Err(error) = group.kill_all()
+            {
+                warn(&format!(
+                    "kill what nobody waits for in control group {}: {error}",
+                    group.path()
+                ));
+            }
+        }
     }
 
     fn announce_oom_kills(&mut self) {

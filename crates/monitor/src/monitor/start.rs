@@ -7,7 +7,7 @@ use std::path::Path;
 
 use berth_cgroup::Cgroup;
 use berth_runtime_core::steps::Clock;
-use berth_runtime_core::{Create, Root, Stdio};
+use berth_runtime_core::{Create, Inherit, Root, Stdio};
 use berth_seccomp::Program;
 use berth_sys::signals::{self, SignalFd};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -19,6 +19,7 @@ use super::run_dir::RunDir;
 use super::serve::Container;
 use super::shm;
 use super::streams::Streams;
+use super::tree;
 use super::{Failed, Surroundings};
 use crate::launcher::namespace;
 use crate::log::Log;
@@ -51,6 +52,8 @@ pub(super) fn start(
         })?),
         None => None,
     };
+    let trees = tree::open_all(&start.trees, fds.tree, run_dir.path())?;
+    clock.mark("monitor: trees");
     // From here on the host's own mounts: a disk mounted there after the
     // launcher began can be the source of a bind mount.
     namespace::enter(host.namespace)
@@ -80,6 +83,8 @@ pub(super) fn start(
             .map(|tree| (Path::new(INIT), tree.as_fd())),
     );
     sources.extend(shm.as_ref().map(|tree| (Path::new(SHM), tree.as_fd())));
+    let targets = start.trees.iter().map(|tree| tree.target.as_path());
+    sources.extend(targets.zip(trees.iter().map(AsFd::as_fd)));
     let created = berth_runtime_core::create(&Create {
         spec: &spec,
         id: &start.id,
@@ -96,6 +101,7 @@ pub(super) fn start(
         network: fds.network.as_ref().map(AsFd::as_fd),
         sources: &sources,
         gate: false,
+        inherit: Inherit::default(),
     })?;
     let started_at = Timestamp::now().to_string();
     clock.extend(created.steps);
@@ -113,6 +119,8 @@ pub(super) fn start(
     }
     let state = RunningState {
         steps: clock.into_steps(),
+        made: created.made,
+        bound: start.bound,
         own_pid_namespace: has_own_pid_namespace(&spec),
         state_dir: start.state_dir,
         started_at,
@@ -151,6 +159,7 @@ struct Descriptors {
     seccomp: Option<OwnedFd>,
     network: Option<OwnedFd>,
     shm: Option<File>,
+    tree: Option<OwnedFd>,
     attached: Vec<OwnedFd>,
 }
 
@@ -177,6 +186,11 @@ impl Descriptors {
         } else {
             None
         };
+        let tree = if start.has_tree {
+            Some(next("the mount to take trees from")?)
+        } else {
+            None
+        };
         let attached: Vec<OwnedFd> = fds.collect();
         if attached.len() != start.attach.len() {
             return Err(Failed::invalid(format!(
@@ -190,6 +204,7 @@ impl Descriptors {
             seccomp,
             network,
             shm,
+            tree,
             attached,
         })
     }

@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::Cgroup;
-use berth_runtime_core::{Create, Created, Error, Exec, Root, Started, Stdio, create, exec};
+use berth_runtime_core::{
+    Create, Created, Error, Exec, Inherit, Root, Started, Stdio, create, exec,
+};
 use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 use rustix::process::{WaitId, WaitIdOptions};
@@ -180,6 +182,7 @@ impl Bundle {
             network,
             sources: &[],
             gate: self.gate,
+            inherit: Inherit::default(),
         })
     }
 
@@ -309,6 +312,8 @@ impl Sleeper {
             stdio,
             cgroup: self.bundle.cgroup.as_ref(),
             seccomp: None,
+            listener: None,
+            inherit: Inherit::default(),
         })
     }
 

@@ -328,7 +328,7 @@ pub(crate) fn clean(name: &[u8]) -> Result<Vec<Vec<u8>>> {
 /// Attributes that belong to a file. Not `trusted.*` and `user.overlay.*`: a
 /// layer must not steer overlayfs (redirects, metacopy). Not security labels,
 /// which are this machine's to give.
-pub(crate) fn is_wanted(name: &[u8]) -> bool {
+pub fn is_wanted(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
         _ => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),

@@ -13,9 +13,25 @@
 //! inputs ([`keeps_times`]) the layers that are mounted keep the files' own
 //! times, and the canonical ones are made for the image only.
 
+mod cache;
+mod collect;
+mod flight;
+mod key;
+mod layers;
+mod pass;
+mod run;
+mod usage;
+mod vertex;
+
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+
+pub use self::cache::{Cache, Record};
+pub use self::collect::{Bounds, Collected, Condition, Disk, Rule, default_rules};
+pub use self::layers::{Hold, Layers};
+pub use self::run::{Done, Solved, solve};
+pub use self::usage::{CACHE_MOUNT, GIT, LOCAL, Measured, REGULAR, Row, Shelf};
 
 use crate::graph::{Exec, Git, Graph, Http, Id, Image, Local, MountKind, Op};
 use crate::progress::Sink;
@@ -37,6 +53,15 @@ pub enum Error {
     System(String),
     #[error("context canceled")]
     Cancelled,
+}
+
+/// A vertex failed, and with it the solve.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct SolveError {
+    /// None: it was none of them (no place to write to, a graph that is none).
+    pub vertex: Option<Id>,
+    pub error: Error,
 }
 
 /// What a solve needs done by the engine. Dropping a future cancels the work,

@@ -1,0 +1,432 @@
+//! Contents of files that came from outside, by digest, in few large files: a
+//! context of 40,000 small files must not cost 40,000 inodes.
+//!
+//! ```text
+//! <root>/<number>.pack      contents, one after the other
+//! <root>/<number>.index     JSON lines: the boot in which they were written,
+//!                           then digest, offset, length of each
+//! ```
+//!
+//! It is a cache: what is lost is sent again. A line of an index is written
+//! after its content, so the death of a process leaves nothing half there. A
+//! power cut may: contents of another boot are hashed before they are first
+//! given out, and forgotten if they are not what they were.
+
+mod collect;
+mod directory;
+mod intake;
+mod pack;
+mod tar;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_store::{Digest, is_nearly_full};
+use rustix::fs::{Mode, OFlags, fstatvfs, mkdir, open};
+use rustix::io::Errno;
+
+pub(crate) use self::intake::{Intake, run as take_in};
+pub(crate) use self::pack::name;
+use self::pack::{Key, Pack};
+
+/// A pack that is this long takes no more.
+const PACK_SIZE: u64 = 256 << 20;
+/// Contents up to this size are hashed before they are written, so that what is
+/// here already costs no writing.
+const SMALL: u64 = 1 << 20;
+/// The free space of the disk is looked at after so many bytes.
+const LOOK_EVERY: u64 = 64 << 20;
+
+/// Cheap to clone; safe from many threads.
+#[derive(Clone, Debug)]
+pub struct Files {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: OwnedFd,
+    /// Of this boot.
+    boot: String,
+    state: Mutex<State>,
+    /// Held by the one that collects.
+    collecting: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    index: HashMap<Key, Location>,
+    packs: BTreeMap<u32, Open>,
+    /// Where contents are appended.
+    current: Option<u32>,
+    /// Counts additions and requests.
+    clock: u64,
+    /// When each [`Hold`] began, and how many did then.
+    holds: BTreeMap<u64, usize>,
+    /// Bytes since the disk was looked at.
+    unlooked: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    pack: Arc<Pack>,
+    /// Where the next content goes.
+    end: u64,
+    /// Contents that are being written, and are in no index yet.
+    pending: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Location {
+    pack: u32,
+    offset: u64,
+    length: u64,
+    /// Written in this boot, or hashed in it.
+    verified: bool,
+    /// On the clock: last added or asked for.
+    touched: u64,
+}
+
+/// Reads one content from its beginning to its end.
+#[derive(Debug)]
+pub struct Content {
+    /// Keeps the file open when a collection has removed its name.
+    pack: Arc<Pack>,
+    offset: u64,
+    left: u64,
+}
+
+impl Content {
+    /// Bytes left to read.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let want = want.min(buffer.len());
+        let n = self.pack.read_at(&mut buffer[..want], self.offset)?;
+        if n == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.offset += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// While it lives, a collection leaves alone what was added or asked for since
+/// it was made: a build holds its contents before anything names them.
+#[derive(Debug)]
+pub struct Hold {
+    inner: Arc<Inner>,
+    since: u64,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.inner.state();
+        if let Some(count) = state.holds.get_mut(&self.since) {
+            *count -= 1;
+            if *count == 0 {
+                state.holds.remove(&self.since);
+            }
+        }
+    }
+}
+
+impl Files {
+    /// Opens or makes a store of contents; what a crash left unfinished is cut
+    /// off. One process at a time.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        match mkdir(root, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(root, flags, Mode::empty())?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Self::open_in_boot(root, boot.trim().to_owned())
+    }
+
+    fn open_in_boot(root: OwnedFd, boot: String) -> io::Result<Self> {
+        let mut state = State::default();
+        for number in pack::list(&root)? {
+            let Some((pack, header, entries)) = pack::load(&root, number)? else {
+                continue;
+            };
+            let mut end = 0;
+            let verified = header == boot;
+            for (key, offset, length) in entries {
+                end = end.max(offset + length);
+                let location = Location {
+                    pack: number,
+                    offset,
+                    length,
+                    verified,
+                    touched: 0,
+                };
+                state.index.insert(key, location);
+            }
+            pack.cut(end)?;
+            if verified && end < PACK_SIZE {
+                state.current = Some(number);
+            }
+            let pending = 0;
+            let pack = Arc::new(pack);
+            state.packs.insert(number, Open { pack, end, pending });
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                boot,
+                state: Mutex::new(state),
+                collecting: Mutex::new(()),
+            }),
+        })
+    }
+
+    /// See [`Hold`].
+    pub fn hold(&self) -> Hold {
+        let mut state = self.inner.state();
+        let since = state.clock;
+        *state.holds.entry(since).or_default() += 1;
+        Hold {
+            inner: Arc::clone(&self.inner),
+            since,
+        }
+    }
+
+    pub fn contains(&self, digest: &str) -> bool {
+        matches!(self.find(digest), Ok(Some(_)))
+    }
+
+    /// Adds the next `size` bytes of a stream; returns their digest. What is
+    /// there already is not stored twice.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if there are fewer; `StorageFull` before the disk is.
+    pub fn add(&self, size: u64, input: &mut dyn Read) -> io::Result<Digest> {
+        if size <= SMALL {
+            return self.add_bytes(&read_exactly(size, input)?);
+        }
+        let space = self.inner.reserve(size)?;
+        let key = space.fill(input)?;
+        space.commit(key, None)?;
+        Ok(name(&key))
+    }
+
+    /// Adds a content that is in memory.
+    pub fn add_bytes(&self, bytes: &[u8]) -> io::Result<Digest> {
+        let key = pack::hash(bytes);
+        if self.inner.touch(&key) {
+            return Ok(name(&key));
+        }
+        let space = self.inner.reserve(bytes.len() as u64)?;
+        space.pack.write_at(bytes, space.offset)?;
+        space.commit(key, None)?;
+        Ok(name(&key))
+    }
+
+    /// # Errors
+    /// `NotFound` if it is not here.
+    pub fn read(&self, digest: &str) -> io::Result<Content> {
+        let Some((pack, location)) = self.find(digest)? else {
+            let message = format!("the content {digest} is not here any more");
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        };
+        Ok(Content {
+            pack,
+            offset: location.offset,
+            left: location.length,
+        })
+    }
+
+    fn find(&self, digest: &str) -> io::Result<Option<(Arc<Pack>, Location)>> {
+        let Some(key) = pack::key(digest) else {
+            return Ok(None);
+        };
+        let (pack, location) = {
+            let mut state = self.inner.state();
+            state.clock += 1;
+            let now = state.clock;
+            let Some(location) = state.index.get_mut(&key) else {
+                return Ok(None);
+            };
+            location.touched = now;
+            let location = *location;
+            let Some(open) = state.packs.get(&location.pack) else {
+                return Ok(None);
+            };
+            (Arc::clone(&open.pack), location)
+        };
+        if location.verified {
+            return Ok(Some((pack, location)));
+        }
+        let found = pack::hash_range(&pack, location.offset, location.length)?;
+        let mut state = self.inner.state();
+        if found != Some(key) {
+            state.index.remove(&key);
+            return Ok(None);
+        }
+        if let Some(location) = state.index.get_mut(&key) {
+            location.verified = true;
+        }
+        Ok(Some((pack, location)))
+    }
+
+    /// Bytes on disk.
+    pub fn size(&self) -> u64 {
+        let state = self.inner.state();
+        state.packs.values().map(|open| open.end).sum()
+    }
+}
+
+/// At most [`SMALL`] bytes.
+fn read_exactly(size: u64, input: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(size as usize);
+    if (input.take(size).read_to_end(&mut bytes)? as u64) < size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is in it is changed by single assignments only.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether that content is here, verified.
+    fn touch(&self, key: &Key) -> bool {
+        let mut state = self.state();
+        state.clock += 1;
+        let now = state.clock;
+        match state.index.get_mut(key) {
+            Some(location) if location.verified => {
+                location.touched = now;
+                true
+            }
+            // Written once more: that costs as much as reading it.
+            _ => false,
+        }
+    }
+
+    /// Room for a content of this size.
+    fn reserve(&self, size: u64) -> io::Result<Space<'_>> {
+        let mut state = self.state();
+        state.unlooked = state.unlooked.saturating_add(size);
+        if state.unlooked >= LOOK_EVERY {
+            let disk = fstatvfs(&self.root)?;
+            if is_nearly_full(&self.root)? || size > disk.f_bavail * disk.f_frsize {
+                return Err(Errno::NOSPC.into());
+            }
+            state.unlooked = 0;
+        }
+        let number = match state.current {
+            Some(number) => number,
+            None => {
+                let number = state.packs.keys().next_back().map_or(0, |last| last + 1);
+                let pack = Arc::new(pack::create(&self.root, number, &self.boot)?);
+                let (end, pending) = (0, 0);
+                state.packs.insert(number, Open { pack, end, pending });
+                state.current = Some(number);
+                number
+            }
+        };
+        let Some(open) = state.packs.get_mut(&number) else {
+            return Err(io::Error::other("the current pack is gone"));
+        };
+        let offset = open.end;
+        open.end += size;
+        open.pending += 1;
+        let pack = Arc::clone(&open.pack);
+        if open.end >= PACK_SIZE {
+            state.current = None;
+        }
+        Ok(Space {
+            inner: self,
+            pack,
+            offset,
+            size,
+            committed: false,
+        })
+    }
+}
+
+/// Room in a pack that is being written. Dropped without a commit, it is given
+/// back.
+struct Space<'a> {
+    inner: &'a Inner,
+    pack: Arc<Pack>,
+    offset: u64,
+    size: u64,
+    committed: bool,
+}
+
+impl Space<'_> {
+    /// Writes the content; returns its digest.
+    fn fill(&self, input: &mut dyn Read) -> io::Result<Key> {
+        if self.size > SMALL {
+            return pack::stream(&self.pack, self.offset, self.size, input);
+        }
+        let bytes = read_exactly(self.size, input)?;
+        self.pack.write_at(&bytes, self.offset)?;
+        Ok(pack::hash(&bytes))
+    }
+
+    /// Makes it visible, in place of the one in the pack `old` if that is said.
+    fn commit(mut self, key: Key, old: Option<u32>) -> io::Result<()> {
+        let mut state = self.inner.state();
+        state.clock += 1;
+        let mut touched = state.clock;
+        match state.index.get_mut(&key) {
+            Some(there) if Some(there.pack) == old => touched = there.touched,
+            // Another was faster.
+            Some(there) if there.verified => {
+                there.touched = touched;
+                return Ok(());
+            }
+            _ => {}
+        }
+        // Under the lock: lines of an index never mix.
+        self.pack.note(&key, self.offset, self.size)?;
+        let location = Location {
+            pack: self.pack.number(),
+            offset: self.offset,
+            length: self.size,
+            verified: true,
+            touched,
+        };
+        state.index.insert(key, location);
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Space<'_> {
+    fn drop(&mut self) {
+        let mut state = self.inner.state();
+        let Some(open) = state.packs.get_mut(&self.pack.number()) else {
+            return;
+        };
+        open.pending -= 1;
+        if self.committed {
+            return;
+        }
+        if open.end == self.offset + self.size {
+            open.end = self.offset;
+            // Otherwise the next content overwrites it.
+            let _ = self.pack.cut(self.offset);
+        } else {
+            self.pack.punch(self.offset, self.size);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What builds keep between them.
+//!
+//! ```text
+//! <data-root>/build/files/          contents of files from outside
+//! <data-root>/build/contexts/       what clients' contexts held
+//! <data-root>/build/cache-mounts/   directories of RUN --mount=type=cache
+//! <data-root>/build/empty/          an empty directory
+//! <exec-root>/build/<id>/           a step that runs
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_api::Error;
+use berth_build::files::Files;
+use berth_build::solve::{self, Cache};
+
+use super::caches::Caches;
+use crate::Config;
+use crate::engine::Engine;
+use crate::error::io;
+use crate::files;
+
+#[derive(Debug)]
+pub(crate) struct Builder {
+    /// Opened by the first build that needs it.
+    files: Mutex<Option<Files>>,
+    /// The same.
+    cache: Mutex<Option<Cache>>,
+    pub(super) caches: Caches,
+}
+
+impl Builder {
+    /// Makes the directories.
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let root = config.data_root.join("build");
+        for (path, mode) in [
+            (root.clone(), 0o700),
+            (root.join("empty"), 0o755),
+            (root.join("contexts"), 0o700),
+            (root.join("cache-mounts"), 0o700),
+            (config.exec_root.join("build"), 0o700),
+        ] {
+            files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
+        }
+        Ok(Self {
+            files: Mutex::default(),
+            cache: Mutex::default(),
+            caches: Caches::new(root.join("cache-mounts")),
+        })
+    }
+
+    /// Blocks the first time.
+    pub(super) fn files(&self, config: &Config) -> Result<Files, solve::Error> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = &*files {
+            return Ok(files.clone());
+        }
+        let root = config.data_root.join("build/files");
+        let opened = Files::open(&root)
+            .map_err(|error| solve::Error::System(format!("open {}: {error}", root.display())))?;
+        Ok(files.insert(opened).clone())
+    }
+}
+
+impl Engine {
+    /// Results that are known. Blocks the first time.
+    pub(super) fn build_cache(&self) -> Result<Cache, solve::Error> {
+        let cache = &self.0.builder.cache;
+        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = &*cache {
+            return Ok(cache.clone());
+        }
+        let opened = Cache::open(Arc::new(self.0.store.clone()))?;
+        Ok(cache.insert(opened).clone())
+    }
+
+    /// Where a running step keeps its files.
+    pub(super) fn steps_dir(&self) -> PathBuf {
+        steps_dir(&self.0.config.exec_root)
+    }
+
+    /// Below all layers, where there must be two.
+    pub(super) fn empty_dir(&self) -> PathBuf {
+        self.0.config.data_root.join("build/empty")
+    }
+}
+
+fn steps_dir(exec_root: &Path) -> PathBuf {
+    exec_root.join("build")
+}

@@ -1,0 +1,209 @@
+//! `RUN --mount=type=cache`: directories that outlive builds.
+//!
+//! ```text
+//! <root>/<SHA-256 of the id>/id          the id
+//! <root>/<SHA-256 of the id>/<n>/data    the directory
+//! ```
+//!
+//! An id has several directories only if steps that do not share had to run at
+//! the same time. Locks are of this process: the steps of an engine that was
+//! killed die with it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_api::Error;
+use berth_build::dockerfile::Sharing;
+use tokio::sync::Notify;
+
+use crate::error::io;
+use crate::files;
+
+/// Directories of one id; more steps that do not share wait.
+const MAX_SLOTS: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Caches {
+    root: PathBuf,
+    users: Arc<Users>,
+}
+
+#[derive(Debug, Default)]
+struct Users {
+    /// By directory.
+    used: Mutex<HashMap<PathBuf, Use>>,
+    /// Told when a directory becomes free.
+    freed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// By so many steps that share it.
+    Shared(usize),
+    Alone,
+}
+
+/// One directory, kept for a step.
+#[derive(Debug)]
+pub(super) struct Cache {
+    /// `<root>/<hash>/<n>`
+    pub(super) dir: PathBuf,
+    users: Arc<Users>,
+}
+
+impl Cache {
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        let mut used = self.users.lock();
+        match used.get_mut(&self.dir) {
+            Some(Use::Shared(count)) if *count > 1 => *count -= 1,
+            _ => {
+                used.remove(&self.dir);
+            }
+        }
+        drop(used);
+        self.users.freed.notify_waiters();
+    }
+}
+
+impl Users {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Use>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Caches {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            users: Arc::default(),
+        }
+    }
+
+    /// A directory of that id, as `sharing` says; it may not have been filled
+    /// yet. Waits for its turn; dropping the future gives it up.
+    pub(super) async fn take(&self, id: &str, sharing: Sharing) -> Result<Cache, Error> {
+        let all = self.root.join(digest(id));
+        files::make_dir(&all, 0o700).map_err(|error| io("make", &all, &error))?;
+        let name = all.join("id");
+        if !name.exists() {
+            files::replace(&name, id.as_bytes(), 0o600)
+                .map_err(|error| io("write", &name, &error))?;
+        }
+        loop {
+            let freed = self.users.freed.notified();
+            tokio::pin!(freed);
+            // From here on nothing is missed.
+            freed.as_mut().enable();
+            if let Some(cache) = self.try_take(&all, sharing)? {
+                return Ok(cache);
+            }
+            freed.await;
+        }
+    }
+
+    fn try_take(&self, all: &Path, sharing: Sharing) -> Result<Option<Cache>, Error> {
+        let mut used = self.users.lock();
+        let slots = (0..MAX_SLOTS).map(|number| all.join(number.to_string()));
+        let existing: Vec<PathBuf> = slots.clone().filter(|dir| dir.exists()).collect();
+        let shared = |dir: &&PathBuf| matches!(used.get(*dir), Some(Use::Shared(_)));
+        let free = |dir: &&PathBuf| !used.contains_key(*dir);
+        let found = match sharing {
+            Sharing::Shared => existing
+                .iter()
+                .find(shared)
+                .or_else(|| existing.iter().find(free)),
+            Sharing::Private | Sharing::Locked => existing.iter().find(free),
+        };
+        let dir = match (found, sharing) {
+            (Some(dir), _) => dir.clone(),
+            (None, Sharing::Locked) if !existing.is_empty() => return Ok(None),
+            (None, _) => {
+                let Some(dir) = slots.into_iter().find(|dir| !existing.contains(dir)) else {
+                    return Ok(None);
+                };
+                std::fs::create_dir(&dir).map_err(|error| io("make", &dir, &error))?;
+                dir
+            }
+        };
+        let next = match (used.get(&dir), sharing) {
+            (Some(Use::Shared(count)), _) => Use::Shared(count + 1),
+            (_, Sharing::Shared) => Use::Shared(1),
+            _ => Use::Alone,
+        };
+        used.insert(dir.clone(), next);
+        Ok(Some(Cache {
+            dir,
+            users: self.users.clone(),
+        }))
+    }
+
+    /// Removes a directory that no step uses; whether it did. Blocks.
+    #[allow(dead_code, reason = "for the pruning of the build cache")]
+    pub(super) fn remove(&self, dir: &Path) -> Result<bool, Error> {
+        let gone = {
+            let used = self.users.lock();
+            if used.contains_key(dir) {
+                return Ok(false);
+            }
+            // Out of sight before anyone can take it.
+            let gone = dir.with_extension("gone");
+            match std::fs::rename(dir, &gone) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(io("remove", dir, &error)),
+                Ok(()) => gone,
+            }
+        };
+        std::fs::remove_dir_all(&gone).map_err(|error| io("remove", &gone, &error))?;
+        Ok(true)
+    }
+}
+
+/// Ids are anything; names of directories are not.
+fn digest(id: &str) -> String {
+    berth_store::digest_of(id.as_bytes())
+        .trim_start_matches("sha256:")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn sharing_modes() {
+        let root = tempfile::tempdir().unwrap();
+        let caches = Caches::new(root.path().to_owned());
+        let one = caches.take("../x", Sharing::Shared).await.unwrap();
+        let two = caches.take("../x", Sharing::Shared).await.unwrap();
+        assert_eq!(one.dir, two.dir);
+        assert!(one.dir.starts_with(root.path()));
+        let own = caches.take("../x", Sharing::Private).await.unwrap();
+        assert_ne!(own.dir, one.dir);
+        assert_ne!(
+            caches.take("y", Sharing::Locked).await.unwrap().dir,
+            one.dir
+        );
+        // Both are taken: a locked one waits.
+        let waits = caches.take("../x", Sharing::Locked);
+        tokio::pin!(waits);
+        let at_once = futures_util::poll!(waits.as_mut());
+        assert!(at_once.is_pending());
+        drop(one);
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        let dir = two.dir.clone();
+        assert!(!caches.remove(&dir).unwrap());
+        drop(two);
+        let locked = waits.await.unwrap();
+        assert_eq!(locked.dir, dir);
+        drop((locked, own));
+        assert!(caches.remove(&dir).unwrap());
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,199 @@
+//! From a request to the plans that are solved: the Dockerfile, and what base
+//! images say.
+
+use std::collections::BTreeMap;
+
+use berth_api::Error;
+use berth_api::build::{BuildRequest, ContextSource};
+use berth_build::dockerfile::{Dockerfile, Network};
+use berth_build::graph::Plan;
+use berth_build::plan::{self, Base, GitAddress, NamedContext, Options, Outcome, Query};
+use berth_build::progress::Event;
+use berth_store::Platform;
+use futures_util::future::join_all;
+
+use super::announce::announced;
+use super::session::Session;
+use super::{Failure, MAIN_CONTEXT, context, images};
+use crate::images::Wanted;
+
+/// Rounds of questions: a stage's base names another only so often.
+const MAX_ROUNDS: usize = 100;
+
+/// A Dockerfile as it is written.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// As errors show it.
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+/// The Dockerfile: the client's, or that of a context which only the engine
+/// sees.
+pub(super) async fn source(session: &Session) -> Result<Source, Error> {
+    let request = &session.request;
+    let name = match request.dockerfile_name.as_str() {
+        "" => "Dockerfile",
+        name => name,
+    };
+    let title = format!("[internal] load build definition from {name}");
+    let text = announced(session, &title, async |id| {
+        let text = match &request.dockerfile {
+            Some(text) => text.clone(),
+            None => of_context(session, id).await?,
+        };
+        session.tell(Event::Status {
+            id,
+            name: "transferring dockerfile:".to_owned(),
+            current: text.len() as u64,
+            total: text.len() as u64,
+            done: true,
+        });
+        Ok(text)
+    })
+    .await?;
+    if text.len() as u64 > context::MAX_TEXT {
+        return Err(Error::invalid(format!(
+            "{name} is larger than {} bytes",
+            context::MAX_TEXT
+        )));
+    }
+    announced(session, "[internal] load .dockerignore", async |_| Ok(())).await?;
+    Ok(Source {
+        name: name.to_owned(),
+        text,
+    })
+}
+
+async fn of_context(session: &Session, id: usize) -> Result<String, Error> {
+    let tree = context::unfiltered(session, id, MAIN_CONTEXT).await?;
+    let files = session.files().map_err(super::of_solve)?;
+    let path = session.dockerfile_path();
+    let mut found = context::text_file(&files, &tree, path)?;
+    if found.is_none() && path == "Dockerfile" {
+        // As people write it where names have no case.
+        found = context::text_file(&files, &tree, "dockerfile")?;
+    }
+    found.ok_or_else(|| {
+        Error::invalid(format!(
+            "failed to read dockerfile: open {path}: no such file or directory"
+        ))
+    })
+}
+
+/// One plan per platform.
+pub(super) async fn plans(
+    session: &Session,
+    source: &Source,
+    file: &Dockerfile,
+) -> Result<Vec<Plan>, Failure> {
+    let request = &session.request;
+    let own = Wanted::parse("")?.platform().clone();
+    let mut platforms = Vec::new();
+    for text in &request.platforms {
+        let platform = Wanted::parse(text)?.platform().clone();
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(own.clone());
+    }
+    let mut bases = BTreeMap::new();
+    let mut plans = Vec::new();
+    for platform in &platforms {
+        let options = options(request, &own, platform, platforms.len() > 1)?;
+        plans.push(one(session, source, file, &options, &mut bases).await?);
+    }
+    Ok(plans)
+}
+
+/// Asks and plans again until nothing is open.
+async fn one(
+    session: &Session,
+    source: &Source,
+    file: &Dockerfile,
+    options: &Options,
+    bases: &mut BTreeMap<Query, Base>,
+) -> Result<Plan, Failure> {
+    for _ in 0..MAX_ROUNDS {
+        let outcome = plan::plan(file, options, bases)
+            .map_err(|error| Failure::at(Error::invalid(error.message), source, error.lines))?;
+        let queries = match outcome {
+            Outcome::Done(plan) => return Ok(*plan),
+            Outcome::Needs(queries) => queries,
+        };
+        let answers = join_all(queries.iter().map(|query| images::answer(session, query))).await;
+        for (query, answer) in queries.into_iter().zip(answers) {
+            let base = answer.map_err(|error| {
+                let lines = place(file, &query);
+                Failure::at(error, source, lines)
+            })?;
+            bases.insert(query, base);
+        }
+    }
+    Err(Error::system("the Dockerfile asks for one base image after the other").into())
+}
+
+/// The FROM that names an image.
+fn place(file: &Dockerfile, query: &Query) -> Option<berth_build::dockerfile::Lines> {
+    let names = |base: &str| {
+        berth_store::Reference::parse(base)
+            .is_ok_and(|reference| reference.full() == query.reference)
+    };
+    let stage = file.stages.iter().find(|stage| names(&stage.base))?;
+    Some(stage.lines)
+}
+
+fn options(
+    request: &BuildRequest,
+    own: &Platform,
+    platform: &Platform,
+    multi_platform: bool,
+) -> Result<Options, Error> {
+    let mut contexts = BTreeMap::new();
+    for (name, source) in &request.contexts {
+        if name == MAIN_CONTEXT {
+            continue;
+        }
+        let context = match source {
+            ContextSource::Empty | ContextSource::Client { .. } | ContextSource::Archive => {
+                NamedContext::Local
+            }
+            ContextSource::Remote { url } => match GitAddress::parse(url, false) {
+                Some(_) => NamedContext::Git(url.clone()),
+                None => NamedContext::Http(url.clone()),
+            },
+            ContextSource::Image { reference } => NamedContext::Image(reference.clone()),
+            ContextSource::Layout { .. } => {
+                return Err(Error::not_implemented(format!(
+                    "context {name}: oci-layout:// is not supported yet"
+                )));
+            }
+        };
+        contexts.insert(name.clone(), context);
+    }
+    Ok(Options {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        build_platform: own.clone(),
+        platform: platform.clone(),
+        multi_platform,
+        no_cache: request.no_cache,
+        no_cache_filter: request.no_cache_filter.clone(),
+        contexts,
+        network: match request.network.as_str() {
+            "" | "default" | "bridge" => Network::Default,
+            "none" => Network::None,
+            "host" => Network::Host,
+            other => {
+                return Err(Error::invalid(format!(
+                    "network mode {other:?} not supported by builds; use \"default\", \"none\" or \"host\""
+                )));
+            }
+        },
+        extra_hosts: request.extra_hosts.clone(),
+        hostname: String::new(),
+    })
+}

@@ -1,0 +1,162 @@
+//! What a step changed, as a layer.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use berth_api::Error;
+use berth_build::tree::Layer;
+use berth_store::{DiffOptions, Digest};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2, statat, unlinkat};
+
+use super::super::session::Session;
+use crate::error::{IntoApi as _, io as failed};
+
+/// Changes are held in memory up to this, so that small ones cost no thread.
+const HELD: usize = 1 << 20;
+
+/// A layer of the changes in a snapshot; none if there are none. Blocks.
+pub(super) fn make(
+    session: &Session,
+    key: &str,
+    time: i64,
+    keep_times: bool,
+) -> Result<Option<Layer>, Error> {
+    let Some(digest) = write(session, key, Some(time))? else {
+        return Ok(None);
+    };
+    let stored = match keep_times {
+        true => write(session, key, None)?.unwrap_or_else(|| digest.clone()),
+        false => digest.clone(),
+    };
+    Ok(Some(Layer {
+        digest,
+        stored,
+        blob: None,
+    }))
+}
+
+fn write(session: &Session, key: &str, time: Option<i64>) -> Result<Option<Digest>, Error> {
+    let options = DiffOptions { without: &[], time };
+    make_layer(session, &mut |out| {
+        session.engine.0.store.diff_with(key, &options, out).api()
+    })
+}
+
+/// Stores what `produce` writes as a layer, unless it says that there is
+/// nothing. Blocks.
+pub(in crate::build) fn make_layer(
+    session: &Session,
+    produce: &mut dyn FnMut(&mut dyn Write) -> Result<bool, Error>,
+) -> Result<Option<Digest>, Error> {
+    std::thread::scope(|scope| {
+        let mut consumer = None;
+        let mut spill = Spill {
+            held: Vec::new(),
+            pipe: None,
+            start: &mut || {
+                let (input, output) = io::pipe()?;
+                // Larger than the kernel's default, to be woken less often.
+                let _ = rustix::pipe::fcntl_setpipe_size(&output, HELD);
+                let work = move || {
+                    let mut input = input;
+                    session.incoming.layer(&mut input).api()
+                };
+                let thread = std::thread::Builder::new().name("build-layer".into());
+                consumer = Some(thread.spawn_scoped(scope, work)?);
+                Ok(output)
+            },
+        };
+        let produced = produce(&mut spill);
+        let Spill { held, pipe, .. } = spill;
+        // The end of the stream.
+        drop(pipe);
+        let Some(consumer) = consumer else {
+            return match produced? {
+                true => session.incoming.layer(&mut held.as_slice()).api().map(Some),
+                false => Ok(None),
+            };
+        };
+        let stored = consumer
+            .join()
+            .unwrap_or_else(|_| Err(Error::system("the thread that writes a layer ended early")));
+        match (produced, stored) {
+            (Ok(true), stored) => stored.map(Some),
+            (Ok(false), Ok(_)) => Ok(None),
+            // A reader that gave up is why the writer could not go on.
+            (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+        }
+    })
+}
+
+/// Holds the beginning of a stream; starts a reader when there is more.
+struct Spill<'a> {
+    held: Vec<u8>,
+    pipe: Option<io::PipeWriter>,
+    start: &'a mut dyn FnMut() -> io::Result<io::PipeWriter>,
+}
+
+impl Write for Spill<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(pipe) = &mut self.pipe {
+            return pipe.write(bytes);
+        }
+        if self.held.len() + bytes.len() <= HELD {
+            self.held.extend_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        let mut pipe = (self.start)()?;
+        pipe.write_all(&std::mem::take(&mut self.held))?;
+        self.pipe.insert(pipe).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes away what was made in the root to mount on, unless the step put
+/// something there. Blocks.
+pub(super) fn remove_made(upper: &Path, made: &[String]) -> Result<(), Error> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty())
+        .map_err(|error| failed("open", upper, &error.into()))?;
+    // What is within goes before what it is in.
+    for path in made.iter().rev() {
+        let path = Path::new(path);
+        let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
+            continue;
+        };
+        let Ok(parent) = open_beneath(&root, parent) else {
+            continue;
+        };
+        let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
+        let removed = match FileType::from_raw_mode(stat.st_mode) {
+            // Fails if there is something in it.
+            FileType::Directory => unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if stat.st_size == 0 => unlinkat(&parent, name, AtFlags::empty()),
+            _ => Ok(()),
+        };
+        if let Err(error) = removed
+            && error != rustix::io::Errno::NOTEMPTY
+        {
+            return Err(failed("remove", &upper.join(path), &error.into()));
+        }
+    }
+    Ok(())
+}
+
+fn open_beneath(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let path = match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(root, path, flags, Mode::empty(), resolve)
+}

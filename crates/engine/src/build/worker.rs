@@ -1,0 +1,59 @@
+//! What a solve needs done, by this engine.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use berth_build::graph::{Git, Http, Id, Image, Local};
+use berth_build::solve::{self, Boxed, Step, Worker};
+use berth_build::tree::{Chain, Layer, Tree};
+
+use super::session::{Session, failed};
+use super::{context, images, step};
+use crate::error::blocking;
+use crate::rootfs;
+
+impl Worker for Session {
+    fn image<'a>(&'a self, id: Id, image: &'a Image) -> Boxed<'a, Chain> {
+        Box::pin(images::chain(self, id, image))
+    }
+
+    fn local<'a>(&'a self, id: Id, local: &'a Local) -> Boxed<'a, Arc<Tree>> {
+        Box::pin(context::tree(self, id, &local.name))
+    }
+
+    fn git<'a>(&'a self, id: Id, git: &'a Git) -> Boxed<'a, Arc<Tree>> {
+        let _ = (id, git);
+        Box::pin(async { Err(solve::Error::Invalid("git is not written yet".to_owned())) })
+    }
+
+    fn http<'a>(&'a self, id: Id, http: &'a Http) -> Boxed<'a, Arc<Tree>> {
+        let _ = (id, http);
+        Box::pin(async { Err(solve::Error::Invalid("http is not written yet".to_owned())) })
+    }
+
+    fn exec<'a>(&'a self, id: Id, step: Step) -> Boxed<'a, Option<Layer>> {
+        Box::pin(step::run(self, id, step))
+    }
+
+    fn mount<'a>(&'a self, chain: &'a Chain) -> Boxed<'a, OwnedFd> {
+        let layers: Vec<_> = chain.iter().map(|layer| layer.stored.clone()).collect();
+        let session = self.clone();
+        Box::pin(async move {
+            let mount = move || {
+                if layers.is_empty() {
+                    let path = session.engine.empty_dir();
+                    let empty = std::fs::File::open(&path)
+                        .map_err(|error| crate::error::io("open", &path, &error))?;
+                    return Ok(empty.into());
+                }
+                let found = session.locate(&layers)?;
+                session
+                    .engine
+                    .0
+                    .launcher
+                    .mount(rootfs::layers(&found), Vec::new())
+            };
+            blocking(mount).await.map_err(failed)
+        })
+    }
+}

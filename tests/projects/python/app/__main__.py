@@ -1,0 +1,3 @@
+import six
+
+print("Hello from Python", six.text_type(42))
