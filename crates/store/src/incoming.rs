@@ -262,7 +262,9 @@ impl Incoming {
         let inner = self.inner();
         let mut slot = Some(inner.slots.slot());
         let Some(Part::Arriving(arrival)) = self.part(blob) else {
-            let (file, size) = self.open_blob(blob)?;
+            let Some((file, size)) = self.find_blob(blob)? else {
+                return invalid(format!("blob {blob} is missing"));
+            };
             return unpack_blob(inner, self.work(), file, size, progress);
         };
         loop {
@@ -288,6 +290,11 @@ impl Incoming {
     /// `NotFound`.
     pub fn open_blob(&self, digest: &str) -> Result<(BlobReader, u64)> {
         hex_of(digest)?;
+        let found = self.find_blob(digest)?;
+        found.ok_or_else(|| Error::NotFound(format!("blob {digest} not found")))
+    }
+
+    fn find_blob(&self, digest: &str) -> Result<Option<(BlobReader, u64)>> {
         let stored = {
             let state = &mut *self.inner().state();
             let stored = state.blob_size(digest).is_some();
@@ -297,13 +304,12 @@ impl Incoming {
             stored
         };
         if stored {
-            return self.inner().open_blob(digest);
+            return self.inner().open_blob(digest).map(Some);
         }
         let arrived = Arrived(self);
-        match arrived.size(digest) {
-            Some(size) => Ok((arrived.open(digest)?, size)),
-            None => Err(Error::NotFound(format!("blob {digest} not found"))),
-        }
+        let size = arrived.size(digest);
+        size.map(|size| Ok((arrived.open(digest)?, size)))
+            .transpose()
     }
 
     /// Makes `id` (a manifest or index that was put) an image with these names
