@@ -9,6 +9,8 @@ pub type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;
 
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Text of the Dockerfile, as soon as it has been read.
+    Dockerfile(String),
     /// First event about a vertex: told for all before the first starts.
     Known {
         id: Id,

@@ -231,9 +231,9 @@ mod tests {
             ),
             ("GET /info?a=%25%zz", 400, "invalid URL escape \\\"%zz\\\""),
             (
-                "POST /build",
+                "POST /grpc",
                 501,
-                "building images is not supported by berth yet",
+                "BuildKit's interface is not supported by berth yet",
             ),
             (
                 "GET /v1.44/swarm",

@@ -59,6 +59,7 @@ pub struct Settings {
 pub struct Server {
     engine: Engine,
     settings: Arc<Settings>,
+    builds: build::Builds,
     stop: watch::Sender<bool>,
     /// Held by each request at work.
     requests: Guards,
@@ -71,6 +72,7 @@ impl Server {
         Self {
             engine,
             settings: Arc::new(settings),
+            builds: build::Builds::default(),
             stop: watch::Sender::new(false),
             requests: Guards::new(),
             connections: Guards::new(),
@@ -139,6 +141,7 @@ impl Server {
         let call = Call {
             engine: self.engine.clone(),
             settings: Arc::clone(&self.settings),
+            builds: self.builds.clone(),
             version: target.version,
             name: target.name,
             query: target.query,
@@ -155,6 +158,7 @@ impl Server {
 struct Call {
     engine: Engine,
     settings: Arc<Settings>,
+    builds: build::Builds,
     /// The newest when the path names none.
     version: ApiVersion,
     /// What stands for `{}` in the route's path.

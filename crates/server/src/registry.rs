@@ -1,5 +1,7 @@
 //! What needs a registry: pull, push, search, login.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{alphabet, prelude::BASE64_STANDARD};
@@ -100,6 +102,24 @@ fn credentials(headers: &HeaderMap) -> Result<AuthConfig, Error> {
         return Ok(AuthConfig::default());
     };
     decode(value.as_bytes())
+}
+
+/// Credentials by registry (`X-Registry-Config`); none when they cannot be read.
+pub(crate) fn decode_all(value: &[u8]) -> Option<BTreeMap<String, AuthConfig>> {
+    let value = value.trim_ascii();
+    let text = (value.len() <= MAX_AUTH)
+        .then(|| {
+            BASE64_URL
+                .decode(value)
+                .or_else(|_| BASE64_STANDARD.decode(value))
+        })?
+        .ok()?;
+    let all: BTreeMap<String, AuthConfig> = serde_json::from_slice(&text).ok()?;
+    // One that is wrong is none; the others are still good.
+    let good = all
+        .into_iter()
+        .filter_map(|(host, auth)| Some((host, with_pair(auth).ok()?)));
+    Some(good.collect())
 }
 
 fn decode(value: &[u8]) -> Result<AuthConfig, Error> {

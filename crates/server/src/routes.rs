@@ -86,6 +86,9 @@ static ROUTES: &[Route] = table! {
     POST   "/images/{}/tag"              24 => images::tag;
     DELETE "/images/{}"                  24 => images::remove;
 
+    POST   "/build"                      24 => build::build;
+    POST   "/build/prune"                31 => build::prune;
+    POST   "/build/cancel"               24 => build::cancel;
     POST   "/build/session"              24 => build::session;
 
     POST   "/auth"                       24 => registry::auth;

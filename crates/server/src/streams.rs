@@ -324,7 +324,7 @@ mod tests {
         let late = body(run(&["a", "b"], bad(), ApiVersion::MAX).await.unwrap()).await;
         assert_eq!(
             late,
-            "{\"status\":\"a\"}\n{\"status\":\"b\"}\n{\"errorDetail\":{\"message\":\"bad tar\"}}\n"
+            "{\"status\":\"a\"}\n{\"status\":\"b\"}\n{\"errorDetail\":{\"message\":\"bad tar\"},\"error\":\"bad tar\"}\n"
         );
         let old = body(run(&["a"], bad(), ApiVersion(1, 47)).await.unwrap()).await;
         assert!(old.ends_with("\"error\":\"bad tar\"}\n"), "{old}");

@@ -53,7 +53,7 @@ macro_rules! missing {
 }
 
 const COPY: Why = Unwritten("copying files to and from containers");
-const BUILD: Why = Unwritten("building images");
+const BUILD: Why = Unwritten("BuildKit's interface");
 const CHECKPOINT: Why = Unwritten("checkpointing containers");
 const NETWORKS: Why = Unwritten("managing networks");
 const PLUGINS: Why = Unwritten("managing plugins");
@@ -68,9 +68,6 @@ pub(crate) static MISSING: &[Missing] = missing! {
     GET    "/containers/{}/checkpoints"    25 => CHECKPOINT;
     POST   "/containers/{}/checkpoints"    25 => CHECKPOINT;
 
-    POST   "/build"                        24 => BUILD;
-    POST   "/build/prune"                  31 => BUILD;
-    POST   "/build/cancel"                 24 => BUILD;
     POST   "/session"                      31 => BUILD;
     POST   "/grpc"                         24 => BUILD;
 

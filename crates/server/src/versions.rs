@@ -401,15 +401,15 @@ pub(crate) fn event(version: ApiVersion, event: &mut Event) {
     }
 }
 
-/// `error` and the drawn bar left with 1.48.
+/// The drawn bar left with 1.48. `error` was to leave, too, but Docker still
+/// sends it, and clients (docker-py) look at nothing else.
 pub(crate) fn progress(version: ApiVersion, line: &mut Progress) {
-    if version >= v(48) {
-        line.error.clear();
-        line.progress.clear();
-        return;
-    }
     if let Some(error) = &line.error_detail {
         line.error.clone_from(&error.message);
+    }
+    if version >= v(48) {
+        line.progress.clear();
+        return;
     }
     if line.progress.is_empty()
         && let Some(detail) = &line.detail

@@ -69,14 +69,6 @@ pub(crate) fn decode<'a>(
     })
 }
 
-/// The plain stream in one that is plain or compressed (gzip, bzip2, xz, zstd).
-///
-/// # Errors
-/// When its beginning cannot be read; later ones come out of the stream.
-pub fn inflate<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>> {
-    Ok(decompress(input)?.1)
-}
-
 /// Both at once.
 pub(crate) fn decompress<'a>(input: impl Read + 'a) -> Result<(Compression, Box<dyn Read + 'a>)> {
     let (compression, whole) = detect(input)?;

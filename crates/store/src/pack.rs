@@ -155,12 +155,12 @@ impl Incoming {
             media_type: compression.media_type(),
         };
         if compression != PackAs::Plain {
-            (packed.digest, packed.size) = self.compress(&original, compression)?;
+            (packed.digest, packed.size) = self.compress_original(&original, compression)?;
         }
         Ok(packed)
     }
 
-    fn compress(&self, original: &Original, compression: PackAs) -> Result<(Digest, u64)> {
+    fn compress_original(&self, original: &Original, compression: PackAs) -> Result<(Digest, u64)> {
         let (name, file) = self.create()?;
         let (mut plain, pieces) = Pieces::new();
         let made = thread::scope(|scope| {

@@ -405,7 +405,7 @@ fn import_makes_an_image_of_one_layer() {
         assert_eq!(image.names, [name.full()]);
         assert_eq!(
             image.config.rootfs().diff_ids().as_slice(),
-            [blob::digest_of(&plain)]
+            [digest_of(&plain)]
         );
         let history = image.config.history().as_ref().unwrap();
         assert_eq!(history[0].comment().as_deref(), Some("Imported from -"));

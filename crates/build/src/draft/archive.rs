@@ -26,7 +26,8 @@ impl Draft<'_> {
         owner: Option<(u32, u32)>,
     ) -> io::Result<()> {
         let ((), digests) = take_in(files, |intake| {
-            let mut tar = TarReader::new(inflate(input).map_err(from_store)?);
+            let mut plain = inflate(input).map_err(from_store)?;
+            let mut tar = TarReader::new(&mut plain);
             let mut count = 0;
             while let Some(entry) = tar.next().map_err(from_store)? {
                 count += 1;
@@ -41,7 +42,7 @@ impl Draft<'_> {
                     })?;
             }
             // What compresses it is only known to be whole at its end.
-            io::copy(&mut tar.into_inner(), &mut io::sink())?;
+            io::copy(&mut plain, &mut io::sink())?;
             Ok(())
         })?;
         self.settle(&digests);

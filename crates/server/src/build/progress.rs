@@ -155,6 +155,7 @@ impl Translator {
 
     fn add(&mut self, status: &mut Status, time: &str, event: Event) {
         match event {
+            Event::Dockerfile(_) => {}
             Event::Known {
                 id, name, inputs, ..
             } => {
