@@ -192,7 +192,7 @@ fn caches_secrets_and_tmpfs() {
         again.no_cache = true;
         rig.build(again).await.unwrap();
         assert_eq!(rig.output(false), "700:1000\nkept\n");
-        let text = "FROM busybox\nRUN --mount=type=secret,id=key,uid=1000 stat -c %a:%u /run/secrets/key; cat /run/secrets/key; touch /run/secrets/x 2>&1 | grep -c denied\nRUN --mount=type=secret,id=key,env=K echo \"is $K\"; test ! -e /run/secrets\nRUN --mount=type=secret,id=none echo fine\n";
+        let text = "FROM busybox\nRUN --mount=type=secret,id=key,uid=1000 stat -c %a:%u /run/secrets/key; cat /run/secrets/key; echo x 2>&1 >/run/secrets/key | grep -o Read-only\nRUN --mount=type=secret,id=key,env=K echo \"is $K\"; test ! -e /run/secrets\nRUN --mount=type=secret,id=none echo fine\n";
         rig.build(request(text)).await.unwrap();
         let output = rig.output(false);
         assert!(output.starts_with("400:1000\nvalue"), "{output}");
@@ -226,7 +226,7 @@ fn binds_of_stages() {
         let text =
             "FROM busybox AS one\nFROM busybox\nRUN --mount=from=one,source=/no,target=/m true\n";
         let missing = rig.build(request(text)).await.unwrap_err().error.message;
-        assert!(missing.contains("no such file or directory"), "{missing}");
+        assert!(missing.contains("not found"), "{missing}");
         rig.nothing_is_left();
     });
 }
@@ -234,7 +234,8 @@ fn binds_of_stages() {
 #[test]
 fn steps_are_fast() {
     Rig::run(async |rig| {
-        let text = format!("FROM busybox\n{}", "RUN true\n".repeat(10));
+        let steps: String = (0..10).map(|n| format!("RUN echo {n} > /f\n")).collect();
+        let text = format!("FROM busybox\n{steps}");
         rig.build(request("FROM busybox\nRUN true\n"))
             .await
             .unwrap();
