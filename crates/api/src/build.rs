@@ -363,3 +363,29 @@ go_struct! {
         space_reclaimed: u64,
     }
 }
+
+go_struct! {
+    /// What `GET /system/df` lists of the build cache.
+    pub struct CacheRecord {
+        #[serde(rename = "ID")]
+        id: String,
+        /// The space is Docker's.
+        #[serde(rename = " Parents", alias = "Parents", skip_serializing_if = "Vec::is_empty")]
+        parents: Vec<String>,
+        /// "regular", "source.local", "exec.cachemount", "source.git.checkout".
+        r#type: String,
+        description: String,
+        in_use: bool,
+        /// With an image or a container: removing it gives no space back.
+        shared: bool,
+        /// Bytes on disk; what two records have in common is in the older
+        /// one's.
+        size: i64,
+        created_at: String,
+        last_used_at: Option<String>,
+        usage_count: i64,
+        /// Why it stays: an extension of berth's own.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        reasons: Vec<String>,
+    }
+}
