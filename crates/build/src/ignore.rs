@@ -86,6 +86,10 @@ impl Ignore {
                 Some(text) => (true, text),
                 None => (false, pattern),
             };
+            // Paths have none in front, and BuildKit takes none away here.
+            if text.starts_with('/') {
+                continue;
+            }
             if list.len() == MAX_PATTERNS || text.len() > MAX_PATTERN {
                 return Err("too many or too long patterns".to_owned());
             }
