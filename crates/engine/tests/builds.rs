@@ -329,8 +329,12 @@ fn an_agent_is_forwarded() {
 #[test]
 fn steps_are_fast() {
     Rig::run(async |rig| {
+<<<<<<< HEAD
+        let text = format!("FROM busybox\n{}", "RUN true\n".repeat(10));
+=======
         let steps: String = (0..10).map(|n| format!("RUN echo {n} > /f\n")).collect();
         let text = format!("FROM busybox\n{steps}");
+>>>>>>> main
         rig.build(request("FROM busybox\nRUN true\n"))
             .await
             .unwrap();
