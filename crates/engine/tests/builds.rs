@@ -216,7 +216,7 @@ fn caches_secrets_and_tmpfs() {
 #[test]
 fn binds_of_stages() {
     Rig::run(async |rig| {
-        let text = "FROM busybox AS one\nRUN mkdir -p /d/e; echo content > /d/e/f; ln -s ../../etc/passwd /d/out; ln -s /d/e /link\nFROM busybox\nRUN --mount=from=one,source=/link,target=/m cat /m/f; touch /m/x 2>&1 | grep -o 'Read-only file system'\nRUN --mount=from=one,source=/d/e/f,target=/file cat /file\nRUN --mount=from=one,target=/m,rw echo more > /m/d/e/g; cat /m/d/e/g\nRUN --mount=from=one,target=/m test ! -e /m/d/e/g && test ! -e /file && test ! -s /m/out\n";
+        let text = "FROM busybox AS one\nRUN mkdir -p /d/e; echo content > /d/e/f; ln -s ../../etc/passwd /d/out; ln -s /d/e /link\nFROM busybox\nRUN --mount=from=one,source=/link,target=/m cat /m/f; touch /m/x 2>&1 | grep -o 'Read-only file system'\nRUN --mount=from=one,source=/d/e/f,target=/file cat /file\nRUN --mount=from=one,source=/bin,target=/p /p/busybox true\nRUN --mount=from=one,target=/m,rw echo more > /m/d/e/g; cat /m/d/e/g\nRUN --mount=from=one,target=/m test ! -e /m/d/e/g && test ! -e /file && test ! -s /m/out\n";
         rig.build(request(text)).await.unwrap();
         assert_eq!(
             rig.output(false),
@@ -329,12 +329,8 @@ fn an_agent_is_forwarded() {
 #[test]
 fn steps_are_fast() {
     Rig::run(async |rig| {
-<<<<<<< HEAD
-        let text = format!("FROM busybox\n{}", "RUN true\n".repeat(10));
-=======
         let steps: String = (0..10).map(|n| format!("RUN echo {n} > /f\n")).collect();
         let text = format!("FROM busybox\n{steps}");
->>>>>>> main
         rig.build(request("FROM busybox\nRUN true\n"))
             .await
             .unwrap();
