@@ -1,7 +1,6 @@
 //! `GET /system/df` and `POST /system/check`.
 
-use crate::container::{self, Labels};
-use crate::{image, volume};
+use crate::{build, container, image, volume};
 
 macro_rules! usage {
     ($(#[$outer:meta])* $name:ident of $item:ty) => {
@@ -38,7 +37,8 @@ usage! {
     VolumeUsage of volume::Volume
 }
 usage! {
-    BuildCacheUsage of Labels
+    /// Sizes without what is shared: that is counted with images.
+    BuildCacheUsage of build::CacheRecord
 }
 
 go_struct! {

@@ -15,6 +15,8 @@ use crate::host::Host;
 pub(crate) struct Context {
     /// "berth" or "docker".
     pub(crate) program: String,
+    /// `--debug`: say more.
+    pub(crate) debug: bool,
     pub(crate) host: Host,
     /// The engine to start if none answers at `host`.
     pub(crate) on_demand: Option<OnDemand>,
@@ -99,6 +101,7 @@ impl Context {
             .map_err(|error| Failure::new(format!("cannot start the event loop: {error}")))?;
         Ok(Self {
             program: program.to_owned(),
+            debug: global.on("debug"),
             on_demand: OnDemand::for_host(named.as_deref(), &environment),
             host,
             config,

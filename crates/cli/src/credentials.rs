@@ -108,11 +108,18 @@ pub(crate) fn all(config: &ConfigFile) -> std::collections::BTreeMap<String, Cre
         .chain(from_environment.keys());
     let mut found = std::collections::BTreeMap::new();
     for key in keys {
-        let host = if key == INDEX { "docker.io" } else { hostname(key) };
+        let host = if key == INDEX {
+            "docker.io"
+        } else {
+            hostname(key)
+        };
         let credentials = match get(config, key) {
             Ok(credentials) => credentials,
             Err(failure) => {
-                warn(&format!("WARNING: no credentials for {host}: {}", failure.message));
+                warn(&format!(
+                    "WARNING: no credentials for {host}: {}",
+                    failure.message
+                ));
                 continue;
             }
         };

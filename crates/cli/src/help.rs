@@ -47,9 +47,7 @@ pub(crate) fn group(program: &str, name: &str) -> Option<String> {
         "Usage:  {program} {name} COMMAND\n\n{}\n\nCommands:\n",
         group.about
     );
-    let rows = tree::commands().filter_map(|command| {
-        Some((member(command, name)?, command.about))
-    });
+    let rows = tree::commands().filter_map(|command| Some((member(command, name)?, command.about)));
     text.push_str(&rows_of(rows.collect()));
     let _ = write!(
         text,

@@ -12,6 +12,11 @@ pub(crate) fn now() -> i64 {
     Timestamp::now().as_second()
 }
 
+/// Seconds since 1970 of an RFC 3339 time.
+pub(crate) fn seconds(text: &str) -> Option<i64> {
+    text.parse::<Timestamp>().ok().map(Timestamp::as_second)
+}
+
 /// "2 minutes ago"
 pub(crate) fn ago(seconds: i64) -> String {
     format!("{} ago", human_duration((now() - seconds).max(0)))

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::build::PruneOptions;
+
 /// Settings that come from the command line and daemon.json.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -16,6 +18,7 @@ pub struct Config {
     pub registries: RegistryOptions,
     /// When images are removed by themselves; all 0: never.
     pub image_gc: berth_store::Limits,
+    pub build_gc: BuildGc,
     pub log_driver: String,
     pub log_opts: BTreeMap<String, String>,
     pub labels: Vec<String>,
@@ -37,6 +40,16 @@ pub struct Config {
     pub debug: bool,
     /// Ready network namespaces of each kind.
     pub network_pool: usize,
+}
+
+/// When the build cache gives space back by itself: after builds.
+#[derive(Clone, Debug)]
+pub enum BuildGc {
+    Off,
+    /// Docker's rules with these bounds; all 0: shares of the disk.
+    Default(berth_build::solve::Bounds),
+    /// One after the other.
+    Rules(Vec<PruneOptions>),
 }
 
 /// How images come from registries and go there.

@@ -82,6 +82,7 @@ impl Engine {
         let manager = Manager::new(config.network_pool).api()?;
         let networks = Networks::open(&config, &manager)?;
         let seccomp = Seccomp::new(&config.seccomp_profile)?;
+        let builder = Builder::open(&config, &store)?;
         let inner = Inner {
             id: engine_id(&config.data_root.join("engine-id"))?,
             store,
@@ -95,7 +96,7 @@ impl Engine {
             seccomp,
             events: EventLog::new(),
             execs: Execs::default(),
-            builder: Builder::open(&config)?,
+            builder,
             index: RwLock::default(),
             closing: AtomicBool::new(false),
             config,
@@ -117,6 +118,7 @@ impl Engine {
             live.channel = None;
             live.checks = None;
         }
+        self.flush_build_cache().await;
     }
 
     /// Nothing is started or removed any more.

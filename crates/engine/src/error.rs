@@ -27,6 +27,20 @@ impl<T> IntoApi<T> for Result<T, berth_registry::client::Error> {
     }
 }
 
+impl<T> IntoApi<T> for Result<T, berth_build::solve::Error> {
+    fn api(self) -> Result<T, Error> {
+        use berth_build::solve::Error as Solve;
+        self.map_err(|error| {
+            let kind = match error {
+                Solve::NotFound(_) => Kind::NotFound,
+                Solve::Invalid(_) => Kind::Invalid,
+                Solve::Exit { .. } | Solve::System(_) | Solve::Cancelled => Kind::System,
+            };
+            Error::new(kind, error.to_string())
+        })
+    }
+}
+
 pub(crate) fn from_registry(error: berth_registry::client::Error) -> Error {
     use berth_registry::client::Error as Registry;
     match error {

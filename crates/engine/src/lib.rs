@@ -53,8 +53,9 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 
+pub use berth_build::solve::Bounds;
 pub use berth_store::Limits;
-pub use config::{BridgeOptions, Config, RegistryOptions};
+pub use config::{BridgeOptions, BuildGc, Config, RegistryOptions};
 pub use engine::Engine;
 pub use events::event_matches;
 pub use images::{CommitOptions, PullRequest, PushRequest};

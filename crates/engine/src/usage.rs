@@ -6,9 +6,7 @@ use std::collections::{HashMap, HashSet};
 use berth_api::Error;
 use berth_api::container::Summary;
 use berth_api::filters::Filters;
-use berth_api::usage::{
-    BuildCacheUsage, Check, ContainerUsage, Damage, DiskUsage, ImageUsage, VolumeUsage,
-};
+use berth_api::usage::{Check, ContainerUsage, Damage, DiskUsage, ImageUsage, VolumeUsage};
 use berth_api::volume::UsageData;
 use berth_store::{Usage, disk_usage};
 
@@ -44,10 +42,7 @@ impl Engine {
             usage.volume_usage = Some(self.volume_usage().await?);
         }
         if wants("build-cache") {
-            usage.build_cache_usage = Some(BuildCacheUsage {
-                items: Some(Vec::new()),
-                ..BuildCacheUsage::default()
-            });
+            usage.build_cache_usage = Some(self.build_usage().await?);
         }
         Ok(usage)
     }

@@ -70,6 +70,7 @@ impl Bed {
             debug: false,
             network_pool: 1,
             image_gc: berth_engine::Limits::default(),
+            build_gc: berth_engine::BuildGc::Off,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::dockerfile::{self, Dockerfile, Instruction, Lines, Mount, hinted};
 use crate::graph::Variables;
 
 /// Triggers of all stages together: they multiply, and a file may be hostile.
-const MAX_TRIGGERS: usize = 200_000;
+const MAX_TRIGGERS: usize = 20_000;
 /// Triggers stand in images as they would in a file without directives.
 const TRIGGER_ESCAPE: char = '\\';
 

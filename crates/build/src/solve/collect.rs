@@ -1,6 +1,7 @@
 //! Giving space back: rules as BuildKit's, least recently used first.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use berth_store::Digest;
@@ -55,6 +56,17 @@ impl Condition {
 pub struct Disk {
     pub total: u64,
     pub free: u64,
+}
+
+impl Disk {
+    /// That a path is on.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Self {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
 }
 
 /// What a collection did.
@@ -121,7 +133,7 @@ pub fn default_rules(given: Bounds, disk: Disk) -> Vec<Rule> {
 
 impl Rule {
     /// Bytes to come down to, of `used`; none: there are no bounds.
-    fn target(&self, used: u64, disk: Disk) -> Option<u64> {
+    pub fn target(&self, used: u64, disk: Disk) -> Option<u64> {
         if self.reserved == 0 && self.max_used == 0 && self.min_free == 0 {
             return None;
         }

@@ -22,9 +22,10 @@ pub struct Row {
     pub kind: String,
     pub description: String,
     pub parents: Vec<String>,
-    /// What comes back when nothing else keeps it. What two rows have in common
-    /// is in the older one's.
+    /// What two rows have in common is in the older one's.
     pub size: u64,
+    /// The part of the size that nothing but the cache keeps.
+    pub own: u64,
     /// A running build uses it.
     pub in_use: bool,
     /// Images that have it as well; then removing it gives no space back.
@@ -92,8 +93,8 @@ impl Cache {
                 let mut row = stock.row(record);
                 row.in_use = self.in_use(&record.id);
                 let layers = record.layers().into_iter();
-                let own = layers.filter(|layer| seen.insert(layer.clone()));
-                row.size = own.map(|layer| stock.size(&layer)).sum();
+                let first = layers.filter(|layer| seen.insert(layer.clone()));
+                (row.size, row.own) = stock.sizes(first);
                 row
             })
             .collect();
@@ -128,6 +129,15 @@ impl Stock {
         self.layers.get(layer).map_or(0, |layer| layer.size)
     }
 
+    /// Of layers, and of those that nothing but records keeps.
+    fn sizes(&self, layers: impl Iterator<Item = Digest>) -> (u64, u64) {
+        layers.fold((0, 0), |(all, own), layer| {
+            let size = self.size(&layer);
+            let is_own = !self.is_shared(&layer);
+            (all + size, own + if is_own { size } else { 0 })
+        })
+    }
+
     /// Whether something else than records keeps it.
     pub(super) fn is_shared(&self, layer: &Digest) -> bool {
         (self.layers.get(layer))
@@ -145,12 +155,14 @@ impl Stock {
             .collect();
         images.sort();
         images.dedup();
+        let (size, own) = self.sizes(layers.iter().cloned());
         Row {
             id: record.id.clone(),
             kind: REGULAR.to_owned(),
             description: record.description.clone(),
             parents: record.parents.clone(),
-            size: measured.iter().map(|layer| layer.size).sum(),
+            size,
+            own,
             in_use: false,
             images,
             has_container: measured.iter().any(|layer| layer.has_container),

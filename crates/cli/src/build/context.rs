@@ -60,11 +60,11 @@ impl Contexts {
             ..Self::default()
         };
         if path == "-" {
-            contexts.from_stdin(file, &mut std::io::stdin().lock())?;
+            contexts.take_stdin(file, &mut std::io::stdin().lock())?;
         } else if Path::new(path).is_dir() {
-            contexts.from_directory(Path::new(path), file)?;
+            contexts.take_directory(Path::new(path), file)?;
         } else if is_remote(path) {
-            contexts.from_remote(path, file)?;
+            contexts.take_remote(path, file)?;
         } else {
             return Err(format!(
                 "unable to prepare context: path {path:?} not found"
@@ -77,7 +77,7 @@ impl Contexts {
     }
 
     /// An archive, or a Dockerfile that needs no files.
-    fn from_stdin(&mut self, file: &str, stdin: &mut dyn Read) -> Result<(), String> {
+    fn take_stdin(&mut self, file: &str, stdin: &mut dyn Read) -> Result<(), String> {
         if file == "-" {
             return Err(
                 "invalid argument: can't use stdin for both build context and dockerfile"
@@ -108,7 +108,7 @@ impl Contexts {
         Ok(())
     }
 
-    fn from_directory(&mut self, root: &Path, file: &str) -> Result<(), String> {
+    fn take_directory(&mut self, root: &Path, file: &str) -> Result<(), String> {
         let beside = match file {
             "-" => {
                 let stdin = std::io::stdin().lock();
@@ -118,7 +118,11 @@ impl Contexts {
             "" => {
                 let path = root.join("Dockerfile");
                 let lower = root.join("dockerfile");
-                Some(if !path.exists() && lower.exists() { lower } else { path })
+                Some(if !path.exists() && lower.exists() {
+                    lower
+                } else {
+                    path
+                })
             }
             path => Some(PathBuf::from(path)),
         };
@@ -133,7 +137,7 @@ impl Contexts {
         self.insert_directory(MAIN, root, source)
     }
 
-    fn from_remote(&mut self, url: &str, file: &str) -> Result<(), String> {
+    fn take_remote(&mut self, url: &str, file: &str) -> Result<(), String> {
         if file == "-" {
             let stdin = std::io::stdin().lock();
             self.dockerfile = Some(text(stdin, "Dockerfile", MAX_DOCKERFILE)?);
@@ -268,9 +272,16 @@ fn identity(root: &Path) -> std::io::Result<String> {
 
 /// What the engine fetches.
 fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
+    [
+        "http://",
+        "https://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+    ]
+    .iter()
+    .any(|prefix| text.starts_with(prefix))
 }
 
 /// A tar stream, plain or compressed, by its first bytes.
@@ -290,7 +301,13 @@ fn is_tar(head: &[u8]) -> bool {
         return false;
     };
     let sum: u64 = (block.iter().enumerate())
-        .map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u64::from(byte) })
+        .map(|(at, &byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u64::from(byte)
+            }
+        })
         .sum();
     let said = block[148..156]
         .iter()
@@ -324,19 +341,21 @@ mod tests {
     fn stdin_is_an_archive_or_a_dockerfile() {
         let mut contexts = Contexts::default();
         let text = b"FROM scratch\n";
-        contexts.from_stdin("", &mut &text[..]).unwrap();
+        contexts.take_stdin("", &mut &text[..]).unwrap();
         assert_eq!(contexts.dockerfile.as_deref(), Some("FROM scratch\n"));
         assert_eq!(contexts.told[MAIN], ContextSource::Empty);
         for archive in [tar_of("a"), vec![0; 1024], b"\x1f\x8b\x08rest".to_vec()] {
             let mut contexts = Contexts::default();
-            contexts.from_stdin("sub/Df", &mut archive.as_slice()).unwrap();
+            contexts
+                .take_stdin("sub/Df", &mut archive.as_slice())
+                .unwrap();
             assert_eq!(contexts.told[MAIN], ContextSource::Archive);
             assert_eq!(contexts.dockerfile_name, "sub/Df");
         }
         let mut contexts = Contexts::default();
-        let error = contexts.from_stdin("Df", &mut &text[..]).unwrap_err();
+        let error = contexts.take_stdin("Df", &mut &text[..]).unwrap_err();
         assert!(error.starts_with("ambiguous Dockerfile source"), "{error}");
-        assert!(contexts.from_stdin("-", &mut &text[..]).is_err());
+        assert!(contexts.take_stdin("-", &mut &text[..]).is_err());
     }
 
     #[test]
@@ -347,9 +366,9 @@ mod tests {
         write(".dockerignore", "a\n");
         let root = dir.path().to_str().unwrap();
         let ignored = |contexts: &Contexts, name: &str| match &contexts.sources[MAIN] {
-            Source::Directory { ignore, .. } => {
-                ignore.as_ref().is_some_and(|ignore| ignore.is_ignored(&[name]))
-            }
+            Source::Directory { ignore, .. } => ignore
+                .as_ref()
+                .is_some_and(|ignore| ignore.is_ignored(&[name])),
             _ => panic!("no directory"),
         };
         let plain = find(&[root]).unwrap();
@@ -379,10 +398,22 @@ mod tests {
     #[test]
     fn mistakes() {
         for (words, why) in [
-            (&["/no/such"][..], "unable to prepare context: path \"/no/such\" not found"),
-            (&["/", "-f", "/no/Df"], "failed to solve: failed to read dockerfile: open Df: no such file or directory"),
-            (&["/", "-f", "/dev/null", "--build-context", "x"], "invalid context value: x, expected key=value"),
-            (&["/", "-f", "/dev/null", "--build-context", "x=/no"], "failed to get build context x: stat /no: no such file or directory"),
+            (
+                &["/no/such"][..],
+                "unable to prepare context: path \"/no/such\" not found",
+            ),
+            (
+                &["/", "-f", "/no/Df"],
+                "failed to solve: failed to read dockerfile: open Df: no such file or directory",
+            ),
+            (
+                &["/", "-f", "/dev/null", "--build-context", "x"],
+                "invalid context value: x, expected key=value",
+            ),
+            (
+                &["/", "-f", "/dev/null", "--build-context", "x=/no"],
+                "failed to get build context x: stat /no: no such file or directory",
+            ),
         ] {
             assert_eq!(find(words).unwrap_err(), why);
         }

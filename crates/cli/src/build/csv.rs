@@ -14,7 +14,9 @@ pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
                     Some('"') if letters.next_if_eq(&'"').is_some() => field.push('"'),
                     Some('"') => break,
                     Some(letter) => field.push(letter),
-                    None => return Err(format!("extraneous or missing \" in quoted-field: {text}")),
+                    None => {
+                        return Err(format!("extraneous or missing \" in quoted-field: {text}"));
+                    }
                 }
             }
         } else {

@@ -89,7 +89,11 @@ impl Context {
         let now = rustix::fs::fstat(&file).map_err(|error| failed("stat", stat, &error.into()))?;
         let same = FileType::from_raw_mode(now.st_mode) == FileType::RegularFile
             && u64::try_from(now.st_size) == Ok(stat.size);
-        if same { Ok(file.into()) } else { Err(changed(stat)) }
+        if same {
+            Ok(file.into())
+        } else {
+            Err(changed(stat))
+        }
     }
 }
 
@@ -105,7 +109,11 @@ fn changed(stat: &Stat) -> String {
 }
 
 fn failed(verb: &str, stat: &Stat, error: &io::Error) -> String {
-    format!("error from sender: {verb} {}: {}", stat.path, os_words(error))
+    format!(
+        "error from sender: {verb} {}: {}",
+        stat.path,
+        os_words(error)
+    )
 }
 
 #[cfg(test)]

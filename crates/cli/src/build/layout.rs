@@ -33,8 +33,8 @@ pub(super) fn find(place: &str) -> Result<(PathBuf, String), String> {
     let index = root.join("index.json");
     let text = std::fs::read(&index)
         .map_err(|error| path_error("open", &index.display().to_string(), &error))?;
-    let index: Index = serde_json::from_slice(&text)
-        .map_err(|error| format!("{}: {error}", index.display()))?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", index.display()))?;
     if let Some(digest) = digest {
         return Ok((root, digest.to_owned()));
     }

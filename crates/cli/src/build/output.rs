@@ -99,7 +99,12 @@ fn place(output: Output, dest: Option<String>) -> Result<(Output, Place), String
             Place::Engine
         }
         "local" => directory(kind, dest.as_deref())?,
-        "oci" | "docker" if output.attributes.get("tar").is_some_and(|tar| tar == "false") => {
+        "oci" | "docker"
+            if output
+                .attributes
+                .get("tar")
+                .is_some_and(|tar| tar == "false") =>
+        {
             directory(kind, dest.as_deref())?
         }
         // Loaded into the engine that built it.
@@ -118,7 +123,9 @@ fn place(output: Output, dest: Option<String>) -> Result<(Output, Place), String
         && kind == "local"
         && mode != "copy"
     {
-        return Err(format!("local output with mode={mode} is not supported yet"));
+        return Err(format!(
+            "local output with mode={mode} is not supported yet"
+        ));
     }
     Ok((output, place))
 }
@@ -160,7 +167,9 @@ mod tests {
 
     fn kinds(line: &str) -> Vec<(String, Place)> {
         let outputs = outputs(line).unwrap().into_iter();
-        outputs.map(|(output, place)| (output.kind, place)).collect()
+        outputs
+            .map(|(output, place)| (output.kind, place))
+            .collect()
     }
 
     #[test]
@@ -185,14 +194,26 @@ mod tests {
     #[test]
     fn mistakes_are_told_in_buildxs_words() {
         for (line, why) in [
-            ("-o dest=a", "type is required for output"),
+            ("-o dest=a,b=c", "type is required for output"),
             ("-o type=local", "dest is required for local exporter"),
-            ("-o type=local,dest=-", "dest cannot be stdout for local exporter"),
-            ("-o type=local,dest=/etc/passwd", "destination directory /etc/passwd is a file"),
+            (
+                "-o type=local,dest=-",
+                "dest cannot be stdout for local exporter",
+            ),
+            (
+                "-o type=local,dest=/etc/passwd",
+                "destination directory /etc/passwd is a file",
+            ),
             ("-o type=tar,dest=/", "destination file / is a directory"),
-            ("-o out --push", "push and \"local\" output can't be used together"),
+            (
+                "-o out --push",
+                "push and \"local\" output can't be used together",
+            ),
             ("-o type=blob", "output type \"blob\" is not supported"),
-            ("-o type=local,dest=a,mode=delete", "local output with mode=delete is not supported yet"),
+            (
+                "-o type=local,dest=a,mode=delete",
+                "local output with mode=delete is not supported yet",
+            ),
         ] {
             assert_eq!(outputs(line).unwrap_err(), why, "{line}");
         }

@@ -37,7 +37,10 @@ pub(super) fn job(context: &Context, args: &Parsed) -> Result<Job, String> {
         && outputs.iter().any(|output| {
             let named = output.attributes.contains_key("name");
             let pushed = output.kind == "registry"
-                || output.attributes.get("push").is_some_and(|push| push == "true");
+                || output
+                    .attributes
+                    .get("push")
+                    .is_some_and(|push| push == "true");
             pushed && !named
         })
     {
@@ -65,7 +68,7 @@ pub(super) fn job(context: &Context, args: &Parsed) -> Result<Job, String> {
         no_cache: args.on("no-cache"),
         no_cache_filter: commas(&args.list("no-cache-filter")),
         pull: args.on("pull"),
-        network: args.get("network").unwrap_or("default").to_owned(),
+        network: network(args)?,
         extra_hosts: commas(&args.list("add-host"))
             .iter()
             .filter_map(|text| validate::split_extra_host(text))
@@ -113,7 +116,9 @@ fn refuse(args: &Parsed) -> Result<(), String> {
     }
     let isolation = args.text("isolation");
     if !matches!(isolation.as_str(), "" | "default") {
-        return Err(format!("invalid isolation mode {isolation:?}: only \"default\" is supported"));
+        return Err(format!(
+            "invalid isolation mode {isolation:?}: only \"default\" is supported"
+        ));
     }
     if !args.on_by_default("rm") {
         return Err("--rm=false is not supported: steps leave no containers behind".to_owned());
@@ -122,12 +127,17 @@ fn refuse(args: &Parsed) -> Result<(), String> {
         if let Some(text) = args.get(name)
             && parse_bool(text) != Ok(false)
         {
-            return Err(format!("--{name} is not supported yet (only --{name}=false)"));
+            return Err(format!(
+                "--{name} is not supported yet (only --{name}=false)"
+            ));
         }
     }
     for text in args.list("attest") {
         let parts = csv::pairs(&text)?;
-        if parts.get("disabled").is_none_or(|text| parse_bool(text) != Ok(true)) {
+        if parts
+            .get("disabled")
+            .is_none_or(|text| parse_bool(text) != Ok(true))
+        {
             return Err(format!("--attest {text} is not supported yet"));
         }
     }
@@ -216,6 +226,16 @@ fn platforms(args: &Parsed) -> Result<Vec<String>, String> {
         }
     }
     Ok(platforms)
+}
+
+fn network(args: &Parsed) -> Result<String, String> {
+    match args.get("network").unwrap_or("default") {
+        "" => Ok("default".to_owned()),
+        mode @ ("default" | "none" | "host") => Ok(mode.to_owned()),
+        other => Err(format!(
+            "network mode {other:?} not supported by buildkit: only \"default\", \"none\" and \"host\" are"
+        )),
+    }
 }
 
 /// Each also a list with commas.
@@ -317,7 +337,12 @@ fn auth(context: &Context) -> BTreeMap<String, AuthConfig> {
 
 /// "[level:]key=value"
 fn annotations(texts: &[String]) -> Result<BTreeMap<String, String>, String> {
-    const LEVELS: [&str; 4] = ["manifest", "index", "manifest-descriptor", "index-descriptor"];
+    const LEVELS: [&str; 4] = [
+        "manifest",
+        "index",
+        "manifest-descriptor",
+        "index-descriptor",
+    ];
     texts
         .iter()
         .map(|text| {
@@ -358,7 +383,10 @@ mod tests {
             ("--rm=false", "--rm=false is not supported"),
             ("--provenance mode=max", "--provenance is not supported yet"),
             ("--sbom true", "--sbom is not supported yet"),
-            ("--attest type=sbom", "--attest type=sbom is not supported yet"),
+            (
+                "--attest type=sbom",
+                "--attest type=sbom is not supported yet",
+            ),
             ("--builder other", "no builder \"other\" found"),
         ] {
             let error = refuse(&parsed(line)).unwrap_err();

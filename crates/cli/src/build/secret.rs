@@ -26,18 +26,14 @@ impl Secret {
                 .map(std::os::unix::ffi::OsStringExt::into_vec)
                 .ok_or_else(|| format!("environment variable {name} is not set")),
             Self::File(path) => {
-                let failed =
-                    |error| path_error("open", &path.display().to_string(), &error);
+                let failed = |error| path_error("open", &path.display().to_string(), &error);
                 let file = std::fs::File::open(path).map_err(failed)?;
                 let mut value = Vec::new();
                 file.take(MAX_SECRET + 1)
                     .read_to_end(&mut value)
                     .map_err(failed)?;
                 if value.len() as u64 > MAX_SECRET {
-                    return Err(format!(
-                        "secret {} too big. max size 500KB",
-                        path.display()
-                    ));
+                    return Err(format!("secret {} too big. max size 500KB", path.display()));
                 }
                 Ok(value)
             }

@@ -118,7 +118,9 @@ impl Server {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.to_owned(), Arc::clone(&context));
-        context.list(&mut out.clone()).map_err(|error| error.to_string())
+        context
+            .list(&mut out.clone())
+            .map_err(|error| error.to_string())
     }
 
     fn read(&self, name: &str, numbers: &[u32], out: &Outgoing) -> Served {
@@ -139,7 +141,7 @@ impl Server {
                 }
                 spent.push(name.to_owned());
                 drop(spent);
-                let rest = std::io::stdin().lock();
+                let rest = io::stdin().lock();
                 let mut all = head.as_slice().chain(rest);
                 sent(copy(&mut all, &mut out.clone()), Path::new("stdin"))
             }
@@ -185,11 +187,13 @@ impl Server {
             Some(Place::Directory(path)) => unpack::unpack(input, path),
             Some(Place::File(path)) => save::file(input, path),
             Some(Place::Stdout) => {
-                let mut stdout = std::io::stdout().lock();
+                let mut stdout = io::stdout().lock();
                 let written = copy(&mut input, &mut stdout).and_then(|()| stdout.flush());
                 written.map_err(|error| format!("write /dev/stdout: {}", os_words(&error)))
             }
-            Some(Place::Engine) | None => Err("nothing of this output goes to the client".to_owned()),
+            Some(Place::Engine) | None => {
+                Err("nothing of this output goes to the client".to_owned())
+            }
         }
     }
 }
@@ -198,9 +202,7 @@ fn sent(outcome: io::Result<()>, path: &Path) -> Served {
     match outcome {
         // The engine has enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => {
-            outcome.map_err(|error| path_error("send", &path.display().to_string(), &error))
-        }
+        outcome => outcome.map_err(|error| path_error("send", &path.display().to_string(), &error)),
     }
 }
 
@@ -215,4 +217,3 @@ fn copy(input: &mut dyn io::Read, out: &mut dyn io::Write) -> io::Result<()> {
         }
     }
 }
-

@@ -128,7 +128,9 @@ impl Unpacking {
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 let (kind, device) = match kind {
                     EntryType::Fifo => (FileType::Fifo, 0),
-                    EntryType::Char => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+                    EntryType::Char => {
+                        (FileType::CharacterDevice, rustix::fs::makedev(major, minor))
+                    }
                     _ => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
                 };
                 rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(mode), device)?;
@@ -300,8 +302,14 @@ mod tests {
         let meta = |name: &str| out.join(name).symlink_metadata().unwrap();
         assert_eq!(std::fs::read_to_string(out.join("d/hard")).unwrap(), "text");
         assert_eq!(meta("d/file").ino(), meta("d/hard").ino());
-        assert_eq!((meta("d/file").mode() & 0o7777, meta("d").mode() & 0o7777), (0o640, 0o640));
-        assert_eq!((meta("d/file").mtime(), meta("d").mtime()), (1_000_000, 1_000_000));
+        assert_eq!(
+            (meta("d/file").mode() & 0o7777, meta("d").mode() & 0o7777),
+            (0o640, 0o640)
+        );
+        assert_eq!(
+            (meta("d/file").mtime(), meta("d").mtime()),
+            (1_000_000, 1_000_000)
+        );
         assert!(meta("link").is_symlink() && meta("deep/er/x").is_file());
         // A second time over itself.
         unpack(text.as_slice(), &out).unwrap();
@@ -317,14 +325,31 @@ mod tests {
         for (name, entries) in [
             ("up", vec![("../outside/file", Is::File("bad"))]),
             ("root", vec![("/outside", Is::File("bad"))]),
-            ("hard", vec![("h", Is::Hard("../outside/file")), ("h", Is::File("bad"))]),
-            ("through", vec![("l", Is::Link(&target)), ("l/file", Is::File("bad"))]),
-            ("hard through", vec![("l", Is::Link(&target)), ("h", Is::Hard("l/file"))]),
+            (
+                "hard",
+                vec![("h", Is::Hard("../outside/file")), ("h", Is::File("bad"))],
+            ),
+            (
+                "through",
+                vec![("l", Is::Link(&target)), ("l/file", Is::File("bad"))],
+            ),
+            (
+                "hard through",
+                vec![("l", Is::Link(&target)), ("h", Is::Hard("l/file"))],
+            ),
         ] {
             let out = dir.path().join("out");
             let _ = unpack(archive(&entries).as_slice(), &out);
-            assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "mine", "{name}");
-            assert_eq!(outside.join("file").metadata().unwrap().nlink(), 1, "{name}");
+            assert_eq!(
+                std::fs::read_to_string(outside.join("file")).unwrap(),
+                "mine",
+                "{name}"
+            );
+            assert_eq!(
+                outside.join("file").metadata().unwrap().nlink(),
+                1,
+                "{name}"
+            );
             std::fs::remove_dir_all(&out).unwrap();
         }
         // Links that the user has there are replaced, not followed.
@@ -334,7 +359,10 @@ mod tests {
         symlink(outside.join("file"), out.join("f")).unwrap();
         let text = archive(&[("d/file", Is::File("new")), ("f", Is::File("new"))]);
         unpack(text.as_slice(), &out).unwrap();
-        assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "mine");
+        assert_eq!(
+            std::fs::read_to_string(outside.join("file")).unwrap(),
+            "mine"
+        );
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "new");
     }
 

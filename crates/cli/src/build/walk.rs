@@ -23,7 +23,11 @@ const MAX_THREADS: usize = 8;
 const MAX_ATTRIBUTE: usize = 64 * 1024;
 
 /// Opens something below `root` without ever following a link.
-pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -114,7 +118,10 @@ pub(super) fn walk(root: BorrowedFd<'_>, ignore: Option<&Ignore>) -> Result<Vec<
         }
         walk.work();
     });
-    let state = walk.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let state = walk
+        .state
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     match state.error {
         Some(error) => Err(error),
         None => Ok(in_order(state.listings)),
@@ -223,9 +230,8 @@ impl Walk<'_> {
         if kind == FileType::Socket || (ignored && kind != FileType::Directory) {
             return Ok(None);
         }
-        let nanoseconds = |seconds: i64, rest: i64| {
-            seconds.saturating_mul(1_000_000_000).saturating_add(rest)
-        };
+        let nanoseconds =
+            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         let mut stat = Stat {
             mode: found.st_mode,
             mtime: nanoseconds(found.st_mtime, found.st_mtime_nsec as i64),
@@ -249,8 +255,8 @@ impl Walk<'_> {
             _ => {}
         }
         if matches!(kind, FileType::RegularFile | FileType::Directory) {
-            stat.xattrs = attributes(directory, name)
-                .map_err(|error| failed("listxattr", &full, error))?;
+            stat.xattrs =
+                attributes(directory, name).map_err(|error| failed("listxattr", &full, error))?;
         }
         stat.path = full;
         let shared = kind == FileType::RegularFile && found.st_nlink > 1;
@@ -331,9 +337,12 @@ fn in_order(mut listings: Vec<Option<Listing>>) -> Vec<Stat> {
     // A directory has a greater number than the one it is in.
     let mut seen = vec![false; listings.len()];
     for (number, listing) in listings.iter().enumerate().rev() {
-        seen[number] = listing.iter().flat_map(|listing| &listing.entries).any(|entry| {
-            !entry.only_for_others || entry.directory.is_some_and(|inside| seen[inside])
-        });
+        seen[number] = listing
+            .iter()
+            .flat_map(|listing| &listing.entries)
+            .any(|entry| {
+                !entry.only_for_others || entry.directory.is_some_and(|inside| seen[inside])
+            });
     }
     let mut stats = Vec::new();
     let mut first: HashMap<(u64, u64), String> = HashMap::new();
@@ -395,7 +404,19 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
         assert_eq!(
             paths(root, ""),
-            ["a", "a/b", "a/b/c", "a/b/c/deep", "a/x", "a/y", "a-b", "a.txt", "b", "b/link", "z"]
+            [
+                "a",
+                "a/b",
+                "a/b/c",
+                "a/b/c/deep",
+                "a/x",
+                "a/y",
+                "a-b",
+                "a.txt",
+                "b",
+                "b/link",
+                "z"
+            ]
         );
         let fd = open_root(root).unwrap();
         let stats = walk(fd.as_fd(), None).unwrap();
@@ -433,7 +454,10 @@ mod tests {
         symlink("/etc", dir.path().join("out")).unwrap();
         let root = open_root(dir.path()).unwrap();
         for path in ["out/passwd", "out", "../x", "/etc/passwd"] {
-            assert!(open_beneath(root.as_fd(), path, OFlags::RDONLY).is_err(), "{path}");
+            assert!(
+                open_beneath(root.as_fd(), path, OFlags::RDONLY).is_err(),
+                "{path}"
+            );
         }
     }
 }

@@ -233,7 +233,11 @@ impl Reading {
     /// The next frame; none at the end.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, String> {
         loop {
-            if let Some(frame) = self.decoder.next_frame().map_err(|error| error.to_string())? {
+            if let Some(frame) = self
+                .decoder
+                .next_frame()
+                .map_err(|error| error.to_string())?
+            {
                 return Ok(Some(frame));
             }
             match self.socket.read(&mut self.buffer) {
@@ -325,7 +329,9 @@ impl Read for Incoming {
             }
         }
         let count = self.rest.len().min(buffer.len());
-        self.rest.split_to(count).copy_to_slice(&mut buffer[..count]);
+        self.rest
+            .split_to(count)
+            .copy_to_slice(&mut buffer[..count]);
         Ok(count)
     }
 }

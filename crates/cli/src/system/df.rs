@@ -5,6 +5,7 @@ use berth_api::image::Summary as Image;
 use berth_api::volume::Volume;
 use serde::Deserialize;
 
+use crate::build::cache::{self, Record};
 use crate::container::ls as containers;
 use crate::context::Context;
 use crate::flags::Parsed;
@@ -27,7 +28,6 @@ const HEADS: &[(&str, &str)] = &[
 const IMAGES: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}";
 const CONTAINERS: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
 const VOLUMES: &str = "{{.Name}}\t{{.Links}}\t{{.Size}}";
-const CACHE: &str = "CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n";
 
 /// Since 1.52 the engine adds up; before, the client does.
 #[derive(Default, Deserialize)]
@@ -36,11 +36,12 @@ struct Reply {
     image_usage: Option<Usage<Image>>,
     container_usage: Option<Usage<Container>>,
     volume_usage: Option<Usage<VolumeUse>>,
-    build_cache_usage: Option<Usage<serde_json::Value>>,
+    build_cache_usage: Option<Usage<Record>>,
     layers_size: i64,
     images: Option<Vec<Image>>,
     containers: Option<Vec<Container>>,
     volumes: Option<Vec<VolumeUse>>,
+    build_cache: Option<Vec<Record>>,
 }
 
 #[derive(Deserialize)]
@@ -95,7 +96,7 @@ struct Disk {
     images: Usage<Image>,
     containers: Usage<Container>,
     volumes: Usage<VolumeUse>,
-    cache: Usage<serde_json::Value>,
+    cache: Usage<Record>,
 }
 
 pub(crate) async fn df(context: &Context, args: &Parsed) -> Outcome {
@@ -130,7 +131,9 @@ impl From<Reply> for Disk {
             volumes: reply
                 .volume_usage
                 .unwrap_or_else(|| of_volumes(reply.volumes)),
-            cache: reply.build_cache_usage.unwrap_or_default(),
+            cache: reply
+                .build_cache_usage
+                .unwrap_or_else(|| of_cache(reply.build_cache)),
         }
     }
 }
@@ -176,6 +179,24 @@ fn of_volumes(items: Option<Vec<VolumeUse>>) -> Usage<VolumeUse> {
         total_count: count(list, |_| true),
         total_size: list.iter().map(size).sum(),
         reclaimable: list.iter().filter(|one| !active(one)).map(size).sum(),
+        items,
+    }
+}
+
+/// What is shared is counted with images.
+fn of_cache(items: Option<Vec<Record>>) -> Usage<Record> {
+    let list = items.as_deref().unwrap_or_default();
+    let own = |free: bool| {
+        list.iter()
+            .filter(|one| !(one.shared || free && one.in_use))
+            .map(|one| one.size)
+            .sum()
+    };
+    Usage {
+        active_count: count(list, |one| one.in_use),
+        total_count: count(list, |_| true),
+        total_size: own(false),
+        reclaimable: own(true),
         items,
     }
 }
@@ -235,16 +256,18 @@ impl Disk {
             .map(|container| containers::row_of_own_size(container, !table))
             .collect();
         let volumes: Vec<_> = self.volumes.list().iter().map(volume_row).collect();
+        let cache: Vec<_> = self.cache.list().iter().map(Record::usage_row).collect();
         if !table {
             let json = |rows: &[Row]| {
                 let rows: Vec<_> = rows.iter().map(Row::to_json).collect();
                 format!("[{}]", rows.join(","))
             };
             let text = format!(
-                "{{\"Images\":{},\"Containers\":{},\"Volumes\":{},\"BuildCache\":[]}}",
+                "{{\"Images\":{},\"Containers\":{},\"Volumes\":{},\"BuildCache\":{}}}",
                 json(&images),
                 json(&containers),
-                json(&volumes)
+                json(&volumes),
+                json(&cache)
             );
             return if format == "json" {
                 Ok(text)
@@ -262,11 +285,12 @@ impl Disk {
             .render(rows)
         };
         Ok(format!(
-            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n\n{CACHE}",
+            "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n\n{}",
             section(&images, IMAGES, images::HEADS)?,
             section(&containers, CONTAINERS, containers::HEADS)?,
             section(&volumes, VOLUMES, volumes::HEADS)?,
             human_size(self.cache.total_size as f64, 4),
+            section(&cache, cache::USAGE_TABLE, cache::USAGE_HEADS)?,
         ))
     }
 }

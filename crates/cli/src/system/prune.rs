@@ -1,5 +1,6 @@
 //! `system prune`.
 
+use crate::build::cache;
 use crate::container::prune::{self as containers, confirmed, with_configured};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -25,7 +26,9 @@ pub(crate) async fn prune(context: &Context, args: &Parsed) -> Outcome {
     if with_volumes {
         parts.push(volumes::remove_unused(context, false, filters.clone()).await?);
     }
-    parts.push(images::remove(context, all, filters).await?);
+    parts.push(images::remove(context, all, filters.clone()).await?);
+    let filters = with_configured(context, filters);
+    parts.push(cache::remove(context, all, &filters).await?);
     let mut space = 0;
     for (text, freed) in parts {
         space += freed;
@@ -50,6 +53,11 @@ fn question(context: &Context, args: &Parsed) -> String {
         "all images without at least one container associated to them"
     } else {
         "all dangling images"
+    });
+    what.push(if args.on("all") {
+        "all build cache"
+    } else {
+        "unused build cache"
     });
     let filters = with_configured(context, args.filters());
     let mut only: Vec<String> = ["label", "label!", "until"]

@@ -7,11 +7,7 @@ use crate::flags::Kind::*;
 use crate::flags::{Flag, flag};
 use crate::run::validate;
 
-const BUILDER: Flag = flag(
-    "builder",
-    Text,
-    "Override the configured builder instance",
-);
+const BUILDER: Flag = flag("builder", Text, "Override the configured builder instance");
 const DEBUG: Flag = flag("debug", Bool, "Enable debug logging").short('D');
 
 #[rustfmt::skip]
@@ -94,7 +90,12 @@ pub(super) static COMMANDS: &[Command] = &[
             DEBUG,
             flag("filter", Filter, "Provide filter values"),
             flag("force", Bool, "Do not prompt for confirmation").short('f'),
-            flag("keep-storage", Bytes, "Amount of disk space to keep for cache").hidden(),
+            flag(
+                "keep-storage",
+                Bytes,
+                "Amount of disk space to keep for cache",
+            )
+            .hidden(),
             flag(
                 "max-used-space",
                 Bytes,

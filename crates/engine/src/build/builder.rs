@@ -14,25 +14,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use berth_api::Error;
 use berth_build::files::Files;
 use berth_build::solve::{self, Cache};
+use berth_store::Store;
 
 use super::caches::Caches;
+use super::prune::Collects;
 use crate::Config;
 use crate::engine::Engine;
-use crate::error::io;
+use crate::error::{IntoApi as _, io};
 use crate::files;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
     /// Opened by the first build that needs it.
     files: Mutex<Option<Files>>,
-    /// The same.
-    cache: Mutex<Option<Cache>>,
-    pub(super) caches: Caches,
+    pub(super) caches: Arc<Caches>,
+    pub(super) cache: Cache,
+    pub(super) collects: Collects,
 }
 
 impl Builder {
-    /// Makes the directories.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    /// Makes the directories, reads what is known.
+    pub(crate) fn open(config: &Config, store: &Store) -> Result<Self, Error> {
         let root = config.data_root.join("build");
         for (path, mode) in [
             (root.clone(), 0o700),
@@ -43,10 +45,14 @@ impl Builder {
         ] {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
         }
+        let caches = Arc::new(Caches::new(root.join("cache-mounts")));
+        let cache = Cache::open(Arc::new(store.clone())).api()?;
+        cache.register(caches.clone());
         Ok(Self {
             files: Mutex::default(),
-            cache: Mutex::default(),
-            caches: Caches::new(root.join("cache-mounts")),
+            caches,
+            cache,
+            collects: Collects::default(),
         })
     }
 
@@ -64,17 +70,6 @@ impl Builder {
 }
 
 impl Engine {
-    /// Results that are known. Blocks the first time.
-    pub(super) fn build_cache(&self) -> Result<Cache, solve::Error> {
-        let cache = &self.0.builder.cache;
-        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cache) = &*cache {
-            return Ok(cache.clone());
-        }
-        let opened = Cache::open(Arc::new(self.0.store.clone()))?;
-        Ok(cache.insert(opened).clone())
-    }
-
     /// Where a running step keeps its files.
     pub(super) fn steps_dir(&self) -> PathBuf {
         steps_dir(&self.0.config.exec_root)

@@ -12,11 +12,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_api::Error;
 use berth_build::dockerfile::Sharing;
+use berth_build::solve::{self, Row, Shelf};
+use berth_store::disk_usage;
 use tokio::sync::Notify;
 
+use super::session::failed;
 use crate::error::io;
 use crate::files;
 
@@ -138,6 +142,8 @@ impl Caches {
             _ => Use::Alone,
         };
         used.insert(dir.clone(), next);
+        // When it was last used; lost, it is only given up earlier.
+        let _ = std::fs::File::open(&dir).and_then(|dir| dir.set_modified(SystemTime::now()));
         Ok(Some(Cache {
             dir,
             users: self.users.clone(),
@@ -145,7 +151,6 @@ impl Caches {
     }
 
     /// Removes a directory that no step uses; whether it did. Blocks.
-    #[allow(dead_code, reason = "for the pruning of the build cache")]
     pub(super) fn remove(&self, dir: &Path) -> Result<bool, Error> {
         let gone = {
             let used = self.users.lock();
@@ -163,6 +168,71 @@ impl Caches {
         std::fs::remove_dir_all(&gone).map_err(|error| io("remove", &gone, &error))?;
         Ok(true)
     }
+}
+
+/// Names of rows are as long as those of records.
+const HASH_SHOWN: usize = 22;
+
+impl Shelf for Caches {
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for all in directories(&self.root) {
+            let id = std::fs::read_to_string(all.join("id")).unwrap_or_default();
+            for dir in directories(&all) {
+                let Some(name) = row_id(&dir) else { continue };
+                let times = std::fs::metadata(&dir);
+                let created = times.as_ref().ok().and_then(|meta| meta.created().ok());
+                let used = times.as_ref().ok().and_then(|meta| meta.modified().ok());
+                let size = disk_usage(&dir).unwrap_or_default();
+                rows.push(Row {
+                    id: name,
+                    kind: solve::CACHE_MOUNT.to_owned(),
+                    description: format!("cached mount with id {id:?}"),
+                    size,
+                    own: size,
+                    in_use: self.users.lock().contains_key(&dir),
+                    created: nanoseconds(created.or(used)),
+                    last_used: used.map(|used| nanoseconds(Some(used))),
+                    usage_count: 1,
+                    ..Row::default()
+                });
+            }
+        }
+        rows
+    }
+
+    fn remove(&self, id: &str) -> Result<bool, solve::Error> {
+        let mut all = directories(&self.root).into_iter();
+        let found = all.find_map(|all| {
+            let mut slots = directories(&all).into_iter();
+            slots.find(|dir| row_id(dir).is_some_and(|row| row == id))
+        });
+        match found {
+            Some(dir) => self.remove(&dir).map_err(failed),
+            None => Ok(false),
+        }
+    }
+}
+
+fn directories(parent: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_directory = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|t| t.is_dir());
+    (entries.filter(is_directory).map(|entry| entry.path())).collect()
+}
+
+/// None: it is on its way out.
+fn row_id(dir: &Path) -> Option<String> {
+    let slot: usize = dir.file_name()?.to_str()?.parse().ok()?;
+    let hash = dir.parent()?.file_name()?.to_str()?;
+    Some(format!("{}-{slot:02}", hash.get(..HASH_SHOWN)?))
+}
+
+/// Since 1970.
+fn nanoseconds(time: Option<SystemTime>) -> u64 {
+    let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// Ids are anything; names of directories are not.
@@ -203,7 +273,17 @@ mod tests {
         let locked = waits.await.unwrap();
         assert_eq!(locked.dir, dir);
         drop((locked, own));
-        assert!(caches.remove(&dir).unwrap());
+        let rows = caches.rows();
+        let row = |dir: &Path| {
+            rows.iter()
+                .find(|row| row_id(dir).as_ref() == Some(&row.id))
+        };
+        assert_eq!(rows.len(), 3);
+        let found = row(&dir).unwrap();
+        assert_eq!(found.description, r#"cached mount with id "../x""#);
+        assert!(!found.in_use && found.last_used.unwrap() > 0 && found.size > 0);
+        assert!(Shelf::remove(&caches, &found.id).unwrap());
+        assert!(!Shelf::remove(&caches, &found.id).unwrap());
         assert!(!dir.exists());
     }
 }

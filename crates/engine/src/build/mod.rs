@@ -1,29 +1,30 @@
 //! Builds: what `berth-build` plans and solves, done with this engine's images,
 //! networks and containers.
 
-#[allow(dead_code, reason = "called by the next commit of Engine::build")]
 mod announce;
 mod builder;
 mod caches;
+mod call;
 mod context;
 mod images;
 mod output;
 mod peer;
+mod prune;
 mod resolve;
 mod session;
 mod step;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use berth_api::Error;
-use berth_api::build::{BuildRequest, BuildResult, PruneReport};
-use berth_api::filters::Filters;
+use berth_api::build::{BuildRequest, BuildResult};
 use berth_build::FILE_TIME;
 use berth_build::dockerfile::{self, Lines};
 use berth_build::graph::{Graph, Id, Plan};
-use berth_build::progress::Sink;
+use berth_build::progress::{Event, Sink};
 use berth_build::solve::{self, Job};
 use berth_build::tree::Value;
 
@@ -33,6 +34,7 @@ use self::session::Session;
 
 pub(crate) use self::builder::Builder;
 pub use self::peer::{Ask, Peer};
+pub use self::prune::PruneOptions;
 pub(crate) use self::step::{CGROUP_FILE, RUN_DIR, SNAPSHOTS};
 use crate::engine::Engine;
 use crate::error::blocking;
@@ -49,21 +51,6 @@ pub struct Failure {
     pub excerpt: String,
     /// Of a RUN that failed; else 0.
     pub exit_code: i32,
-}
-
-/// `POST /build/prune`.
-#[derive(Clone, Debug, Default)]
-pub struct PruneOptions {
-    /// Also what is in use by images or internal.
-    pub all: bool,
-    /// until, unused-for, id, parent, type, description, inuse, shared, private.
-    pub filters: Filters,
-    /// Bytes that are kept whatever is old; 0 = none.
-    pub reserved_space: u64,
-    /// Bytes that the cache may have at most; 0 = no bound.
-    pub max_used_space: u64,
-    /// Bytes of the disk that should be free; 0 = no bound.
-    pub min_free_space: u64,
 }
 
 impl Failure {
@@ -108,12 +95,8 @@ impl Engine {
         let (session, cleanups) = Session::new(self, request, peer, progress).await?;
         let result = run(&session, &outputs).await;
         cleanups.done(&session).await;
+        self.collect_builds_soon();
         result
-    }
-
-    pub async fn build_prune(&self, options: PruneOptions) -> Result<PruneReport, Error> {
-        let _ = options;
-        Err(Error::not_implemented("builds are not written yet"))
     }
 }
 
@@ -129,11 +112,27 @@ fn of_solve(error: solve::Error) -> Error {
 
 async fn run(session: &Session, outputs: &Outputs) -> Result<BuildResult, Failure> {
     let source = resolve::source(session).await?;
-    let file = dockerfile::parse(&source.text).map_err(|error| {
-        let lines = Some(error.lines);
-        Failure::at(Error::invalid(error.to_string()), &source, lines)
-    })?;
-    let plans = resolve::plans(session, &source, &file).await?;
+    session.tell(Event::Dockerfile(source.text.to_string()));
+    if !session.request.call.is_empty() {
+        return call::call(session, &source).await;
+    }
+    let mut bases = BTreeMap::new();
+    let file = match dockerfile::parse(&source.text) {
+        Ok(file) => file,
+        Err(error) => {
+            call::warn(session, &source, &bases).await?;
+            let lines = Some(error.lines);
+            return Err(Failure::at(
+                Error::invalid(error.to_string()),
+                &source,
+                lines,
+            ));
+        }
+    };
+    let plans = resolve::plans(session, &source, &file, &mut bases).await;
+    let warned = call::warn(session, &source, &bases).await;
+    let plans = plans?;
+    warned?;
     let solved = solve_all(session, &source, &plans).await?;
     let results = platformed(plans, &solved);
     let solved = Solved {
@@ -202,14 +201,10 @@ async fn solve_all(session: &Session, source: &Source, plans: &[Plan]) -> Result
         time: time.unwrap_or(FILE_TIME),
         parallel: parallel(),
     };
-    let engine = session.engine.clone();
     let opened = session.clone();
-    let (cache, files) = blocking(move || {
-        let cache = engine.build_cache().map_err(of_solve)?;
-        Ok((cache, opened.files().map_err(of_solve)?))
-    })
-    .await?;
-    let solved = solve::solve(job, &cache, &files).await.map_err(|failed| {
+    let files = blocking(move || opened.files().map_err(of_solve)).await?;
+    let cache = &session.engine.0.builder.cache;
+    let solved = solve::solve(job, cache, &files).await.map_err(|failed| {
         let vertex = failed.vertex.and_then(|id| graph.vertices.get(id));
         let lines = vertex.and_then(|vertex| vertex.lines);
         let exit_code = match &failed.error {

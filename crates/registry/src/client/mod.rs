@@ -9,6 +9,7 @@ mod auth;
 mod blobs;
 mod challenge;
 mod digest;
+mod download;
 mod failure;
 mod hosts;
 mod hosts_file;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub use download::{Answer, Download, Downloader, Validators};
 use places::check_name;
 
 /// What the daemon's options say about registries.

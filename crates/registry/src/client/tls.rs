@@ -40,6 +40,19 @@ pub(super) fn config(settings: &Settings) -> Result<ClientConfig, Error> {
     Ok(builder.with_client_cert_resolver(Arc::new(Identities(keys))))
 }
 
+/// The system's authorities, and nothing else.
+///
+/// # Errors
+/// `Invalid` if TLS cannot be set up at all.
+pub(super) fn of_system() -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid("TLS", &error))?;
+    Ok(builder
+        .with_root_certificates(roots(&[])?)
+        .with_no_client_auth())
+}
+
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER

@@ -83,7 +83,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// What is left of the stream behind the last member.
-    pub(crate) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.input
     }
 

@@ -294,28 +294,3 @@ fn mounts() {
     );
     assert_eq!(exec.mounts[1].target, "/x");
 }
-
-#[test]
-#[ignore = "prints figures"]
-fn how_long_sixty_stages_take() {
-    let mut text = String::from("ARG V=1\n");
-    for n in 0..60 {
-        text.push_str(&format!("FROM debian:$V AS s{n}\nWORKDIR /w\nENV A{n}=1 B={n}\nCOPY a b /w/\nRUN make {n}\nRUN --mount=type=cache,target=/c make install\n"));
-        if n > 0 {
-            text.push_str(&format!("COPY --from=s{} /x /y\n", n - 1));
-        }
-    }
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let file = dockerfile::parse(&text).unwrap();
-        let parsed = start.elapsed();
-        let start = std::time::Instant::now();
-        let (plan, _) = plan_on(&text, &options(), &image(&json!({"Env": ["PATH=/bin"]})));
-        println!(
-            "{parsed:?} parse, {:?} parse and plan twice, {} vertices, {}",
-            start.elapsed(),
-            plan.unwrap().graph.vertices.len(),
-            file.stages.len()
-        );
-    }
-}

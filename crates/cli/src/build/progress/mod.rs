@@ -12,8 +12,8 @@ use rustix::termios::{isatty, tcgetwinsize};
 
 use self::plain::Plain;
 use self::trace::Trace;
-use self::tty::Canvas;
 pub(super) use self::trace::decoded;
+use self::tty::Canvas;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -32,7 +32,9 @@ impl Mode {
         if quiet {
             return match given {
                 "auto" | "" | "quiet" | "none" => Ok(Self::Quiet),
-                other => Err(format!("progress={other} and quiet cannot be used together")),
+                other => Err(format!(
+                    "progress={other} and quiet cannot be used together"
+                )),
             };
         }
         let screen = || {

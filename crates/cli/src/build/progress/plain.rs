@@ -85,7 +85,9 @@ impl<W: Write> Plain<W> {
         for number in finished {
             self.vertex(number, now);
         }
-        let long = self.since.is_some_and(|since| seconds(since, now) > PATIENCE);
+        let long = self
+            .since
+            .is_some_and(|since| seconds(since, now) > PATIENCE);
         if let Some(&next) = self.waiting.first()
             && (self.current.is_none() || long)
         {
@@ -173,7 +175,11 @@ impl<W: Write> Plain<W> {
         let last = log.fresh.len().saturating_sub(1);
         for (at, line) in log.fresh.drain(..).enumerate() {
             let goes_on = std::mem::take(&mut self.mid_line);
-            let lead = if goes_on { String::new() } else { format!("#{shown} ") };
+            let lead = if goes_on {
+                String::new()
+            } else {
+                format!("#{shown} ")
+            };
             let _ = write!(self.out, "{lead}{line}");
             if at == last && log.is_open {
                 self.mid_line = true;

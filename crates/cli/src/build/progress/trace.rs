@@ -232,7 +232,7 @@ pub(super) fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     (nanoseconds as f64 / 1e9).max(0.0)
 }
 
-pub(super) fn decoded(text: &str) -> String {
+pub(in crate::build) fn decoded(text: &str) -> String {
     let bytes = STANDARD.decode(text).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -417,10 +417,19 @@ mod tests {
     fn tails_are_what_a_terminal_shows() {
         assert_eq!(tail(&[b"a\nb"]), ["a", "b"]);
         assert_eq!(tail(&[b"10%\r20%\r\n", b"x\r"]), ["20%", "x"]);
-        assert_eq!(tail(&[b"\x1b[31mred\x1b[0m \x1b]0;ti", b"tle\x07on\x1b(B"]), ["red on"]);
+        assert_eq!(
+            tail(&[b"\x1b[31mred\x1b[0m \x1b]0;ti", b"tle\x07on\x1b(B"]),
+            ["red on"]
+        );
         assert_eq!(tail(&[b"\x1b[2J\x1b[", b"H\x07bell\tend"]), ["bell    end"]);
-        assert_eq!(tail(&["ü".as_bytes().split_at(1).0, "ü".as_bytes().split_at(1).1]), ["ü"]);
-        assert_eq!(tail(&[b"1\n2\n3\n4\n5\n6\n7\n8\n"]), ["3", "4", "5", "6", "7", "8"]);
+        assert_eq!(
+            tail(&["ü".as_bytes().split_at(1).0, "ü".as_bytes().split_at(1).1]),
+            ["ü"]
+        );
+        assert_eq!(
+            tail(&[b"1\n2\n3\n4\n5\n6\n7\n8\n"]),
+            ["3", "4", "5", "6", "7", "8"]
+        );
     }
 
     #[test]
@@ -435,6 +444,13 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
-        assert_eq!((clock(0.1234).as_str(), clock(12.345).as_str(), clock(123.45).as_str()), ("0.123", "12.35", "123.5"));
+        assert_eq!(
+            (
+                clock(0.1234).as_str(),
+                clock(12.345).as_str(),
+                clock(123.45).as_str()
+            ),
+            ("0.123", "12.35", "123.5")
+        );
     }
 }

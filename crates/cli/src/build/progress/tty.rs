@@ -100,7 +100,11 @@ fn lines(trace: &Trace, now: Timestamp) -> Vec<Line> {
         };
         let until = vertex.completed.unwrap_or(now);
         lines.push(Line {
-            text: format!("{}{}", state(vertex), harmless(&vertex.name).replace('\t', " ")),
+            text: format!(
+                "{}{}",
+                state(vertex),
+                harmless(&vertex.name).replace('\t', " ")
+            ),
             status: String::new(),
             seconds: Some(seconds(started, until)),
             look: match () {
