@@ -48,11 +48,19 @@ fn a_failing_step_says_command_code_and_place() {
             "process \"/bin/sh -c echo no; exit 7\" did not complete successfully: exit code: 7"
         );
         assert_eq!(failure.exit_code, 7);
-        assert!(failure.excerpt.contains("   3 | >>> RUN echo no; exit 7"), "{}", failure.excerpt);
+        assert!(
+            failure.excerpt.contains("   3 | >>> RUN echo no; exit 7"),
+            "{}",
+            failure.excerpt
+        );
         assert_eq!(rig.output(false), "no\n");
-        let missing = rig.build(request("FROM busybox\nRUN [\"/no/such\"]\n")).await;
+        let missing = rig
+            .build(request("FROM busybox\nRUN [\"/no/such\"]\n"))
+            .await;
         assert_eq!(missing.unwrap_err().exit_code, 127);
-        let nobody = rig.build(request("FROM busybox\nUSER nobody2\nRUN true\n")).await;
+        let nobody = rig
+            .build(request("FROM busybox\nUSER nobody2\nRUN true\n"))
+            .await;
         let words = nobody.unwrap_err().error.message;
         assert!(words.starts_with("unable to find user nobody2"), "{words}");
         rig.nothing_is_left();
@@ -110,17 +118,27 @@ fn networks_and_privileges_must_be_allowed() {
         rig.build(request(none)).await.unwrap();
         assert_eq!(rig.output(false).trim(), "1");
         let words = |result: Result<_, berth_engine::build::Failure>| {
-            result.map(|_: berth_api::build::BuildResult| ()).unwrap_err().error.message
+            result
+                .map(|_: berth_api::build::BuildResult| ())
+                .unwrap_err()
+                .error
+                .message
         };
         let host = "FROM busybox\nRUN --network=host ip -o link show berth0\n";
         let refused = words(rig.build(request(host)).await);
-        assert!(refused.starts_with("network.host is not allowed"), "{refused}");
+        assert!(
+            refused.starts_with("network.host is not allowed"),
+            "{refused}"
+        );
         let mut allowed = request(host);
         allowed.allow = vec!["network.host".to_owned()];
         rig.build(allowed).await.unwrap();
         let insecure = "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --security=insecure grep CapEff /proc/self/status; mount -t tmpfs x /tmp\n";
         let refused = words(rig.build(request(insecure)).await);
-        assert!(refused.starts_with("security.insecure is not allowed"), "{refused}");
+        assert!(
+            refused.starts_with("security.insecure is not allowed"),
+            "{refused}"
+        );
         let mut allowed = request(insecure);
         allowed.allow = vec!["security.insecure".to_owned()];
         rig.build(allowed).await.unwrap();
@@ -147,7 +165,11 @@ fn bounds_hold() {
         small.limits.memory_swap = 16 << 20;
         let failure = rig.build(small).await.unwrap_err();
         assert_eq!(failure.exit_code, 137, "{failure:?}");
-        assert!(rig.output(true).contains("more memory than its limit"), "{}", rig.output(true));
+        assert!(
+            rig.output(true).contains("more memory than its limit"),
+            "{}",
+            rig.output(true)
+        );
     });
 }
 
@@ -173,7 +195,11 @@ fn caches_secrets_and_tmpfs() {
         assert_eq!(missing.error.message, "secret none: not found");
         let text = "FROM busybox\nRUN --mount=type=tmpfs,target=/t,size=1048576 df -k /t | tail -1; echo x > /t/y\n";
         rig.build(request(text)).await.unwrap();
-        assert!(rig.output(false).contains(" 1024 "), "{}", rig.output(false));
+        assert!(
+            rig.output(false).contains(" 1024 "),
+            "{}",
+            rig.output(false)
+        );
         assert_eq!(rig.files(), Vec::<String>::new());
         rig.nothing_is_left();
     });
@@ -189,7 +215,8 @@ fn binds_of_stages() {
             "content\nRead-only file system\ncontent\nmore\n"
         );
         assert_eq!(rig.files(), Vec::<String>::new());
-        let text = "FROM busybox AS one\nFROM busybox\nRUN --mount=from=one,source=/no,target=/m true\n";
+        let text =
+            "FROM busybox AS one\nFROM busybox\nRUN --mount=from=one,source=/no,target=/m true\n";
         let missing = rig.build(request(text)).await.unwrap_err().error.message;
         assert!(missing.contains("no such file or directory"), "{missing}");
         rig.nothing_is_left();
@@ -200,7 +227,9 @@ fn binds_of_stages() {
 fn steps_are_fast() {
     Rig::run(async |rig| {
         let text = format!("FROM busybox\n{}", "RUN true\n".repeat(10));
-        rig.build(request("FROM busybox\nRUN true\n")).await.unwrap();
+        rig.build(request("FROM busybox\nRUN true\n"))
+            .await
+            .unwrap();
         let mut wanted = request(&text);
         wanted.no_cache = true;
         let start = std::time::Instant::now();
@@ -216,13 +245,23 @@ fn steps_are_fast() {
 #[test]
 fn warnings_and_errors_of_the_language() {
     Rig::run(async |rig| {
-        let failure = rig.build(request("FROM busybox\nRUM true\n")).await.unwrap_err();
+        let failure = rig
+            .build(request("FROM busybox\nRUM true\n"))
+            .await
+            .unwrap_err();
         assert_eq!(
             failure.error.message,
             "dockerfile parse error on line 2: unknown instruction: RUM (did you mean RUN?)"
         );
-        assert!(failure.excerpt.contains(">>> RUM true"), "{}", failure.excerpt);
-        let failure = rig.build(request("FROM localhost:1/none\n")).await.unwrap_err();
+        assert!(
+            failure.excerpt.contains(">>> RUM true"),
+            "{}",
+            failure.excerpt
+        );
+        let failure = rig
+            .build(request("FROM localhost:1/none\n"))
+            .await
+            .unwrap_err();
         assert!(
             failure
                 .error
@@ -230,7 +269,11 @@ fn warnings_and_errors_of_the_language() {
                 .starts_with("failed to resolve source metadata for localhost:1/none:latest: "),
             "{failure}"
         );
-        assert!(failure.excerpt.contains(">>> FROM localhost:1/none"), "{}", failure.excerpt);
+        assert!(
+            failure.excerpt.contains(">>> FROM localhost:1/none"),
+            "{}",
+            failure.excerpt
+        );
         let known = rig.events();
         assert!(known.iter().any(|event| matches!(
             event,
