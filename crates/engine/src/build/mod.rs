@@ -13,6 +13,7 @@ mod peer;
 mod prune;
 mod resolve;
 mod session;
+mod sources;
 mod step;
 mod worker;
 
