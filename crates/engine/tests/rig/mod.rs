@@ -11,14 +11,18 @@ use berth_api::build::{BuildRequest, BuildResult};
 use berth_build::progress::Event;
 use berth_engine::build::{Ask, Failure, Peer};
 use berth_engine::{BridgeOptions, Config, Engine};
-use tokio::io::{AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 pub(crate) struct Rig {
     engine: Engine,
     dir: PathBuf,
     cgroup: String,
     events: Arc<Mutex<Vec<Event>>>,
+    taken: Taken,
 }
+
+/// What the client got, by number of output.
+type Taken = Arc<Mutex<BTreeMap<usize, Vec<u8>>>>;
 
 impl Rig {
     /// Runs a test in a process's own network namespace, on a thread of its own.
@@ -112,14 +116,32 @@ impl Rig {
             dir: dir.to_owned(),
             cgroup: cgroup.to_owned(),
             events: Arc::default(),
+            taken: Arc::default(),
         }
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the client got as output of that number.
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn taken(&self, index: usize) -> Vec<u8> {
+        self.taken.lock().unwrap()[&index].clone()
     }
 
     pub(crate) async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
         self.events.lock().unwrap().clear();
         let events = self.events.clone();
         let sink = Arc::new(move |event| events.lock().unwrap().push(event));
-        self.engine.build(request, Arc::new(Client), sink).await
+        let client = Client(self.taken.clone());
+        self.engine.build(request, Arc::new(client), sink).await
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -360,8 +382,8 @@ fn collect(path: &Path, list: &mut Vec<PathBuf>) {
     }
 }
 
-/// Has one secret, "key".
-struct Client;
+/// Has one secret, "key", and takes outputs.
+struct Client(Taken);
 
 impl Peer for Client {
     fn ask(
@@ -373,6 +395,16 @@ impl Peer for Client {
                 Ask::Secret { id } if id == "key" => {
                     let (mut inside, outside) = tokio::io::duplex(64);
                     inside.write_all(b"value\n").await.unwrap();
+                    Ok(outside)
+                }
+                Ask::Output { index } => {
+                    let (mut inside, outside) = tokio::io::duplex(64 << 10);
+                    let taken = self.0.clone();
+                    tokio::spawn(async move {
+                        let mut data = Vec::new();
+                        inside.read_to_end(&mut data).await.unwrap();
+                        taken.lock().unwrap().insert(index, data);
+                    });
                     Ok(outside)
                 }
                 Ask::Secret { id } => Err(Error::not_found(format!("secret {id}"))),
