@@ -105,6 +105,7 @@ impl Engine {
 }
 
 /// In the words of the API.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn of_solve(error: solve::Error) -> Error {
     let message = error.to_string();
     match error {
