@@ -108,6 +108,11 @@ impl Ignore {
             .any(|pattern| !pattern.takes_back && pattern.may_match_below(path))
     }
 
+    /// Whether some pattern takes back what another leaves out.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.takes_back)
+    }
+
     /// Whether a build sees the file or directory at this path below the root
     /// of the context (components without `.` and `..`).
     pub fn is_ignored(&self, path: &[&str]) -> bool {

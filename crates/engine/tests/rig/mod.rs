@@ -1,7 +1,6 @@
 //! An engine of the test's own, in this process.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
@@ -14,7 +13,7 @@ use berth_engine::build::{Ask, Failure, Peer};
 use berth_engine::{BridgeOptions, Config, Engine};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
-pub struct Rig {
+pub(crate) struct Rig {
     engine: Engine,
     dir: PathBuf,
     cgroup: String,
@@ -23,12 +22,21 @@ pub struct Rig {
 
 impl Rig {
     /// Runs a test in a process's own network namespace, on a thread of its own.
-    pub fn run(test: impl AsyncFnOnce(&Rig) + Send + 'static) {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    pub(crate) fn run(test: impl AsyncFnOnce(&Rig) + Send + 'static) {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root"
+        );
         let work = move || {
             // This thread only, and those that it starts.
-            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
-            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+            berth_sys::netns::unshare_network().unwrap();
+            assert!(
+                Command::new("ip")
+                    .args(["link", "set", "lo", "up"])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -52,11 +60,12 @@ impl Rig {
                 std::panic::resume_unwind(panic);
             }
         };
-        std::thread::spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        std::thread::spawn(work)
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 
     async fn open(dir: &Path, cgroup: &str) -> Self {
-        let _ = tracing_subscriber();
         let config = Config {
             data_root: dir.join("data"),
             exec_root: dir.join("run"),
@@ -69,6 +78,7 @@ impl Rig {
             },
             registries: berth_engine::RegistryOptions::default(),
             image_gc: berth_engine::Limits::default(),
+            build_gc: berth_engine::BuildGc::Off,
             log_driver: "json-file".into(),
             log_opts: BTreeMap::new(),
             labels: Vec::new(),
@@ -105,18 +115,18 @@ impl Rig {
         }
     }
 
-    pub async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
+    pub(crate) async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
         self.events.lock().unwrap().clear();
         let events = self.events.clone();
         let sink = Arc::new(move |event| events.lock().unwrap().push(event));
         self.engine.build(request, Arc::new(Client), sink).await
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
     }
 
-    pub fn output(&self, errors: bool) -> String {
+    pub(crate) fn output(&self, errors: bool) -> String {
         let mut bytes = Vec::new();
         for event in self.events() {
             if let Event::Log { stderr, data, .. } = event
@@ -129,14 +139,18 @@ impl Rig {
     }
 
     /// Steps that were started and not known.
-    pub fn ran(&self) -> usize {
+    pub(crate) fn ran(&self) -> usize {
         let events = self.events();
         let is_run = |id: &usize| {
             events.iter().any(|event| {
                 matches!(event, Event::Known { id: known, name, .. } if known == id && name.contains("RUN"))
             })
         };
-        let cached = |id: &usize| events.iter().any(|event| matches!(event, Event::Cached(known) if known == id));
+        let cached = |id: &usize| {
+            events
+                .iter()
+                .any(|event| matches!(event, Event::Cached(known) if known == id))
+        };
         let started = events.iter().filter_map(|event| match event {
             Event::Started(id) => Some(id),
             _ => None,
@@ -145,15 +159,18 @@ impl Rig {
     }
 
     /// What the built image has above busybox, by `docker save` of it.
-    pub fn files(&self) -> Vec<String> {
-        let store = berth_store::Store::open(&self.dir.join("data"));
-        drop(store);
+    pub(crate) fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         let layers = self.layers();
         for layer in layers.iter().skip(1) {
             let mut archive = tar::Archive::new(layer.as_slice());
             for entry in archive.entries().unwrap() {
-                let path = entry.unwrap().path().unwrap().to_string_lossy().into_owned();
+                let path = entry
+                    .unwrap()
+                    .path()
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
                 found.push(path.trim_end_matches('/').to_owned());
             }
         }
@@ -166,9 +183,11 @@ impl Rig {
     fn layers(&self) -> Vec<Vec<u8>> {
         let blobs = self.dir.join("data/blobs/sha256");
         let images: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(self.dir.join("data/images.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(self.dir.join("data/images.json")).unwrap())
+                .unwrap();
         let id = find_name(&images, "docker.io/library/built:latest").unwrap();
-        let read = |digest: &str| std::fs::read(blobs.join(digest.trim_start_matches("sha256:"))).unwrap();
+        let read =
+            |digest: &str| std::fs::read(blobs.join(digest.trim_start_matches("sha256:"))).unwrap();
         let mut manifest: serde_json::Value = serde_json::from_slice(&read(&id)).unwrap();
         if let Some(inner) = manifest["manifests"][0]["digest"].as_str() {
             manifest = serde_json::from_slice(&read(inner)).unwrap();
@@ -180,7 +199,11 @@ impl Rig {
                 let bytes = read(layer["digest"].as_str().unwrap());
                 if bytes.starts_with(&[0x1f, 0x8b]) {
                     let mut plain = Vec::new();
-                    std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes.as_slice()), &mut plain).unwrap();
+                    std::io::Read::read_to_end(
+                        &mut flate2::read::MultiGzDecoder::new(bytes.as_slice()),
+                        &mut plain,
+                    )
+                    .unwrap();
                     plain
                 } else {
                     bytes
@@ -190,16 +213,25 @@ impl Rig {
     }
 
     fn leftovers(&self) -> Vec<PathBuf> {
-        let list = |path: &str| std::fs::read_dir(self.dir.join(path)).into_iter().flatten().flatten().map(|entry| entry.path());
-        list("run/build").chain(list("data/snapshots")).chain(list("run/containers")).collect()
+        let list = |path: &str| {
+            std::fs::read_dir(self.dir.join(path))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+        };
+        list("run/build")
+            .chain(list("data/snapshots"))
+            .chain(list("run/containers"))
+            .collect()
     }
 
-    pub fn nothing_is_left(&self) {
+    pub(crate) fn nothing_is_left(&self) {
         assert_eq!(self.leftovers(), Vec::<PathBuf>::new());
         let _ = &self.cgroup;
     }
 
-    pub async fn nothing_is_left_soon(&self) {
+    pub(crate) async fn nothing_is_left_soon(&self) {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !self.leftovers().is_empty() && std::time::Instant::now() < end {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -208,18 +240,18 @@ impl Rig {
     }
 }
 
-/// The image's ID by its name, wherever the file says it.
+/// The ID of the image with that name.
 fn find_name(value: &serde_json::Value, name: &str) -> Option<String> {
-    let names = value.get("names").or_else(|| value.get("tags")).unwrap_or(value);
-    names[name]
-        .as_str()
-        .or_else(|| names[name]["id"].as_str())
-        .or_else(|| names[name]["image"].as_str())
-        .map(str::to_owned)
-}
-
-fn tracing_subscriber() -> bool {
-    false
+    if let Some(names) = value["names"].as_array()
+        && names.iter().any(|known| known == name)
+    {
+        return value["id"].as_str().map(str::to_owned);
+    }
+    match value {
+        serde_json::Value::Array(list) => list.iter().find_map(|value| find_name(value, name)),
+        serde_json::Value::Object(map) => map.values().find_map(|value| find_name(value, name)),
+        _ => None,
+    }
 }
 
 fn runtime() -> PathBuf {
@@ -253,14 +285,24 @@ fn busybox() -> Vec<u8> {
         add(dir, tar::EntryType::Directory, 0o755, &[]);
     }
     add("bin/busybox", tar::EntryType::Regular, 0o755, &program);
-    add("etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\n");
+    add(
+        "etc/passwd",
+        tar::EntryType::Regular,
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\n",
+    );
     add("etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\n");
-    for applet in ["sh", "cat", "echo", "true", "sleep", "ls", "id", "env", "grep", "tail", "wc", "ip", "mount", "touch", "mkdir", "rm", "stat", "dd", "hostname", "df", "sort", "ln", "test"] {
+    for applet in [
+        "sh", "cat", "echo", "true", "sleep", "ls", "id", "env", "grep", "tail", "wc", "ip",
+        "mount", "touch", "mkdir", "rm", "stat", "dd", "hostname", "df", "sort", "ln", "test",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
-        archive.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+        archive
+            .append_link(&mut header, format!("bin/{applet}"), "busybox")
+            .unwrap();
     }
     archive.into_inner().unwrap()
 }
@@ -271,7 +313,10 @@ fn end(dir: &Path, cgroup: &str) {
     for round in 0..200 {
         let mut left = false;
         for procs in groups(cgroup) {
-            for pid in std::fs::read_to_string(procs.join("cgroup.procs")).unwrap_or_default().lines() {
+            for pid in std::fs::read_to_string(procs.join("cgroup.procs"))
+                .unwrap_or_default()
+                .lines()
+            {
                 left = true;
                 if let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) {
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -307,7 +352,10 @@ fn collect(path: &Path, list: &mut Vec<PathBuf>) {
         return;
     };
     list.push(path.to_owned());
-    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
         collect(&entry.path(), list);
     }
 }
@@ -316,7 +364,10 @@ fn collect(path: &Path, list: &mut Vec<PathBuf>) {
 struct Client;
 
 impl Peer for Client {
-    fn ask(&self, ask: Ask) -> Pin<Box<dyn Future<Output = Result<DuplexStream, Error>> + Send + '_>> {
+    fn ask(
+        &self,
+        ask: Ask,
+    ) -> Pin<Box<dyn Future<Output = Result<DuplexStream, Error>> + Send + '_>> {
         Box::pin(async move {
             match ask {
                 Ask::Secret { id } if id == "key" => {
@@ -329,9 +380,4 @@ impl Peer for Client {
             }
         })
     }
-}
-
-#[allow(dead_code)]
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
