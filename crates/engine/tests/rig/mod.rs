@@ -20,7 +20,11 @@ pub(crate) struct Rig {
     cgroup: String,
     events: Arc<Mutex<Vec<Event>>>,
     asked: Arc<Mutex<Vec<String>>>,
+    taken: Taken,
 }
+
+/// What the client got, by number of output.
+type Taken = Arc<Mutex<BTreeMap<usize, Vec<u8>>>>;
 
 impl Rig {
     /// Runs a test in a process's own network namespace, on a thread of its own.
@@ -115,7 +119,24 @@ impl Rig {
             cgroup: cgroup.to_owned(),
             events: Arc::default(),
             asked: Arc::default(),
+            taken: Arc::default(),
         }
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the client got as output of that number.
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn taken(&self, index: usize) -> Vec<u8> {
+        self.taken.lock().unwrap()[&index].clone()
     }
 
     pub(crate) async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
@@ -126,6 +147,7 @@ impl Rig {
             context: self.context(),
             asked: self.asked.clone(),
             walked: Mutex::default(),
+            taken: self.taken.clone(),
         };
         self.asked.lock().unwrap().clear();
         self.engine.build(request, Arc::new(client), sink).await
@@ -389,6 +411,7 @@ struct Client {
     /// Paths whose contents were asked for.
     asked: Arc<Mutex<Vec<String>>>,
     walked: Mutex<Vec<Stat>>,
+    taken: Taken,
 }
 
 impl Client {
@@ -464,6 +487,16 @@ impl Peer for Client {
         Box::pin(async move {
             match ask {
                 Ask::Secret { id } if id == "key" => Ok(stream(b"value\n".to_vec())),
+                Ask::Output { index } => {
+                    let (mut inside, outside) = tokio::io::duplex(64 << 10);
+                    let taken = self.taken.clone();
+                    tokio::spawn(async move {
+                        let mut data = Vec::new();
+                        inside.read_to_end(&mut data).await.unwrap();
+                        taken.lock().unwrap().insert(index, data);
+                    });
+                    Ok(outside)
+                }
                 Ask::Secret { id } => Err(Error::not_found(format!("secret {id}"))),
                 Ask::Ssh { .. } => {
                     let (mut inside, outside) = tokio::io::duplex(64);
