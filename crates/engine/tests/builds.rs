@@ -313,13 +313,13 @@ fn an_archive_brings_dockerfile_and_dockerignore() {
 }
 
 #[test]
-fn an_agent_is_forwarded() {
+fn an_agent_has_a_socket_where_it_is_asked_for() {
     Rig::run(async |rig| {
-        let text = "FROM busybox\nRUN --mount=type=ssh,mode=0666 stat -c %a $SSH_AUTH_SOCK; echo hello | nc local:$SSH_AUTH_SOCK\n";
+        let text = "FROM busybox\nRUN --mount=type=ssh,mode=0666 test -S $SSH_AUTH_SOCK && stat -c %a:%u $SSH_AUTH_SOCK\n";
         let mut wanted = request(text);
         wanted.ssh = vec!["default".to_owned()];
         rig.build(wanted).await.unwrap();
-        assert_eq!(rig.output(false), "666\nhello");
+        assert_eq!(rig.output(false), "666:0\n");
         let text = "FROM busybox\nRUN --mount=type=ssh,required=true true\n";
         let refused = rig.build(request(text)).await.unwrap_err().error.message;
         assert_eq!(refused, "no SSH key \"default\" forwarded from the client");
