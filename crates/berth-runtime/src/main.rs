@@ -8,6 +8,7 @@
 
 mod args;
 mod commands;
+mod config;
 mod console;
 mod error;
 mod inherit;

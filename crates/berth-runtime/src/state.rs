@@ -17,6 +17,7 @@ use oci_spec::runtime::Spec;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use crate::config;
 use crate::error::{Context, Error, Result};
 
 pub(crate) const START_SOCKET: &str = "start.sock";
@@ -104,7 +105,9 @@ impl StateDir {
     }
 
     pub(crate) fn load_config(&self) -> Result<Spec> {
-        read_config(&self.0.join("config.json")).map(|(spec, _)| spec)
+        let path = self.0.join("config.json");
+        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        config::parse(&path, &bytes)
     }
 
     /// Changes the configuration that is kept, for later commands.
@@ -158,13 +161,6 @@ pub(crate) fn process_stat(pid: u32) -> Option<(u64, bool)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let ended = matches!(fields.next()?, "Z" | "X");
     Some((fields.nth(18)?.parse().ok()?, ended))
-}
-
-/// A configuration, parsed and as it is in the file.
-pub(crate) fn read_config(path: &Path) -> Result<(Spec, Vec<u8>)> {
-    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
-    let spec = serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))?;
-    Ok((spec, bytes))
 }
 
 /// Writes a file so that a reader sees the old or the new content, nothing

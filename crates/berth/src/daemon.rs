@@ -11,6 +11,7 @@ use berth_server::Server;
 use berth_server::listen::{self, Address, Listener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+mod builder;
 mod file;
 mod flags;
 mod log;

@@ -86,6 +86,10 @@ impl Ignore {
                 Some(text) => (true, text),
                 None => (false, pattern),
             };
+            // Paths have none in front, and BuildKit takes none away here.
+            if text.starts_with('/') {
+                continue;
+            }
             if list.len() == MAX_PATTERNS || text.len() > MAX_PATTERN {
                 return Err("too many or too long patterns".to_owned());
             }
@@ -102,6 +106,11 @@ impl Ignore {
         self.patterns
             .iter()
             .any(|pattern| !pattern.takes_back && pattern.may_match_below(path))
+    }
+
+    /// Whether some pattern takes back what another leaves out.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.takes_back)
     }
 
     /// Whether a build sees the file or directory at this path below the root

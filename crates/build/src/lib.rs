@@ -8,6 +8,7 @@
 //! ```
 //!
 //! * [`dockerfile`]: the language; [`ignore`]: `.dockerignore`; both pure.
+//! * [`check`]: the build checks; pure.
 //! * [`plan`]: a Dockerfile becomes a graph.
 //! * [`graph`]: the low-level definition; shaped like BuildKit's LLB.
 //! * [`tree`]: files from outside, root filesystems as layers.
@@ -18,6 +19,7 @@
 //! Must not know HTTP, nor how a step is run.
 
 pub mod apply;
+pub mod check;
 pub mod dockerfile;
 mod draft;
 pub mod files;

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
 use sha2::{Digest as _, Sha256};
 
-use crate::Digest;
 use crate::error::{Error, Result, invalid};
 use crate::reference::is_lower_hex;
+use crate::{BlobReader, Digest};
 
 /// Longest manifest, index or configuration that is read into memory.
 pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
@@ -102,7 +102,14 @@ impl<R: Read> Read for Tee<R> {
 /// Where documents and layers are looked up by digest.
 pub(crate) trait Source {
     fn size(&self, digest: &str) -> Option<u64>;
-    fn open(&self, digest: &str) -> Result<File>;
+
+    /// Length of a plain layer that can be made and takes no space.
+    fn made(&self, digest: &str) -> Option<u64> {
+        let _ = digest;
+        None
+    }
+
+    fn open(&self, digest: &str) -> Result<BlobReader>;
 
     /// The whole of a manifest, index or configuration.
     fn document(&self, digest: &str) -> Result<Vec<u8>> {

@@ -6,19 +6,20 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, TryLockError};
 
 use rustix::io::Errno;
 
 use crate::blob::{Tee, open_file};
-use crate::disk::children;
+use crate::disk::{children, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::layer::{self, Layer};
 use crate::reference::familiar;
+use crate::regenerate::Original;
 use crate::state::{Record, State, read_saved};
 use crate::store::{IMAGES, Inner, LAYER_RECORD, Work, hex, publish};
-use crate::unpack::unpack_blob;
+use crate::unpack::{unpack_blob, write_record};
 use crate::{Digest, Store};
 
 /// Something that `check` found.
@@ -140,7 +141,8 @@ impl Check<'_> {
         }
         for digest in digests {
             self.report.checked += 1;
-            match verify_blob(self.inner, &digest) {
+            let giver = self.inner.state().layers.get(&digest).cloned();
+            match verify_blob(self.inner, &digest, giver.as_ref()) {
                 Verdict::Good => {}
                 Verdict::Unreadable(problem) => self.found(
                     format!("blob {digest}"),
@@ -183,8 +185,12 @@ impl Check<'_> {
                 }
                 Ok(())
             })?;
-            state.blobs.remove(digest);
-            inner.discard(&inner.dirs.blobs, hex(digest).as_bytes());
+            if state.blobs.remove(digest).is_some() {
+                inner.discard(&inner.dirs.blobs, hex(digest).as_bytes());
+            } else {
+                // Its layer gave it, and goes as well.
+                inner.unpin_layer(state, digest)?;
+            }
             inner.collect(state);
         }
         self.found(format!("blob {digest}"), problem, remedy, self.repair);
@@ -220,7 +226,7 @@ impl Check<'_> {
     }
 
     fn bad_layer(&mut self, diff_id: &Digest, problem: String) -> Result<()> {
-        let (blob, users, snapshots) = {
+        let (blob, users, snapshots, pinned) = {
             let state = self.inner.state();
             let is_used = state.is_used(diff_id);
             if !is_used {
@@ -231,9 +237,20 @@ impl Check<'_> {
                 self.source(&state, diff_id),
                 users(&state, diff_id),
                 standing_on(&state, diff_id),
+                state.pins.layers().any(|layer| layer == diff_id),
             )
         };
         let what = format!("layer {diff_id}");
+        if blob.is_none() && pinned && users.is_empty() && snapshots.is_empty() {
+            if self.repair {
+                let state = &mut *self.inner.state();
+                self.inner.unpin_layer(state, diff_id)?;
+                self.inner.collect(state);
+            }
+            let remedy = "remove it from the build cache: the next build makes it again";
+            self.found(what, problem, remedy.to_owned(), self.repair);
+            return Ok(());
+        }
         let Some(blob) = blob else {
             let remedy = format!(
                 "nothing is here to make it from: pull or load again an image that has it{}",
@@ -345,10 +362,18 @@ pub(crate) fn unpack_again(inner: &Arc<Inner>, blob: &Digest, diff_id: &Digest) 
         .metadata()
         .map_err(Error::io("look at blob", blob))?
         .len();
-    let unpacked = unpack_blob(inner, &work, file, size, &mut |_| {})?;
+    let mut unpacked = unpack_blob(inner, &work, file, size, &mut |_| {})?;
     let found = unpacked.diff_id.as_ref().unwrap_or(blob);
     if found != diff_id {
         return invalid(format!("blob {blob} becomes layer {found}"));
+    }
+    // It is what it was: what it gave, it gives again.
+    let old = inner.state().layers.get(diff_id).cloned();
+    if let Some(old) = old.filter(|old| old.built.is_some()) {
+        unpacked.layer.built = old.built;
+        let at = open_directory(work.fd.as_fd(), unpacked.directory.as_bytes())
+            .map_err(Error::io("open", "a layer"))?;
+        write_record(&at, &unpacked.layer)?;
     }
     rustix::fs::syncfs(&work.fd).map_err(Error::io("sync layer", diff_id))?;
     let state = &mut *inner.state();
@@ -367,8 +392,8 @@ pub(crate) fn unpack_again(inner: &Arc<Inner>, blob: &Digest, diff_id: &Digest) 
 }
 
 /// Whether a blob is here and has its digest.
-pub(crate) fn is_good(inner: &Inner, digest: &str) -> bool {
-    matches!(verify_blob(inner, digest), Verdict::Good)
+pub(crate) fn is_good(inner: &Inner, digest: &str, giver: Option<&Layer>) -> bool {
+    matches!(verify_blob(inner, digest, giver), Verdict::Good)
 }
 
 enum Verdict {
@@ -378,9 +403,20 @@ enum Verdict {
     Unreadable(String),
 }
 
-fn verify_blob(inner: &Inner, digest: &str) -> Verdict {
+/// `giver` is the layer of that digest, which may give it without a file.
+fn verify_blob(inner: &Inner, digest: &str, giver: Option<&Layer>) -> Verdict {
     let file = match open_file(&inner.dirs.blobs, hex(digest)) {
         Ok(file) => file,
+        Err(Errno::NOENT) if giver.is_some_and(|layer| layer.built.is_some()) => {
+            let verified = giver.map(|layer| Original::open(inner, digest, layer)?.verify());
+            return match verified {
+                None | Some(Ok(())) => Verdict::Good,
+                Some(Err(Error::Io { source, .. })) if source.raw_os_error().is_some() => {
+                    Verdict::Unreadable(format!("its layer cannot be read: {source}"))
+                }
+                Some(Err(error)) => Verdict::Bad(error.to_string()),
+            };
+        }
         Err(Errno::NOENT) => return Verdict::Bad("it is missing".to_owned()),
         Err(error) => return Verdict::Unreadable(format!("it cannot be opened: {error}")),
     };
@@ -403,9 +439,11 @@ fn verify_layer(inner: &Inner, diff_id: &Digest, layer: &Layer) -> Option<String
         Ok(_) => return Some(format!("{LAYER_RECORD} does not say what the engine knows")),
         Err(error) => return Some(error.to_string()),
     }
-    layer::verify(layer, &directory)
-        .err()
-        .map(|error| error.to_string())
+    let mut verified = layer::verify(layer, &directory);
+    if verified.is_ok() && layer.built.is_some() {
+        verified = Original::open(inner, diff_id, layer).and_then(|original| original.verify());
+    }
+    verified.err().map(|error| error.to_string())
 }
 
 fn read_record(directory: &OwnedFd) -> Result<Layer> {

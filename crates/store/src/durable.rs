@@ -23,6 +23,7 @@ use crate::blob::open_file;
 use crate::check::{is_good, unpack_again};
 use crate::disk::replace_file;
 use crate::error::{Error, Result};
+use crate::layer::Layer;
 use crate::state::{Record, State};
 use crate::store::{Inner, hex};
 
@@ -134,8 +135,13 @@ fn work(root: &OwnedFd, tmp: &OwnedFd, boot: &str, pause: Duration, queue: &Rece
 }
 
 /// A blob of an image that is not what it was.
-pub(crate) fn lost_blob<'a>(inner: &Inner, record: &'a Record) -> Option<&'a Digest> {
-    record.blobs.iter().find(|digest| !is_good(inner, digest))
+pub(crate) fn lost_blob<'a>(
+    inner: &Inner,
+    layers: &HashMap<Digest, Layer>,
+    record: &'a Record,
+) -> Option<&'a Digest> {
+    let mut blobs = record.blobs.iter();
+    blobs.find(|digest| !is_good(inner, digest, layers.get(*digest)))
 }
 
 /// Gives up the layers of images published after `durable`, but those that
@@ -143,7 +149,12 @@ pub(crate) fn lost_blob<'a>(inner: &Inner, record: &'a Record) -> Option<&'a Dig
 pub(crate) fn distrust_layers(inner: &Inner, state: &mut State, durable: u64) {
     let (sound, doubtful): (Vec<_>, Vec<_>) =
         (state.images.values().cloned()).partition(|record| record.saved.publication <= durable);
-    let sound: HashSet<&Digest> = sound.iter().flat_map(|record| &record.layers).collect();
+    let mut sound: HashSet<&Digest> = sound.iter().flat_map(|record| &record.layers).collect();
+    sound.extend(state.pins.layers());
+    // As blobs of their images these have been read.
+    let read = doubtful.iter().flat_map(|record| &record.blobs);
+    sound.extend(read.filter(|digest| !state.blobs.contains_key(*digest)));
+    let sound: HashSet<Digest> = sound.into_iter().cloned().collect();
     for diff_id in doubtful.iter().flat_map(|record| &record.layers) {
         if !sound.contains(diff_id) && state.layers.remove(diff_id).is_some() {
             inner.discard(&inner.dirs.layers, hex(diff_id).as_bytes());

@@ -26,7 +26,7 @@ use crate::publish::NewImage;
 use crate::state::{State, now};
 use crate::store::{Inner, Work, crash_point, hex};
 use crate::unpack::{NewLayer, Unpacked, unpack_blob};
-use crate::{Digest, Image, Reference, Store};
+use crate::{BlobReader, Digest, Image, Reference, Store};
 
 /// A collection of blobs and layers that will be an image. Cheap to clone;
 /// its methods may be called from many threads at once. When the last clone is
@@ -186,7 +186,7 @@ impl Incoming {
         let (arrival, is_writer) = {
             let state = &mut *self.inner().state();
             self.keep(state, digest);
-            let here = state.blobs.get(digest).copied();
+            let here = state.blob_size(digest);
             if let Some(here) = here.or_else(|| Arrived(self).size(digest)) {
                 if here != size {
                     return invalid(format!(
@@ -262,9 +262,10 @@ impl Incoming {
         let inner = self.inner();
         let mut slot = Some(inner.slots.slot());
         let Some(Part::Arriving(arrival)) = self.part(blob) else {
-            let file = self.open(blob)?;
-            let size = file.metadata().map_err(Error::io("look at blob", blob))?;
-            return unpack_blob(inner, self.work(), file, size.len(), progress);
+            let Some((file, size)) = self.find_blob(blob)? else {
+                return invalid(format!("blob {blob} is missing"));
+            };
+            return unpack_blob(inner, self.work(), file, size, progress);
         };
         loop {
             let mut reader = arrival.reader();
@@ -287,24 +288,28 @@ impl Incoming {
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn open_blob(&self, digest: &str) -> Result<(File, u64)> {
+    pub fn open_blob(&self, digest: &str) -> Result<(BlobReader, u64)> {
         hex_of(digest)?;
-        let stored = self.inner().state().blobs.get(digest).copied();
-        let Some(size) = stored.or_else(|| Arrived(self).size(digest)) else {
-            return Err(Error::NotFound(format!("blob {digest} not found")));
-        };
-        Ok((self.open(digest)?, size))
+        let found = self.find_blob(digest)?;
+        found.ok_or_else(|| Error::NotFound(format!("blob {digest} not found")))
     }
 
-    /// A blob that is here, whole.
-    pub(crate) fn open(&self, digest: &str) -> Result<File> {
-        let state = &mut *self.inner().state();
-        if state.blobs.contains_key(digest) {
-            self.keep(state, digest);
-            return open_file(&self.inner().dirs.blobs, hex(digest))
-                .map_err(Error::io("open blob", digest));
+    fn find_blob(&self, digest: &str) -> Result<Option<(BlobReader, u64)>> {
+        let stored = {
+            let state = &mut *self.inner().state();
+            let stored = state.blob_size(digest).is_some();
+            if stored {
+                self.keep(state, digest);
+            }
+            stored
+        };
+        if stored {
+            return self.inner().open_blob(digest).map(Some);
         }
-        Arrived(self).open(digest)
+        let arrived = Arrived(self);
+        let size = arrived.size(digest);
+        size.map(|size| Ok((arrived.open(digest)?, size)))
+            .transpose()
     }
 
     /// Makes `id` (a manifest or index that was put) an image with these names
@@ -334,13 +339,14 @@ impl Source for Arrived<'_> {
         }
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
+    fn open(&self, digest: &str) -> Result<BlobReader> {
         let inner = self.0.inner();
         match self.0.part(digest) {
             Some(Part::Spooled { file, .. }) => open_file(&self.0.work().fd, &file),
             Some(Part::Arriving(_)) => open_file(&inner.dirs.ingest, hex(digest)),
             None => return invalid(format!("blob {digest} is missing")),
         }
+        .map(BlobReader::from)
         .map_err(Error::io("open blob", digest))
     }
 }

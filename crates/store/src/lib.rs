@@ -45,6 +45,7 @@ mod pack;
 mod pins;
 mod platform;
 mod publish;
+mod reader;
 mod reference;
 mod regenerate;
 mod save;
@@ -77,6 +78,7 @@ pub use crate::layer::is_wanted as is_wanted_xattr;
 pub use crate::measure::disk_usage;
 pub use crate::pack::{PackAs, Packed};
 pub use crate::pins::Pin;
+pub use crate::reader::BlobReader;
 pub use crate::reference::Reference;
 pub use crate::tar::{
     Entry as TarEntry, Extent as TarExtent, Kind as TarKind, Reader as TarReader, TarWriter,

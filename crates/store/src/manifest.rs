@@ -174,7 +174,7 @@ impl Walk<'_> {
         if !self.visited.insert(digest.to_owned()) {
             return Ok(());
         }
-        self.keep(digest, descriptor)?;
+        self.keep(digest, descriptor, self.source.size(digest))?;
         let (document, media_type, size) = parse(digest, &self.source.document(digest)?)?;
         if nesting == MAX_NESTING {
             self.media_type.clone_from(&media_type);
@@ -211,9 +211,14 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, digest: &str, descriptor: Option<&Descriptor>) -> Result<()> {
+    fn keep(
+        &mut self,
+        digest: &str,
+        descriptor: Option<&Descriptor>,
+        size: Option<u64>,
+    ) -> Result<()> {
         hex_of(digest)?;
-        if let (Some(descriptor), Some(size)) = (descriptor, self.source.size(digest))
+        if let (Some(descriptor), Some(size)) = (descriptor, size)
             && descriptor.size() != size
         {
             return invalid(format!(
@@ -235,10 +240,15 @@ impl Walk<'_> {
     ) -> Result<Found> {
         let mut available = true;
         let mut blobs = vec![digest.to_owned()];
-        for part in manifest.layers().iter().chain([manifest.config()]) {
+        let layers = manifest.layers().iter().map(|layer| (layer, true));
+        for (part, is_layer) in layers.chain([(manifest.config(), false)]) {
             let digest = part.digest().to_string();
-            if self.source.size(&digest).is_some() {
-                self.keep(&digest, Some(part))?;
+            let mut size = self.source.size(&digest);
+            if size.is_none() && is_layer {
+                size = self.source.made(&digest);
+            }
+            if size.is_some() {
+                self.keep(&digest, Some(part), size)?;
                 blobs.push(digest);
             } else {
                 available = false;

@@ -1,8 +1,9 @@
-//! A plain layer becomes a blob while it is unpacked (commit, build).
+//! Plain layers become blobs: while they are unpacked (commit), from another
+//! blob, or from a layer that was built.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
@@ -14,11 +15,10 @@ use crate::error::{Error, Result, invalid};
 use crate::incoming::Incoming;
 use crate::layer::Ending;
 use crate::regenerate::{Original, Pieces};
-use crate::unpack::unpack_plain;
+use crate::unpack::{Room, unpack_plain};
 
-/// Buffers between reading and compressing.
+/// Bytes that are read at once.
 const BUFFER: usize = 128 << 10;
-const DEPTH: usize = 8;
 
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
@@ -59,11 +59,11 @@ impl PackAs {
 
 impl Incoming {
     /// Unpacks a plain tar stream that is in no blob yet, which becomes one,
-    /// compressed as given (commit, build): the layer's descriptor.
+    /// compressed as given (commit): the layer's descriptor.
     pub fn pack(&self, plain: &mut dyn Read, compression: PackAs) -> Result<Packed> {
         let mut new = None;
-        let packed = self.compress(plain, compression, &mut |plain| {
-            let layer = unpack_plain(self.inner(), self.work(), plain, Ending::Marked)?;
+        let packed = self.compress(compression, |out| {
+            let layer = unpack_plain(self.inner(), self.work(), fork(plain, out), Ending::Marked)?;
             let diff_id = layer.diff_id.clone();
             new = Some(layer);
             Ok(diff_id)
@@ -77,9 +77,9 @@ impl Incoming {
     /// # Errors
     /// `Invalid` if what is in the blob is not that layer.
     pub fn repack(&self, blob: &str, diff_id: &str, compression: PackAs) -> Result<Packed> {
-        let (_, mut plain) = decompress(self.open(blob)?)?;
-        self.compress(&mut plain, compression, &mut |plain| {
-            let (found, _) = Tee::hash(plain)
+        let (_, mut plain) = decompress(self.open_blob(blob)?.0)?;
+        self.compress(compression, |out| {
+            let (found, _) = Tee::hash(fork(&mut plain, out))
                 .finish()
                 .map_err(Error::io("read blob", blob))?;
             if found != diff_id {
@@ -91,47 +91,6 @@ impl Incoming {
         })
     }
 
-    /// Packs a plain stream while `read` reads it to its end and tells its
-    /// diff ID.
-    fn compress(
-        &self,
-        plain: &mut dyn Read,
-        compression: PackAs,
-        read: &mut dyn FnMut(&mut dyn Read) -> Result<Digest>,
-    ) -> Result<Packed> {
-        let (name, file) = self.create()?;
-        let (sender, pieces) = sync_channel(DEPTH);
-        let (diff_id, blob) = thread::scope(|scope| {
-            let packer = thread::Builder::new()
-                .name("store-pack".to_owned())
-                .spawn_scoped(scope, move || pack(&pieces, compression, file))
-                .map_err(Error::io("start", "a thread"))?;
-            let fork = Fork {
-                input: plain,
-                pieces: sender,
-            };
-            let mut fork = BufReader::with_capacity(BUFFER, fork);
-            let diff_id = read(&mut fork);
-            // The packer's end of the stream.
-            drop(fork);
-            let blob = match packer.join() {
-                Ok(blob) => blob.map_err(Error::io("write blob", &name))?,
-                Err(_) => return invalid("packing a layer failed"),
-            };
-            Ok((diff_id?, blob))
-        })?;
-        let (digest, size) = blob;
-        self.add(name, digest.clone(), size);
-        Ok(Packed {
-            diff_id,
-            digest,
-            size,
-            media_type: compression.media_type(),
-        })
-    }
-}
-
-impl Incoming {
     /// The blob of a layer that was made by [`Incoming::layer`], for a manifest:
     /// its stream, compressed. The plain one is the layer itself, and takes no
     /// space of its own. Equal layers and compressions give equal blobs.
@@ -148,72 +107,86 @@ impl Incoming {
             self.keep(state, layer);
             original
         };
-        let mut packed = Packed {
-            diff_id: layer.to_owned(),
-            digest: layer.to_owned(),
-            size: original.length(),
-            media_type: compression.media_type(),
-        };
-        if compression != PackAs::Plain {
-            (packed.digest, packed.size) = self.compress_original(&original, compression)?;
+        if compression == PackAs::Plain {
+            return Ok(Packed {
+                diff_id: layer.to_owned(),
+                digest: layer.to_owned(),
+                size: original.length(),
+                media_type: compression.media_type(),
+            });
         }
-        Ok(packed)
+        self.compress(compression, |mut out| {
+            original.write(&mut out).map(|()| layer.to_owned())
+        })
     }
 
-    fn compress_original(&self, original: &Original, compression: PackAs) -> Result<(Digest, u64)> {
+    /// Packs the plain stream that `write` writes, in a thread of its own;
+    /// `write` tells the diff ID. Nothing is left after an error.
+    fn compress(
+        &self,
+        compression: PackAs,
+        write: impl FnOnce(Pieces) -> Result<Digest>,
+    ) -> Result<Packed> {
         let (name, file) = self.create()?;
-        let (mut plain, pieces) = Pieces::new();
+        let out = Output {
+            file,
+            hasher: Sha256::new(),
+            room: Room::new(&self.work().fd),
+        };
+        let (plain, pieces) = Pieces::new();
         let made = thread::scope(|scope| {
             let packer = thread::Builder::new()
                 .name("store-pack".to_owned())
-                .spawn_scoped(scope, move || pack(&pieces, compression, file))
+                .spawn_scoped(scope, move || pack(&pieces, compression, out))
                 .map_err(Error::io("start", "a thread"))?;
-            let written = original.write(&mut plain);
-            drop(plain);
-            match packer.join() {
-                Ok(blob) => {
-                    let blob = blob.map_err(Error::io("write blob", &name))?;
-                    written.map(|()| blob)
-                }
-                Err(_) => invalid("packing a layer failed"),
-            }
+            let diff_id = write(plain);
+            let Ok(blob) = packer.join() else {
+                return invalid("packing a layer failed");
+            };
+            // Its error first: the other one only met a closed pipe.
+            let blob = blob.map_err(Error::io("write blob", &name))?;
+            Ok((diff_id?, blob))
         });
-        match made {
-            Ok((digest, size)) => {
-                self.add(name, digest.clone(), size);
-                Ok((digest, size))
-            }
-            Err(error) => {
-                self.inner().discard(&self.work().fd, name.as_bytes());
-                Err(error)
-            }
+        if made.is_err() {
+            self.inner().discard(&self.work().fd, name.as_bytes());
         }
+        let (diff_id, (digest, size)) = made?;
+        self.add(name, digest.clone(), size);
+        Ok(Packed {
+            diff_id,
+            digest,
+            size,
+            media_type: compression.media_type(),
+        })
     }
 }
 
-/// Passes on what it reads, and a copy of it to the other thread.
+/// Passes on what it reads, and a copy of it to the packing thread.
 struct Fork<'a> {
     input: &'a mut dyn Read,
-    pieces: SyncSender<Vec<u8>>,
+    pieces: Pieces,
+}
+
+fn fork(input: &mut dyn Read, pieces: Pieces) -> BufReader<Fork<'_>> {
+    BufReader::with_capacity(BUFFER, Fork { input, pieces })
 }
 
 impl Read for Fork<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buffer)?;
-        // If it is gone it has an error of its own, which is told.
-        if n > 0 && self.pieces.send(buffer[..n].to_vec()).is_err() {
-            return Err(io::ErrorKind::BrokenPipe.into());
+        match n {
+            0 => self.pieces.flush()?,
+            n => self.pieces.write_all(&buffer[..n])?,
         }
         Ok(n)
     }
 }
 
-fn pack(pieces: &Receiver<Vec<u8>>, compression: PackAs, file: File) -> io::Result<(Digest, u64)> {
-    let out = Hashing {
-        file,
-        hasher: Sha256::new(),
-        count: 0,
-    };
+fn pack(
+    pieces: &Receiver<Vec<u8>>,
+    compression: PackAs,
+    out: Output<'_>,
+) -> io::Result<(Digest, u64)> {
     let out = match compression {
         PackAs::Plain => copy(pieces, out)?,
         PackAs::Gzip => gzip(pieces, out, flate2::Compression::default())?,
@@ -221,14 +194,14 @@ fn pack(pieces: &Receiver<Vec<u8>>, compression: PackAs, file: File) -> io::Resu
         PackAs::Zstd => zstd(pieces, out, ZSTD_LEVEL)?,
         PackAs::ZstdLevel(level) => zstd(pieces, out, level)?,
     };
-    Ok((name_digest(out.hasher), out.count))
+    Ok((name_digest(out.hasher), out.room.taken()))
 }
 
-fn gzip(
+fn gzip<'a>(
     pieces: &Receiver<Vec<u8>>,
-    out: Hashing,
+    out: Output<'a>,
     level: flate2::Compression,
-) -> io::Result<Hashing> {
+) -> io::Result<Output<'a>> {
     let mut encoder = flate2::write::GzEncoder::new(out, level);
     for piece in pieces {
         encoder.write_all(&piece)?;
@@ -236,7 +209,7 @@ fn gzip(
     encoder.finish()
 }
 
-fn zstd(pieces: &Receiver<Vec<u8>>, out: Hashing, level: i32) -> io::Result<Hashing> {
+fn zstd<'a>(pieces: &Receiver<Vec<u8>>, out: Output<'a>, level: i32) -> io::Result<Output<'a>> {
     let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
     for piece in pieces {
         encoder.write_all(&piece)?;
@@ -244,24 +217,25 @@ fn zstd(pieces: &Receiver<Vec<u8>>, out: Hashing, level: i32) -> io::Result<Hash
     encoder.finish()
 }
 
-fn copy(pieces: &Receiver<Vec<u8>>, mut out: Hashing) -> io::Result<Hashing> {
+fn copy<'a>(pieces: &Receiver<Vec<u8>>, mut out: Output<'a>) -> io::Result<Output<'a>> {
     for piece in pieces {
         out.write_all(&piece)?;
     }
     Ok(out)
 }
 
-struct Hashing {
+/// The blob under construction.
+struct Output<'a> {
     file: File,
     hasher: Sha256,
-    count: u64,
+    room: Room<'a>,
 }
 
-impl Write for Hashing {
+impl Write for Output<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
         self.hasher.update(&bytes[..n]);
-        self.count += n as u64;
+        self.room.take(n)?;
         Ok(n)
     }
 

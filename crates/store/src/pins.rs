@@ -193,6 +193,19 @@ impl Inner {
         Ok(())
     }
 
+    /// Takes away the pins that keep a layer.
+    pub(crate) fn unpin_layer(&self, state: &mut State, layer: &Digest) -> Result<()> {
+        let saved = state.pins.in_order().into_iter();
+        let keys: Vec<_> = saved
+            .filter(|saved| saved.pin.layers.contains(layer))
+            .map(|saved| saved.pin.key.clone())
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.append_pins(state, Line::Unpin(keys))
+    }
+
     fn append_pins(&self, state: &mut State, line: Line) -> Result<()> {
         if state.pins.lines > 2 * state.pins.by_key.len() + SPARE_LINES {
             self.compact_pins(state)?;

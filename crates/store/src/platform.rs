@@ -1,8 +1,6 @@
 //! Platforms of an image: which there are, and one of them picked out.
 
-use std::fs::File;
-
-use crate::blob::{hex_of, open_file, short};
+use crate::blob::short;
 use crate::error::{Error, Result};
 use crate::images::find;
 use crate::manifest::{Found, image, provide};
@@ -11,20 +9,6 @@ use crate::store::{StoredBlobs, crash_point, hex};
 use crate::{Digest, Image, ManifestKind, ManifestSummary, Platform, Store};
 
 impl Store {
-    /// Opens a blob for reading: the file and its length.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub fn open_blob(&self, digest: &str) -> Result<(File, u64)> {
-        hex_of(digest)?;
-        let state = self.inner.state();
-        let missing = || Error::NotFound(format!("blob {digest} not found"));
-        let size = *state.blobs.get(digest).ok_or_else(missing)?;
-        let file = open_file(&self.inner.dirs.blobs, hex(digest))
-            .map_err(Error::io("open blob", digest))?;
-        Ok((file, size))
-    }
-
     /// The manifests of an image, in the index's order: those that are here,
     /// whole or in part, and those that its index only speaks of.
     ///
@@ -66,6 +50,7 @@ impl Store {
         let source = StoredBlobs {
             inner: &self.inner,
             sizes: &state.blobs,
+            layers: &state.layers,
         };
         let resolved = image(found, &source)?;
         let layers = resolved.layers.iter();

@@ -2,18 +2,20 @@
 //! them count last, in one visible step.
 
 use std::collections::hash_map::Entry;
-use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::renameat;
 
 use crate::blob::Source;
+use crate::disk::open_directory;
 use crate::error::{Error, Result, invalid};
 use crate::incoming::{Arrived, Incoming, Part};
+use crate::layer::FormKind;
 use crate::state::{Record, Saved, State, describe, now, set_name};
-use crate::store::{Inner, StoredBlobs, crash_point, hex, publish};
+use crate::store::{Inner, LAYER_RECORD, StoredBlobs, Work, crash_point, hex, publish};
 use crate::unpack::NewLayer;
-use crate::{Digest, Image};
+use crate::{BlobReader, Digest, Image};
 
 /// An image to be, all of whose parts have come in.
 #[derive(Debug)]
@@ -34,20 +36,28 @@ impl Incoming {
         let inner = self.inner();
         crash_point("unpacked");
         let state = &mut *inner.state();
-        self.keep(state, &new.diff_id);
-        match state.layers.entry(new.diff_id) {
+        let diff_id = new.diff_id.clone();
+        self.keep(state, &diff_id);
+        match state.layers.entry(diff_id.clone()) {
             Entry::Vacant(place) => {
                 publish(
                     &self.work().fd,
                     &new.directory,
                     &inner.dirs.layers,
-                    hex(place.key()),
+                    hex(&diff_id),
                 )
-                .map_err(Error::io("publish layer", place.key()))?;
+                .map_err(Error::io("publish layer", &diff_id))?;
                 place.insert(new.layer);
             }
-            // Somebody else was faster.
-            Entry::Occupied(_) => inner.discard(&self.work().fd, new.directory.as_bytes()),
+            // Somebody else was faster, or it came with an image.
+            Entry::Occupied(mut there) => {
+                let layer = there.get_mut();
+                if layer.built.is_none() && new.layer.built.is_some() {
+                    replace(inner, self.work(), &diff_id, &new, layer.form)?;
+                    *layer = new.layer;
+                }
+                inner.discard(&self.work().fd, new.directory.as_bytes());
+            }
         }
         crash_point("layer");
         Ok(())
@@ -127,6 +137,7 @@ impl Incoming {
             stored: StoredBlobs {
                 inner: self.inner(),
                 sizes: &state.blobs,
+                layers: &state.layers,
             },
         };
         let record = describe(saved, &state.layers, &source)?;
@@ -144,7 +155,8 @@ impl Incoming {
 
     fn publish_blob(&self, state: &mut State, digest: &Digest) -> Result<()> {
         let inner: &Inner = self.inner();
-        if state.blobs.contains_key(digest) {
+        // What a layer gives is not stored as well.
+        if state.blob_size(digest).is_some() {
             return Ok(());
         }
         let size = match self.part(digest) {
@@ -165,6 +177,28 @@ impl Incoming {
     }
 }
 
+/// Makes a layer that came with an image one that was built here. The content
+/// is the same unless it has the other form, so only the record changes.
+fn replace(
+    inner: &Inner,
+    work: &Work,
+    diff_id: &str,
+    new: &NewLayer,
+    form: FormKind,
+) -> Result<()> {
+    let failed = || Error::io("replace layer", diff_id);
+    if form == new.layer.form {
+        let made = open_directory(work.fd.as_fd(), new.directory.as_bytes()).map_err(failed())?;
+        let there = inner.open_layer(diff_id).map_err(failed())?;
+        return renameat(&made, LAYER_RECORD, &there, LAYER_RECORD).map_err(failed());
+    }
+    inner.discard(&inner.dirs.layers, hex(diff_id).as_bytes());
+    publish(&work.fd, &new.directory, &inner.dirs.layers, hex(diff_id)).map_err(failed())?;
+    inner.measured().remove(diff_id);
+    inner.tell_removed();
+    Ok(())
+}
+
 /// What has come in and what was there before: an index of which another
 /// platform is pulled keeps those it has.
 struct Both<'a> {
@@ -178,7 +212,11 @@ impl Source for Both<'_> {
         stored.or_else(|| Arrived(self.incoming).size(digest))
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
+    fn made(&self, digest: &str) -> Option<u64> {
+        self.stored.made(digest)
+    }
+
+    fn open(&self, digest: &str) -> Result<BlobReader> {
         if self.stored.size(digest).is_some() {
             self.stored.open(digest)
         } else {

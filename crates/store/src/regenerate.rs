@@ -68,6 +68,10 @@ impl Original {
         })
     }
 
+    pub(crate) fn diff_id(&self) -> &str {
+        &self.diff_id
+    }
+
     /// Bytes of the stream.
     pub(crate) fn length(&self) -> u64 {
         self.length
@@ -93,7 +97,6 @@ impl Original {
         Ok(())
     }
 
-    #[expect(dead_code, reason = "for checks")]
     pub(crate) fn verify(&self) -> Result<()> {
         self.write(&mut io::sink())
     }

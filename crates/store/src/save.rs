@@ -6,13 +6,12 @@
 //! into a backup.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::blob::{Source, Tee, open_file};
+use crate::blob::{Source, Tee};
 use crate::error::{Error, Result};
 use crate::incoming::{Arrived, Incoming};
 use crate::lease::Lease;
@@ -21,7 +20,7 @@ use crate::reference::familiar;
 use crate::state::Record;
 use crate::store::{Inner, hex};
 use crate::tar::{Entry, Kind, TarWriter};
-use crate::{Digest, Image, ManifestKind, Platform, Reference, Store};
+use crate::{BlobReader, Digest, Image, ManifestKind, Platform, Reference, Store};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -68,7 +67,7 @@ impl Incoming {
         let inner = self.inner();
         let state = inner.state();
         let size = |digest: &Digest| {
-            let stored = state.blobs.get(digest).copied();
+            let stored = state.blob_size(digest);
             stored.or_else(|| Arrived(self).size(digest))
         };
         let sizes = (record.blobs.iter())
@@ -91,7 +90,7 @@ impl Incoming {
 
 /// The blobs of the images, kept while this lives.
 struct Pinned<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     /// Those that are in no image yet, and keeps all.
     arrived: Option<Arrived<'a>>,
     records: HashMap<Digest, Arc<Record>>,
@@ -109,8 +108,8 @@ impl<'a> Pinned<'a> {
                 return Err(Error::NotFound(format!("No such image: {}", image.id)));
             };
             for digest in &record.blobs {
-                if let Some(size) = state.blobs.get(digest) {
-                    sizes.insert(digest.clone(), *size);
+                if let Some(size) = state.blob_size(digest) {
+                    sizes.insert(digest.clone(), size);
                     lease.add(state, digest);
                 }
             }
@@ -131,11 +130,11 @@ impl Source for Pinned<'_> {
         self.sizes.get(digest).copied()
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
+    fn open(&self, digest: &str) -> Result<BlobReader> {
+        let stored = self.inner.state().blob_size(digest).is_some();
         match &self.arrived {
-            Some(arrived) if !self.inner.state().blobs.contains_key(digest) => arrived.open(digest),
-            _ => open_file(&self.inner.dirs.blobs, hex(digest))
-                .map_err(Error::io("open blob", digest)),
+            Some(arrived) if !stored => arrived.open(digest),
+            _ => self.inner.open_blob(digest).map(|(reader, _)| reader),
         }
     }
 }

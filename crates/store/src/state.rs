@@ -120,7 +120,10 @@ impl State {
         let blobs: HashSet<&Digest> = (self.images.values().flat_map(|record| &record.blobs))
             .chain(self.leases.keys())
             .collect();
-        let layers: HashSet<&Digest> = (self.images.values().flat_map(|record| &record.layers))
+        // A plain blob may be one that its layer gives.
+        let images = self.images.values();
+        let layers: HashSet<&Digest> = images
+            .flat_map(|record| record.layers.iter().chain(&record.blobs))
             .chain(
                 self.snapshots
                     .values()
@@ -143,12 +146,18 @@ impl State {
         )
     }
 
+    /// Length of a blob that is here, as a file or as a layer that gives it.
+    pub(crate) fn blob_size(&self, digest: &str) -> Option<u64> {
+        let file = self.blobs.get(digest).copied();
+        file.or_else(|| made(&self.layers, digest))
+    }
+
     pub(crate) fn is_used(&self, layer: &Digest) -> bool {
         self.leases.contains_key(layer)
             || self
                 .images
                 .values()
-                .any(|record| record.layers.contains(layer))
+                .any(|record| record.layers.contains(layer) || record.blobs.contains(layer))
             || self
                 .snapshots
                 .values()
@@ -168,6 +177,7 @@ impl State {
         let source = StoredBlobs {
             inner,
             sizes: &self.blobs,
+            layers: &self.layers,
         };
         for saved in read_saved(text)? {
             let id = saved.id.clone();
@@ -176,7 +186,7 @@ impl State {
             let record = describe(saved, &self.layers, &source);
             match record {
                 Ok(record) => {
-                    if is_doubtful && let Some(blob) = lost_blob(inner, &record) {
+                    if is_doubtful && let Some(blob) = lost_blob(inner, &self.layers, &record) {
                         let names = record.saved.names.join(", ");
                         tracing::error!(%id, %names, %blob, "image lost in a power cut: pull or load it again");
                         continue;
@@ -194,6 +204,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Length of the plain blob that a built layer gives.
+pub(crate) fn made(layers: &HashMap<Digest, Layer>, digest: &str) -> Option<u64> {
+    Some(layers.get(digest)?.built.as_ref()?.length)
 }
 
 pub(crate) fn read_saved(text: &[u8]) -> Result<Vec<Saved>> {

@@ -22,9 +22,9 @@ use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
 use crate::layer::{FormKind, Layer, Options, probe};
 use crate::slots::Slots;
-use crate::state::{Images, SnapshotRecord, State, describe, write_images};
+use crate::state::{Images, SnapshotRecord, State, describe, made, write_images};
 use crate::trash::Trash;
-use crate::{Digest, Store};
+use crate::{BlobReader, Digest, Store};
 
 pub(crate) const IMAGES: &str = "images.json";
 const LOCK: &str = "lock";
@@ -410,6 +410,7 @@ impl Inner {
         let source = StoredBlobs {
             inner: self,
             sizes: &state.blobs,
+            layers: &state.layers,
         };
         for record in state.images.values_mut() {
             if record.layers.contains(diff_id) {
@@ -424,6 +425,7 @@ impl Inner {
         let source = StoredBlobs {
             inner: self,
             sizes: &state.blobs,
+            layers: &state.layers,
         };
         if let Some(record) = state.images.get_mut(id) {
             *record = Arc::new(describe(record.saved.clone(), &state.layers, &source)?);
@@ -454,6 +456,7 @@ pub(crate) fn hex(digest: &str) -> &str {
 pub(crate) struct StoredBlobs<'a> {
     pub(crate) inner: &'a Inner,
     pub(crate) sizes: &'a HashMap<Digest, u64>,
+    pub(crate) layers: &'a HashMap<Digest, Layer>,
 }
 
 impl Source for StoredBlobs<'_> {
@@ -461,8 +464,13 @@ impl Source for StoredBlobs<'_> {
         self.sizes.get(digest).copied()
     }
 
-    fn open(&self, digest: &str) -> Result<File> {
-        open_file(&self.inner.dirs.blobs, hex(digest)).map_err(Error::io("open blob", digest))
+    fn made(&self, digest: &str) -> Option<u64> {
+        made(self.layers, digest)
+    }
+
+    fn open(&self, digest: &str) -> Result<BlobReader> {
+        let file = open_file(&self.inner.dirs.blobs, hex(digest));
+        Ok(file.map_err(Error::io("open blob", digest))?.into())
     }
 }
 

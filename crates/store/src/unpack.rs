@@ -154,12 +154,16 @@ fn make_layer(
     mkdirat(&work.fd, directory, Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
     let layer = fill(layer::create(inner.options, &at)?)?;
-    let mut file = create_file(&at, LAYER_RECORD).map_err(failed())?;
-    serde_json::to_vec(&layer)
-        .map_err(io::Error::from)
-        .and_then(|record| file.write_all(&record))
-        .map_err(Error::io("make layer", directory))?;
+    write_record(&at, &layer)?;
     Ok(layer)
+}
+
+/// Writes `layer.json` into the directory of a layer that is in no place yet.
+pub(crate) fn write_record(directory: &OwnedFd, layer: &Layer) -> Result<()> {
+    create_file(directory, LAYER_RECORD)
+        .map_err(io::Error::from)
+        .and_then(|mut file| file.write_all(&serde_json::to_vec(layer)?))
+        .map_err(Error::io("write", LAYER_RECORD))
 }
 
 /// What goes from the inflating thread to the writing one.
@@ -274,24 +278,36 @@ impl Read for Plain<'_> {
     }
 }
 
-/// Ends a stream that would fill the disk or never end.
-pub(crate) struct Bounded<'a, R> {
-    input: R,
+/// Ends what would fill the disk.
+pub(crate) struct Room<'a> {
     directory: &'a OwnedFd,
-    count: u64,
+    taken: u64,
     next_look: u64,
-    limit: u64,
 }
 
-impl<'a, R> Bounded<'a, R> {
-    pub(crate) fn new(directory: &'a OwnedFd, input: R, limit: u64) -> Self {
+impl<'a> Room<'a> {
+    pub(crate) fn new(directory: &'a OwnedFd) -> Self {
         Self {
-            input,
             directory,
-            count: 0,
+            taken: 0,
             next_look: LOOK_EVERY,
-            limit,
         }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize) -> io::Result<()> {
+        self.taken += bytes as u64;
+        if self.taken >= self.next_look {
+            self.next_look = self.taken + LOOK_EVERY;
+            if is_nearly_full(self.directory)? {
+                return Err(Errno::NOSPC.into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -302,17 +318,28 @@ pub fn is_nearly_full(directory: impl AsFd) -> rustix::io::Result<bool> {
     Ok(disk.f_bavail * disk.f_frsize < reserved)
 }
 
+/// Ends a stream that would fill the disk or never end.
+pub(crate) struct Bounded<'a, R> {
+    input: R,
+    room: Room<'a>,
+    limit: u64,
+}
+
+impl<'a, R> Bounded<'a, R> {
+    pub(crate) fn new(directory: &'a OwnedFd, input: R, limit: u64) -> Self {
+        Self {
+            input,
+            room: Room::new(directory),
+            limit,
+        }
+    }
+}
+
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buffer)?;
-        self.count += n as u64;
-        if self.count >= self.next_look {
-            self.next_look = self.count + LOOK_EVERY;
-            if is_nearly_full(self.directory)? {
-                return Err(Errno::NOSPC.into());
-            }
-        }
-        if self.count > self.limit {
+        self.room.take(n)?;
+        if self.room.taken() > self.limit {
             return Err(io::Error::other(format!(
                 "it unpacks to more than {} bytes",
                 self.limit

@@ -11,10 +11,11 @@ use oci_spec::runtime::Spec;
 
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
+use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
-use crate::state::{State, StateDir, process_stat, read_config, replace};
+use crate::state::{State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
 const OPTIONS: &[Opt] = &[
@@ -110,7 +111,7 @@ impl Container {
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
-        let (mut spec, config) = read_config(&request.bundle.join("config.json"))?;
+        let (mut spec, config) = config::read(&request.bundle.join("config.json"))?;
         let terminal = spec
             .process()
             .as_ref()

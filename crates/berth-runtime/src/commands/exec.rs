@@ -11,6 +11,7 @@ use oci_spec::runtime::{Capability, Process};
 
 use super::detect_host;
 use crate::args::{Args, Opt, Order};
+use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, PRESERVE_FDS};
@@ -162,7 +163,7 @@ fn group(host: &Host, container: &str, args: &Args) -> Result<Cgroup> {
 fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Result<Process> {
     if let Some(path) = args.value("process") {
         let bytes = std::fs::read(path).context(|| format!("read {path}"))?;
-        return serde_json::from_slice(&bytes).context(|| format!("parse {path}"));
+        return config::parse(Path::new(path), &bytes);
     }
     if command.is_empty() {
         return Err(Error::new("the command is missing"));

@@ -181,6 +181,7 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "max-download-attempts"    None,  "max-download-attempts",    Int, Works("Tries to download a blob");
     "shutdown-timeout"     None,      "shutdown-timeout",     Int,  Works("Seconds that requests may take to finish at shutdown");
     ""                     None,      "min-api-version",      Text, Works("Oldest API version served");
+    ""                     None,      "builder",              Map,  Works("When the build cache gives space back: {\"gc\": {…}}");
 
     "live-restore"         None,      "live-restore",         Bool, ON;
     "feature"              None,      "features",             Map,  Only(&["time-namespaces=true", "containerd-snapshotter=true"]);
@@ -242,7 +243,6 @@ pub(crate) static OPTIONS: &[Opt] = options! {
     "tlskey"               None,      "tlskey",               Text, NO;
     "tlsverify"            None,      "tlsverify",            Bool, OFF;
     "userns-remap"         None,      "userns-remap",         Text, NO;
-    ""                     None,      "builder",              Map,  NO;
     ""                     None,      "resolv-conf",          Text, NO;
 };
 

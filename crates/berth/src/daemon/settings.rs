@@ -12,7 +12,7 @@ use berth_server::listen::Address;
 use tracing::level_filters::LevelFilter;
 
 use super::options::{self, Value, Values};
-use super::registries;
+use super::{builder, registries};
 
 /// Where the daemon's file is looked for when none is named.
 const FILES: [&str; 2] = ["/etc/berth/daemon.json", "/etc/docker/daemon.json"];
@@ -244,6 +244,7 @@ fn engine_config(given: &Given<'_>, debug: bool) -> Result<Config, String> {
         debug,
         network_pool: pool,
         image_gc: image_gc(&given.map("image-gc"))?,
+        build_gc: builder::collection(&given.map("builder"))?,
     })
 }
 
@@ -322,7 +323,7 @@ fn image_gc(given: &BTreeMap<String, String>) -> Result<Limits, String> {
 }
 
 /// "64m", "1.5g", "1048576": bytes, in powers of 1024 (docker/go-units).
-fn bytes(text: &str) -> Option<i64> {
+pub(super) fn bytes(text: &str) -> Option<i64> {
     let text = text.trim().to_ascii_lowercase();
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')

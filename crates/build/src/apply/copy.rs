@@ -43,40 +43,57 @@ impl<'c> Copier<'c> {
 
     pub(super) fn run<'a>(&self, draft: &mut Draft<'a>, from: Source<'a>) -> io::Result<()> {
         if self.copy.sources.len() > 1 && !self.wants_directory() {
-            let word = match self.copy.unpack {
-                Unpack::Never => "COPY",
-                Unpack::Archives | Unpack::Always => "ADD",
-            };
-            return Err(invalid(format!(
-                "When using {word} with more than one source file, the destination must be a directory and end with a /"
-            )));
+            return Err(self.several());
         }
         for source in &self.copy.sources {
+            // A wildcard that matched several files: none of them replaces the
+            // one before.
+            let mut has_file = false;
             for found in select::select(self.copy, source, from)? {
                 if self.unpack(draft, &found)? {
                     continue;
                 }
-                self.one(draft, from, &found)?;
+                let is_named = self.one(draft, from, &found)?;
+                if is_named && has_file {
+                    return Err(self.several());
+                }
+                has_file |= is_named;
             }
         }
         Ok(())
+    }
+
+    fn several(&self) -> io::Error {
+        let word = match self.copy.unpack {
+            Unpack::Never => "COPY",
+            Unpack::Archives | Unpack::Always => "ADD",
+        };
+        invalid(format!(
+            "When using {word} with more than one source file, the destination must be a directory and end with a /"
+        ))
     }
 
     fn wants_directory(&self) -> bool {
         self.copy.target.ends_with('/') || self.copy.target.ends_with("/.")
     }
 
-    /// Of directories that are made on the way.
+    /// Of directories that are made on the way. An octal mode is theirs, too, a
+    /// symbolic one is not, as in BuildKit.
     fn made(&self) -> Attributes {
-        Attributes::directory(self.owner.unwrap_or_default())
+        let made = Attributes::directory(self.owner.unwrap_or_default());
+        match self.copy.mode {
+            Some(ModeChange::Octal(mode)) => Attributes { mode, ..made },
+            _ => made,
+        }
     }
 
+    /// Whether it is a file that now has the target's name.
     fn one<'a>(
         &self,
         draft: &mut Draft<'a>,
         from: Source<'a>,
         found: &Match<'a>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let made = self.made();
         let target = self.copy.target.as_bytes();
         let place = match self.wants_directory() {
@@ -94,11 +111,12 @@ impl<'c> Copier<'c> {
             links: HashMap::new(),
         };
         if !found.item.is_directory() {
-            let (parent, name) = match place {
-                Place::Directory(parent) => (parent, found.name.as_slice().into()),
-                Place::Other(parent, name) | Place::Missing(parent, name) => (parent, name),
+            let (parent, name, is_named) = match place {
+                Place::Directory(parent) => (parent, found.name.as_slice().into(), false),
+                Place::Other(parent, name) | Place::Missing(parent, name) => (parent, name, true),
             };
-            return copying.leaf(parent, &name, &found.item);
+            copying.leaf(parent, &name, &found.item)?;
+            return Ok(is_named);
         }
         let directory = match place {
             Place::Directory(directory) => directory,
@@ -107,7 +125,8 @@ impl<'c> Copier<'c> {
                 return Err(no_directory(&copying.draft.path_of(parent, &name)));
             }
         };
-        copying.contents(from, &found.path, directory, &filter)
+        copying.contents(from, &found.path, directory, &filter)?;
+        Ok(false)
     }
 
     /// Unpacks it if that is asked for and it is an archive.

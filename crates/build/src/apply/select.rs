@@ -4,7 +4,7 @@ use std::io;
 
 use super::Source;
 use super::source::Item;
-use crate::draft::{invalid, show};
+use crate::draft::{invalid, join, show};
 use crate::graph::Copy;
 use crate::ignore::{Glob, Ignore};
 
@@ -78,9 +78,13 @@ pub(super) fn select<'a>(
     let (above, pattern) = source.split_once("/./").unwrap_or(("/", source));
     let pattern = clean(pattern).join("/");
     if !has_wildcard(above) && !has_wildcard(&pattern) {
-        let whole = format!("{above}/{pattern}");
-        if from.follow(whole.as_bytes())?.is_none() {
-            return Err(missing(&whole));
+        // Patterns do not lead through links.
+        let there = match from.follow(above.as_bytes())? {
+            Some(above) => from.find(&join(above, pattern.as_bytes()))?.is_some(),
+            None => false,
+        };
+        if !there && !pattern.is_empty() {
+            return Err(missing(&format!("{above}/{pattern}")));
         }
     }
     let only = Ignore::of([pattern.as_str()])
@@ -121,7 +125,7 @@ fn wild<'a>(source: &str, from: Source<'a>) -> io::Result<Vec<Match<'a>>> {
         let text = String::from_utf8_lossy(path);
         let parts: Vec<&str> = text.split('/').collect();
         if glob.matches(&parts) {
-            paths.push(crate::draft::join(start.clone(), path));
+            paths.push(join(start.clone(), path));
             return Ok(false);
         }
         Ok(glob.may_match_below(&parts))

@@ -66,6 +66,7 @@ pub struct Arg {
     pub name: String,
     pub default: Option<String>,
     pub comment: Option<String>,
+    pub lines: Lines,
 }
 
 /// What COPY and ADD put where.

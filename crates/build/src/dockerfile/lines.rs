@@ -85,7 +85,8 @@ pub(super) struct Statement {
     pub(super) heredocs: Vec<Heredoc>,
     /// Comments right above it, without their `#`.
     pub(super) comments: Vec<String>,
-    pub(super) has_empty_continuation: bool,
+    /// The line that it goes on to, past an empty one.
+    pub(super) empty_continuation: Option<usize>,
 }
 
 /// Instructions that take heredocs.
@@ -131,21 +132,23 @@ pub(super) fn statements(text: &str) -> Result<(Directives, Vec<Statement>), Err
             lines: Lines { start, end: start },
             heredocs: Vec::new(),
             comments: std::mem::take(&mut comments),
-            has_empty_continuation: false,
+            empty_continuation: None,
         };
+        let mut had_empty = false;
         while goes_on && let Some(line) = reader.next()? {
             let bare = line.trim_start();
             if bare.starts_with('#') {
                 continue;
             }
             if bare.is_empty() {
-                statement.has_empty_continuation = true;
+                had_empty = true;
                 continue;
             }
             let (part, more) = reader.cut(line);
             statement.text.push_str(part);
             goes_on = more;
         }
+        statement.empty_continuation = had_empty.then_some(reader.number);
         reader.heredocs(&mut statement)?;
         statement.lines.end = reader.number;
         statements.push(statement);
@@ -321,7 +324,10 @@ mod tests {
             ["RUN a   b   c", "RUN d\\\\"]
         );
         let (_, all) = statements("RUN a \\\n\n b\nRUN c").unwrap();
-        assert!(all[0].has_empty_continuation && !all[1].has_empty_continuation);
+        assert_eq!(
+            (all[0].empty_continuation, all[1].empty_continuation),
+            (Some(3), None)
+        );
         assert_eq!(all[0].lines, Lines { start: 1, end: 3 });
         assert_eq!(texts("RUN a\r\nRUN b \\\r\n c\r\n"), ["RUN a", "RUN b  c"]);
         assert_eq!(texts("RUN a \\"), ["RUN a "]);

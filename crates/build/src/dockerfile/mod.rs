@@ -14,6 +14,7 @@ mod health;
 mod instruction;
 mod lines;
 mod mount;
+mod notes;
 mod parse;
 mod pattern;
 mod suggest;
@@ -27,5 +28,6 @@ pub use self::instruction::{
 };
 pub use self::lines::{Directives, Heredoc, Lines};
 pub use self::mount::{Mount, MountKind, Sharing};
-pub use self::parse::{Dockerfile, Warning, instruction, parse};
-pub(crate) use self::suggest::hinted;
+pub use self::parse::{Dockerfile, Reading, Warning, instruction, parse, read};
+pub(crate) use self::suggest::{hinted, nearest};
+pub(crate) use self::words::is_legacy_pair;

@@ -9,7 +9,7 @@ use super::suggest::hinted;
 use super::words::{
     Form, fields, leading_flags, maybe_json, maybe_json_list, pairs, split_once, words,
 };
-use super::{Error, Expander, Health, Lines, Mount};
+use super::{Error, Expander, Health, Lines, Mount, notes};
 
 const NAMES: &[&str] = &[
     "ADD",
@@ -56,7 +56,61 @@ pub struct Warning {
 /// # Errors
 /// The first thing that is wrong, with its place.
 pub fn parse(text: &str) -> Result<Dockerfile, Error> {
-    let (directives, statements) = statements(text)?;
+    read(text).file
+}
+
+/// What came of a text.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The directive, as far as the text could be read.
+    pub check: Option<String>,
+    /// All up to an error.
+    pub warnings: Vec<Warning>,
+    pub file: Result<Dockerfile, Error>,
+}
+
+/// Reads a Dockerfile; tells what the checks found before an error as well.
+pub fn read(text: &str) -> Reading {
+    let mut warnings = Vec::new();
+    let (directives, statements) = match statements(text) {
+        Ok(read) => read,
+        Err(error) => {
+            return Reading {
+                check: None,
+                warnings,
+                file: Err(error),
+            };
+        }
+    };
+    for statement in &statements {
+        if let Some(line) = statement.empty_continuation {
+            warnings.push(Warning {
+                rule: "NoEmptyContinuation",
+                message: "Empty continuation line".to_owned(),
+                lines: Lines {
+                    start: line,
+                    end: line,
+                },
+            });
+        }
+    }
+    let check = directives.check.clone();
+    let file = of_statements(directives, &statements, &mut warnings);
+    Reading {
+        check,
+        file: file.map(|file| Dockerfile {
+            warnings: warnings.clone(),
+            ..file
+        }),
+        warnings,
+    }
+}
+
+fn of_statements(
+    directives: Directives,
+    statements: &[Statement],
+    warnings: &mut Vec<Warning>,
+) -> Result<Dockerfile, Error> {
     let Some(last) = statements.last() else {
         return Err(Error::new(
             "file with no instructions",
@@ -70,17 +124,13 @@ pub fn parse(text: &str) -> Result<Dockerfile, Error> {
         stages: Vec::new(),
         warnings: Vec::new(),
     };
-    for statement in &statements {
-        if statement.has_empty_continuation {
-            file.warnings.push(Warning {
-                rule: "NoEmptyContinuation",
-                message: "Empty continuation line".to_owned(),
-                lines: statement.lines,
-            });
-        }
+    for statement in statements {
         let lines = statement.lines;
         let escape = file.directives.escape;
-        match typed(statement, escape).map_err(|message| Error::new(message, lines))? {
+        notes::before(statement, warnings);
+        let typed = typed(statement, escape).map_err(|message| Error::new(message, lines))?;
+        notes::after(statement, &typed, warnings);
+        match typed {
             Typed::Stage(stage) => file.stages.push(*stage),
             Typed::Command(Instruction::Arg(args)) if file.stages.is_empty() => {
                 file.global_args.extend(args);
@@ -122,7 +172,7 @@ pub fn instruction(text: &str, escape: char) -> Result<Instruction, Error> {
     }
 }
 
-enum Typed {
+pub(super) enum Typed {
     Stage(Box<Stage>),
     Command(Instruction),
 }
@@ -254,6 +304,7 @@ fn args(statement: &Statement, rest: &str, escape: char) -> Result<Vec<Arg>, Str
                 name: name.to_owned(),
                 default,
                 comment: comment(statement, name),
+                lines: statement.lines,
             })
         })
         .collect()

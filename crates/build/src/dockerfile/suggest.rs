@@ -16,6 +16,15 @@ pub(crate) fn hinted(message: String, word: &str, possible: &[&str]) -> String {
     }
 }
 
+/// The first of the nearest words, letter by letter; none if it is one of them.
+pub(crate) fn nearest<'a>(word: &str, possible: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let all = possible.map(|other| (distance(word, other), other));
+    match all.min_by_key(|(distance, _)| *distance)? {
+        (1..=MAX_DISTANCE, other) => Some(other),
+        _ => None,
+    }
+}
+
 /// Levenshtein's; words here are short, longer ones are not compared.
 fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 32;

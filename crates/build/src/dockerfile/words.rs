@@ -112,6 +112,13 @@ pub(super) fn pairs(
     Ok(pairs)
 }
 
+/// Whether ENV or LABEL, as written, has the old form `name value`.
+pub(crate) fn is_legacy_pair(instruction: &str, escape: char) -> bool {
+    let (_, rest) = split_once(instruction).unwrap_or_default();
+    let first = words(rest, escape).into_iter().next();
+    first.is_some_and(|word| !word.contains('='))
+}
+
 /// The flags at the beginning, with quotes and escapes resolved, and the rest.
 pub(super) fn leading_flags(text: &str) -> (Vec<String>, &str) {
     let mut flags = Vec::new();

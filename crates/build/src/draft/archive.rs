@@ -76,8 +76,16 @@ impl Draft<'_> {
                 };
             }
             TarKind::HardLink => {
-                let leaf = self.link_target(root, &entry.link)?;
-                return self.link(parent, name, leaf);
+                let id = self.link_target(root, &entry.link)?;
+                let leaf = &mut self.leaves[id];
+                if !matches!(leaf.kind, LeafKind::Symlink(_)) {
+                    let xattrs = std::mem::take(&mut leaf.attributes.xattrs);
+                    leaf.attributes = Attributes {
+                        xattrs,
+                        ..attributes
+                    };
+                }
+                return self.link(parent, name, id);
             }
             TarKind::File => {
                 let size = entry.size;

@@ -253,7 +253,7 @@ impl<'a> Draft<'a> {
                 Child::Other if rest.is_empty() => return Ok(Place::Other(here, name)),
                 Child::Other => {
                     let path = self.path_of(here, &name);
-                    return Err(invalid(format!("{}: not a directory", show(&path))));
+                    return Err(invalid(format!("mkdir {}: not a directory", show(&path))));
                 }
                 Child::Missing if rest.is_empty() => return Ok(Place::Missing(here, name)),
                 Child::Missing => here = self.make(here, &name, made.clone())?,
@@ -278,7 +278,7 @@ impl<'a> Draft<'a> {
             Place::Missing(parent, name) => self.make(parent, &name, made.clone()),
             Place::Other(parent, name) => {
                 let path = self.path_of(parent, &name);
-                Err(invalid(format!("{}: not a directory", show(&path))))
+                Err(invalid(format!("mkdir {}: not a directory", show(&path))))
             }
         }
     }

@@ -8,7 +8,7 @@ mod copy;
 mod git;
 mod path;
 mod planner;
-mod platform;
+pub(crate) mod platform;
 mod ports;
 mod run;
 mod signal;

@@ -7,7 +7,7 @@ use crate::graph::Variables;
 
 /// "os", "architecture", "os/architecture" or "os/architecture/variant", by the
 /// rules of containerd's `platforms` package. What is not said is `host`'s.
-pub(super) fn parse(text: &str, host: &Platform) -> Result<Platform, String> {
+pub(crate) fn parse(text: &str, host: &Platform) -> Result<Platform, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let is_word = |part: &&&str| {
         !part.is_empty()
@@ -75,7 +75,7 @@ fn is_architecture(text: &str) -> bool {
 }
 
 /// TARGETPLATFORM and its kin. `target` is the stage that is built.
-pub(super) fn variables(options: &Options, target: &str) -> Variables {
+pub(crate) fn variables(options: &Options, target: &str) -> Variables {
     let build = options.build_platform.normalized();
     let wanted = options.platform.normalized();
     let target = match target {

@@ -20,6 +20,8 @@ mod key;
 mod layers;
 mod pass;
 mod run;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod vertex;
 

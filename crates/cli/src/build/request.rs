@@ -68,7 +68,7 @@ pub(super) fn job(context: &Context, args: &Parsed) -> Result<Job, String> {
         no_cache: args.on("no-cache"),
         no_cache_filter: commas(&args.list("no-cache-filter")),
         pull: args.on("pull"),
-        network: args.get("network").unwrap_or("default").to_owned(),
+        network: network(args)?,
         extra_hosts: commas(&args.list("add-host"))
             .iter()
             .filter_map(|text| validate::split_extra_host(text))
@@ -226,6 +226,16 @@ fn platforms(args: &Parsed) -> Result<Vec<String>, String> {
         }
     }
     Ok(platforms)
+}
+
+fn network(args: &Parsed) -> Result<String, String> {
+    match args.get("network").unwrap_or("default") {
+        "" => Ok("default".to_owned()),
+        mode @ ("default" | "none" | "host") => Ok(mode.to_owned()),
+        other => Err(format!(
+            "network mode {other:?} not supported by buildkit: only \"default\", \"none\" and \"host\" are"
+        )),
+    }
 }
 
 /// Each also a list with commas.

@@ -49,9 +49,12 @@ pub(super) async fn run(
     let mut interrupted = caught(SignalKind::interrupt())?;
     let mut terminated = caught(SignalKind::terminate())?;
     let mut resized = caught(SignalKind::window_change())?;
-    let connection = context
-        .hijack_for(Request::post("/build/session"), PROTOCOL)
-        .await?;
+    let connecting = context.hijack_for(Request::post("/build/session"), PROTOCOL);
+    let connection = tokio::select! {
+        connection = connecting => connection.map_err(explain)?,
+        _ = interrupted.recv() => return Err(cancelled()),
+        _ = terminated.recv() => return Err(cancelled()),
+    };
     let (wire, reading) = Wire::new(connection)?;
     wire.tell(&ToEngine::Start {
         request: Box::new(request),
@@ -98,19 +101,31 @@ pub(super) async fn run(
         display.update(&status);
     }
     wire.break_off();
-    let cancelled = giving_up.is_some();
     display.finish(!matches!(end, Some(Event::Done(_))));
     match end {
         Some(Event::Done(result)) => Ok(*result),
-        _ if cancelled => Err(Failure::with_status(
-            "ERROR: failed to build: failed to solve: Canceled: context canceled",
-            CANCELLED,
-        )),
+        _ if giving_up.is_some() => Err(cancelled()),
         Some(Event::Failed { message, excerpt }) => Err(report::failure(&message, &excerpt)),
         Some(Event::Ended(why)) if !why.is_empty() => Err(failed(why)),
         _ => Err(failed(
             "the engine ended the connection before the build was done",
         )),
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::with_status(
+        "ERROR: failed to build: failed to solve: Canceled: context canceled",
+        CANCELLED,
+    )
+}
+
+/// Another engine's answer.
+fn explain(failure: Failure) -> Failure {
+    if failure.is_not_found() {
+        failed("this engine is none of berth's, or an older one, and cannot build for this client")
+    } else {
+        failure
     }
 }
 

@@ -1,10 +1,10 @@
 //! Builds: what `berth-build` plans and solves, done with this engine's images,
 //! networks and containers.
 
-#[allow(dead_code, reason = "called by the next commit of Engine::build")]
 mod announce;
 mod builder;
 mod caches;
+mod call;
 mod context;
 mod images;
 mod output;
@@ -16,6 +16,7 @@ mod sources;
 mod step;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -113,11 +114,26 @@ fn of_solve(error: solve::Error) -> Error {
 async fn run(session: &Session, outputs: &Outputs) -> Result<BuildResult, Failure> {
     let source = resolve::source(session).await?;
     session.tell(Event::Dockerfile(source.text.to_string()));
-    let file = dockerfile::parse(&source.text).map_err(|error| {
-        let lines = Some(error.lines);
-        Failure::at(Error::invalid(error.to_string()), &source, lines)
-    })?;
-    let plans = resolve::plans(session, &source, &file).await?;
+    if !session.request.call.is_empty() {
+        return call::call(session, &source).await;
+    }
+    let mut bases = BTreeMap::new();
+    let file = match dockerfile::parse(&source.text) {
+        Ok(file) => file,
+        Err(error) => {
+            call::warn(session, &source, &bases).await?;
+            let lines = Some(error.lines);
+            return Err(Failure::at(
+                Error::invalid(error.to_string()),
+                &source,
+                lines,
+            ));
+        }
+    };
+    let plans = resolve::plans(session, &source, &file, &mut bases).await;
+    let warned = call::warn(session, &source, &bases).await;
+    let plans = plans?;
+    warned?;
     let solved = solve_all(session, &source, &plans).await?;
     let results = platformed(plans, &solved);
     let solved = Solved {

@@ -1,6 +1,7 @@
 //! What all steps of one build share.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_api::Error;
@@ -19,6 +20,7 @@ use super::images::Found;
 use crate::container::validate_limits;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, blocking};
+use crate::rootfs;
 
 /// Read once.
 pub(super) type Context = Arc<OnceCell<Arc<Tree>>>;
@@ -137,6 +139,20 @@ impl Session {
     pub(super) fn end(&self) {
         let mut lock = self.cleanups.lock().unwrap_or_else(PoisonError::into_inner);
         *lock = None;
+    }
+
+    /// The merged root of layers (bottom first), read-only; lasts as long as the
+    /// descriptor. Blocks.
+    pub(super) fn merged(&self, layers: &[Digest]) -> Result<OwnedFd, Error> {
+        if layers.is_empty() {
+            let path = self.engine.empty_dir();
+            let empty = std::fs::File::open(&path);
+            return empty
+                .map(Into::into)
+                .map_err(|error| crate::error::io("open", &path, &error));
+        }
+        let found = rootfs::layers(&self.locate(layers)?);
+        self.engine.0.launcher.mount(found, Vec::new())
     }
 
     /// The layers of a root filesystem, topmost first, with an empty one below

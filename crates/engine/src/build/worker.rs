@@ -10,7 +10,6 @@ use berth_build::tree::{Chain, Layer, Tree};
 use super::session::{Session, failed};
 use super::{context, images, sources, step};
 use crate::error::blocking;
-use crate::rootfs;
 
 impl Worker for Session {
     fn image<'a>(&'a self, id: Id, image: &'a Image) -> Boxed<'a, Chain> {
@@ -37,20 +36,7 @@ impl Worker for Session {
         let layers: Vec<_> = chain.iter().map(|layer| layer.stored.clone()).collect();
         let session = self.clone();
         Box::pin(async move {
-            let mount = move || {
-                if layers.is_empty() {
-                    let path = session.engine.empty_dir();
-                    let empty = std::fs::File::open(&path)
-                        .map_err(|error| crate::error::io("open", &path, &error))?;
-                    return Ok(empty.into());
-                }
-                let found = session.locate(&layers)?;
-                session
-                    .engine
-                    .0
-                    .launcher
-                    .mount(rootfs::layers(&found), Vec::new())
-            };
+            let mount = move || session.merged(&layers);
             blocking(mount).await.map_err(failed)
         })
     }

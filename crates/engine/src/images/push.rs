@@ -2,7 +2,7 @@
 //! are stored.
 
 use std::collections::HashMap;
-use std::io::{Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::sync::Arc;
 
 use berth_api::Error;
@@ -12,11 +12,10 @@ use berth_registry::client::{Access, BlobSource, Repository};
 use berth_store::{Blob, Image, Incoming, Reference, Store};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use serde_json::json;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinSet;
-use tokio_util::io::ReaderStream;
 
 use super::board::Board;
 use super::document::Descriptor;
@@ -485,11 +484,22 @@ struct StoredBlob {
 
 impl BlobSource for StoredBlob {
     fn open(&self, offset: u64) -> std::io::Result<BoxStream<'static, std::io::Result<Bytes>>> {
-        let (mut file, _) = self
+        let (blob, _) = self
             .blobs
             .open(&self.digest)
             .map_err(std::io::Error::other)?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE).boxed())
+        let pieces = stream::try_unfold((blob, offset), |(mut blob, skip)| async move {
+            // A plain layer is made while it is read, and may be waited for.
+            let read = tokio::task::spawn_blocking(move || {
+                blob.skip(skip)?;
+                let mut piece = vec![0; PIECE];
+                let n = blob.read(&mut piece)?;
+                piece.truncate(n);
+                std::io::Result::Ok((piece, blob))
+            });
+            let (piece, blob) = read.await.map_err(std::io::Error::other)??;
+            std::io::Result::Ok((!piece.is_empty()).then(|| (piece.into(), (blob, 0))))
+        });
+        Ok(pieces.boxed())
     }
 }

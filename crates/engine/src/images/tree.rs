@@ -1,11 +1,10 @@
 //! An image as it is stored: its documents, and the blobs they name.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::Read as _;
 
 use berth_api::Error;
-use berth_store::{Incoming, Store};
+use berth_store::{BlobReader, Incoming, Store};
 use bytes::Bytes;
 
 use super::document::{self, Descriptor, Document, Manifest, Platform};
@@ -26,7 +25,7 @@ pub(crate) enum Blobs {
 
 impl Blobs {
     /// The blob and its length.
-    pub(crate) fn open(&self, digest: &str) -> Result<(File, u64), berth_store::Error> {
+    pub(crate) fn open(&self, digest: &str) -> Result<(BlobReader, u64), berth_store::Error> {
         match self {
             Self::Stored(store) => store.open_blob(digest),
             Self::Incoming(incoming) => incoming.open_blob(digest),

@@ -1,7 +1,6 @@
 //! An engine of the test's own, in this process.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
@@ -14,7 +13,7 @@ use berth_engine::build::{Ask, Failure, Peer};
 use berth_engine::{BridgeOptions, Config, Engine};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
-pub struct Rig {
+pub(crate) struct Rig {
     engine: Engine,
     dir: PathBuf,
     cgroup: String,
@@ -23,14 +22,14 @@ pub struct Rig {
 
 impl Rig {
     /// Runs a test in a process's own network namespace, on a thread of its own.
-    pub fn run(test: impl AsyncFnOnce(&Rig) + Send + 'static) {
+    pub(crate) fn run(test: impl AsyncFnOnce(&Rig) + Send + 'static) {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests need root"
         );
         let work = move || {
             // This thread only, and those that it starts.
-            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            berth_sys::netns::unshare_network().unwrap();
             assert!(
                 Command::new("ip")
                     .args(["link", "set", "lo", "up"])
@@ -67,7 +66,6 @@ impl Rig {
     }
 
     async fn open(dir: &Path, cgroup: &str) -> Self {
-        let _ = tracing_subscriber();
         let config = Config {
             data_root: dir.join("data"),
             exec_root: dir.join("run"),
@@ -80,6 +78,7 @@ impl Rig {
             },
             registries: berth_engine::RegistryOptions::default(),
             image_gc: berth_engine::Limits::default(),
+            build_gc: berth_engine::BuildGc::Off,
             log_driver: "json-file".into(),
             log_opts: BTreeMap::new(),
             labels: Vec::new(),
@@ -116,18 +115,18 @@ impl Rig {
         }
     }
 
-    pub async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
+    pub(crate) async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
         self.events.lock().unwrap().clear();
         let events = self.events.clone();
         let sink = Arc::new(move |event| events.lock().unwrap().push(event));
         self.engine.build(request, Arc::new(Client), sink).await
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().unwrap().clone()
     }
 
-    pub fn output(&self, errors: bool) -> String {
+    pub(crate) fn output(&self, errors: bool) -> String {
         let mut bytes = Vec::new();
         for event in self.events() {
             if let Event::Log { stderr, data, .. } = event
@@ -140,7 +139,7 @@ impl Rig {
     }
 
     /// Steps that were started and not known.
-    pub fn ran(&self) -> usize {
+    pub(crate) fn ran(&self) -> usize {
         let events = self.events();
         let is_run = |id: &usize| {
             events.iter().any(|event| {
@@ -160,9 +159,7 @@ impl Rig {
     }
 
     /// What the built image has above busybox, by `docker save` of it.
-    pub fn files(&self) -> Vec<String> {
-        let store = berth_store::Store::open(&self.dir.join("data"));
-        drop(store);
+    pub(crate) fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         let layers = self.layers();
         for layer in layers.iter().skip(1) {
@@ -229,12 +226,12 @@ impl Rig {
             .collect()
     }
 
-    pub fn nothing_is_left(&self) {
+    pub(crate) fn nothing_is_left(&self) {
         assert_eq!(self.leftovers(), Vec::<PathBuf>::new());
         let _ = &self.cgroup;
     }
 
-    pub async fn nothing_is_left_soon(&self) {
+    pub(crate) async fn nothing_is_left_soon(&self) {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while !self.leftovers().is_empty() && std::time::Instant::now() < end {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -243,21 +240,18 @@ impl Rig {
     }
 }
 
-/// The image's ID by its name, wherever the file says it.
+/// The ID of the image with that name.
 fn find_name(value: &serde_json::Value, name: &str) -> Option<String> {
-    let names = value
-        .get("names")
-        .or_else(|| value.get("tags"))
-        .unwrap_or(value);
-    names[name]
-        .as_str()
-        .or_else(|| names[name]["id"].as_str())
-        .or_else(|| names[name]["image"].as_str())
-        .map(str::to_owned)
-}
-
-fn tracing_subscriber() -> bool {
-    false
+    if let Some(names) = value["names"].as_array()
+        && names.iter().any(|known| known == name)
+    {
+        return value["id"].as_str().map(str::to_owned);
+    }
+    match value {
+        serde_json::Value::Array(list) => list.iter().find_map(|value| find_name(value, name)),
+        serde_json::Value::Object(map) => map.values().find_map(|value| find_name(value, name)),
+        _ => None,
+    }
 }
 
 fn runtime() -> PathBuf {
@@ -386,9 +380,4 @@ impl Peer for Client {
             }
         })
     }
-}
-
-#[allow(dead_code)]
-fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

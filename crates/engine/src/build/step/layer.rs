@@ -1,16 +1,22 @@
 //! What a step changed, as a layer.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use berth_api::Error;
 use berth_build::tree::Layer;
 use berth_store::{DiffOptions, Digest};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fgetxattr, fstat, openat2, statat, unlinkat,
+};
 
 use super::super::session::Session;
 use crate::error::{IntoApi as _, io as failed};
+use crate::tree;
 
 /// Changes are held in memory up to this, so that small ones cost no thread.
 const HELD: usize = 1 << 20;
@@ -149,6 +155,77 @@ pub(super) fn remove_made(upper: &Path, made: &[String]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Takes away directories that are as they are in the base: overlayfs copies
+/// one up for whatever happens in it, be it undone again. BuildKit leaves them
+/// out as well. `base` is asked for only when there are some. Blocks.
+pub(super) fn remove_unchanged(
+    upper: &Path,
+    base: impl FnOnce() -> Result<OwnedFd, Error>,
+) -> Result<(), Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(upper, flags, Mode::empty())
+        .map_err(|error| failed("open", upper, &error.into()))?;
+    // Each before what is in it, with how much that is.
+    let mut directories: Vec<(Vec<u8>, usize)> = Vec::new();
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    tree::walk(root.as_fd(), &mut |node| {
+        if let Some(&parent) = parent_of(node.path).and_then(|parent| places.get(parent)) {
+            directories[parent].1 += 1;
+        }
+        if node.kind() == FileType::Directory {
+            places.insert(node.path.to_vec(), directories.len());
+            directories.push((node.path.to_vec(), 0));
+        }
+        Ok(())
+    })?;
+    if directories.iter().all(|(_, within)| *within > 0) {
+        return Ok(());
+    }
+    let base = base()?;
+    for at in (0..directories.len()).rev() {
+        let (path, within) = &directories[at];
+        if *within > 0 || !is_same_directory(&root, &base, path) {
+            continue;
+        }
+        unlinkat(&root, path.as_slice(), AtFlags::REMOVEDIR)
+            .map_err(|error| failed("tidy", upper, &error.into()))?;
+        if let Some(&parent) = parent_of(path).and_then(|parent| places.get(parent)) {
+            directories[parent].1 -= 1;
+        }
+    }
+    Ok(())
+}
+
+fn parent_of(path: &[u8]) -> Option<&[u8]> {
+    let slash = path.iter().rposition(|&byte| byte == b'/')?;
+    path.get(..slash)
+}
+
+/// Mode, owner and attributes; times are no change, and what hides the base's
+/// directory is one.
+fn is_same_directory(upper: &OwnedFd, base: &OwnedFd, path: &[u8]) -> bool {
+    let open = |root: &OwnedFd| open_beneath(root, Path::new(OsStr::from_bytes(path)));
+    let (Ok(new), Ok(old)) = (open(upper), open(base)) else {
+        return false;
+    };
+    let mut mark = [0u8; 4];
+    let hides = ["trusted.overlay.opaque", "user.overlay.opaque"]
+        .iter()
+        .any(|name| fgetxattr(&new, *name, &mut mark).is_ok());
+    let (Ok(a), Ok(b)) = (fstat(&new), fstat(&old)) else {
+        return false;
+    };
+    let xattrs = |fd: &OwnedFd| {
+        let path = format!("/proc/self/fd/{}/.", fd.as_raw_fd());
+        let mut list = tree::xattrs(path.as_bytes()).ok()?;
+        list.sort();
+        Some(list)
+    };
+    !hides
+        && (a.st_mode, a.st_uid, a.st_gid) == (b.st_mode, b.st_uid, b.st_gid)
+        && xattrs(&new) == xattrs(&old)
 }
 
 fn open_beneath(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {

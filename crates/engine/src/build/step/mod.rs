@@ -97,6 +97,7 @@ pub(super) async fn run(
     let (session, place_kept) = (session.clone(), place.clone());
     let layer = blocking(move || {
         layer::remove_made(&root.upper, &made)?;
+        layer::remove_unchanged(&root.upper, || session.merged(&root.base))?;
         let key = &root.key;
         let layer = layer::make(&session, key, step.time, step.keep_times);
         drop(place_kept);
@@ -171,6 +172,8 @@ struct Starting {
 struct Root {
     key: String,
     upper: std::path::PathBuf,
+    /// Diff IDs below it, bottom first.
+    base: Vec<Digest>,
 }
 
 impl Starting {
@@ -214,6 +217,7 @@ impl Starting {
         let root = Root {
             key,
             upper: snapshot.upper.clone(),
+            base: std::mem::take(&mut self.base),
         };
         let start = Start {
             id: self.place.id.clone(),

@@ -136,13 +136,13 @@ impl Build {
         let told = renderer.failed(&failure.error.message, failure.exit_code);
         if self.quiet {
             if held.is_empty() {
-                return Err(failure.error);
+                return Err(before_the_steps(failure.error));
             }
             for line in held {
                 self.send(line).await;
             }
         } else if !renderer.has_told() {
-            return Err(failure.error);
+            return Err(before_the_steps(failure.error));
         }
         self.send(told.line()).await;
         Ok(())
@@ -163,6 +163,18 @@ impl Build {
         // Fails only when the client is gone, and this future with it.
         let _ = self.out.send(line).await;
     }
+}
+
+/// What goes wrong before the first step, in the words that clients know.
+fn before_the_steps(mut error: Error) -> Error {
+    let missing = (error
+        .message
+        .strip_prefix("failed to read dockerfile: open "))
+    .and_then(|rest| rest.strip_suffix(": no such file or directory"));
+    if let Some(path) = missing {
+        error.message = format!("Cannot locate specified Dockerfile: {path}");
+    }
+    error
 }
 
 /// The client: it has one tar stream, and cannot be asked for anything else.

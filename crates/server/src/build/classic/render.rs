@@ -301,16 +301,27 @@ impl Renderer {
 
     /// The end of a build that failed.
     pub(super) fn failed(&self, message: &str, exit_code: i32) -> Told {
-        let message = match failed_command(message).filter(|_| exit_code != 0) {
-            Some(command) => {
-                format!("The command '{command}' returned a non-zero code: {exit_code}")
-            }
-            None => message.to_owned(),
-        };
+        let command = failed_command(message).filter(|_| exit_code != 0);
+        let run = command.map(|command| {
+            format!("The command '{command}' returned a non-zero code: {exit_code}")
+        });
+        let classic = run.or_else(|| self.failed_copy(message));
         Told {
-            message,
+            message: classic.unwrap_or_else(|| message.to_owned()),
             code: exit_code,
         }
+    }
+
+    /// A file that is not there, in the words of the classic builder.
+    fn failed_copy(&self, message: &str) -> Option<String> {
+        let step = self.steps.as_ref()?.get(self.at)?;
+        let instruction = step.text.split_whitespace().next()?.to_ascii_uppercase();
+        let missing = message.strip_prefix("\"/")?.strip_suffix("\": not found")?;
+        matches!(instruction.as_str(), "COPY" | "ADD").then(|| {
+            format!(
+                "{instruction} failed: file not found in build context or excluded by .dockerignore: stat {missing}: file does not exist"
+            )
+        })
     }
 
     fn say(&mut self, text: &str) {
@@ -613,6 +624,24 @@ Successfully tagged r.example/y:2
     }
 
     #[test]
+    fn stages_of_one_image_share_its_vertex() {
+        let file = "FROM b AS x\nRUN a\nFROM b\nCOPY --from=x / /\n";
+        let vertices = [
+            (
+                "[x 1/2] FROM docker.io/library/b@sha256:0123456789abcdef",
+                "FROM b AS x",
+            ),
+            ("[x 2/2] RUN a", "RUN a"),
+            ("[stage-1 2/2] COPY --from=x / /", "COPY --from=x / /"),
+        ];
+        let mut build = Build::of(file, Shown::default(), &vertices);
+        build.start(0).end(0).start(1).end(1).start(2).end(2);
+        let told = build.done();
+        assert!(told.contains("Step 3/4 : FROM b\n ---> <id>\n"), "{told}");
+        assert_eq!(build.text.matches(" ---> 0123456789ab\n").count(), 2);
+    }
+
+    #[test]
     fn triggers_and_stages_that_nothing_needs() {
         let file = "FROM scratch AS a\nCOPY x /\nFROM onb\nRUN true\n";
         let vertices = [
@@ -678,6 +707,12 @@ Step 2/2 : RUN true
             format!("The command '{command}' returned a non-zero code: 3")
         );
         assert_eq!(told("no such image", 0), "no such image");
+        let mut build = Build::of(FILE, Shown::default(), VERTICES);
+        build.start(0).end(0).start(1).end(1).start(3);
+        assert_eq!(
+            build.renderer.failed("\"/a.txt\": not found", 0).message,
+            "COPY failed: file not found in build context or excluded by .dockerignore: stat a.txt: file does not exist"
+        );
         assert_eq!(told("process \"x", 1), "process \"x");
         let line = renderer.failed(&message, 3).line().error_detail.unwrap();
         assert_eq!(line.code, 3);

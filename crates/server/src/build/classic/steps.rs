@@ -68,13 +68,22 @@ pub(super) fn steps(
     let stages = needed(&file, &shown.target);
     let mut free: BTreeMap<Id, Known<'_>> = vertices.clone();
     let mut steps: Vec<Step> = file.global_args.iter().map(global).collect();
+    let mut images = BTreeMap::new();
     // Number of the last step of each stage.
     let mut ends = BTreeMap::new();
     for &number in &stages {
         let stage = &file.stages[number];
         let label = label(&file, number);
         let first = steps.len();
-        steps.push(from(&file, number, &ends, &mut free));
+        let mut begin = from(&file, number, &ends, &mut free);
+        if begin.kind == Kind::Image {
+            // Stages of one image share a vertex, which is the first one's.
+            match images.get(&stage.base) {
+                Some(image) if begin.vertices.is_empty() => begin.vertices.clone_from(image),
+                _ => drop(images.insert(stage.base.clone(), begin.vertices.clone())),
+            }
+        }
+        steps.push(begin);
         for command in &stage.commands {
             let makes_nothing = matches!(
                 command.instruction,
@@ -158,7 +167,6 @@ fn from(
     } else if stage.base == "scratch" {
         step.kind = Kind::Scratch;
     } else {
-        // Several stages may share one vertex, which is the first one's.
         step.vertices = take(free, &label(file, number), &stage.text);
     }
     step

@@ -1,0 +1,226 @@
+//! `config.json`: read, and checked for what the types cannot say. What is wrong
+//! is told by the name of its field.
+
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context, Error, Result};
+
+/// What a document must have, though the types have a default for it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Required {
+    oci_version: Option<String>,
+    root: Option<RequiredRoot>,
+}
+
+#[derive(Deserialize)]
+struct RequiredRoot {
+    path: Option<String>,
+}
+
+/// A bundle's configuration, parsed and as it is in the file.
+///
+/// # Errors
+/// It is missing, no JSON, lacks what is required, has a wrong type or value, or
+/// follows another version of the specification.
+pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
+    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    let spec: Spec = parse(path, &bytes)?;
+    let required: Required = parse(path, &bytes)?;
+    check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
+    Ok((spec, bytes))
+}
+
+/// A JSON document of the command line, with the path to what is wrong in it.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let field = field_at(bytes, error.line(), error.column());
+        let place = match field.as_str() {
+            "" => String::new(),
+            field => format!("{field}: "),
+        };
+        Error::new(format!("parse {}: {place}{error}", path.display()))
+    })
+}
+
+fn check(required: &Required) -> std::result::Result<(), String> {
+    match required.oci_version.as_deref() {
+        None | Some("") => return Err("ociVersion is missing".to_owned()),
+        Some(version) if !is_supported(version) => {
+            return Err(format!(
+                "ociVersion {version:?} is not supported: this runtime follows 1.0 to {}",
+                crate::commands::OCI_VERSION
+            ));
+        }
+        Some(_) => {}
+    }
+    match &required.root {
+        Some(root) if root.path.as_deref().is_some_and(|path| !path.is_empty()) => Ok(()),
+        Some(_) => Err("root.path is missing".to_owned()),
+        None => Err("root is missing".to_owned()),
+    }
+}
+
+/// A version 1 of any kind: what a later one adds is ignored, as it demands.
+fn is_supported(version: &str) -> bool {
+    let mut numbers = version
+        .split(['-', '+'])
+        .next()
+        .unwrap_or_default()
+        .split('.');
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
+    let parts = (number(), number(), number());
+    matches!(parts, (Some(1), Some(_), Some(_))) && numbers.next().is_none()
+}
+
+/// The path of the value that ends at, or holds, a place in a JSON text: "a.b[2]".
+fn field_at(text: &[u8], line: usize, column: usize) -> String {
+    let before: usize = (text.split_inclusive(|&b| b == b'\n'))
+        .take(line.saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
+    let end = text.len().min(before + column);
+    // Where each open container is: a key, or a number in a list.
+    let mut path: Vec<Step> = Vec::new();
+    let mut at = 0;
+    while at < end {
+        match text[at] {
+            b'{' => path.push(Step::Key(String::new())),
+            b'[' => path.push(Step::Index(0)),
+            // The last one is what is being complained about.
+            b'}' | b']' if at + 1 < end => {
+                path.pop();
+            }
+            b',' => {
+                if let Some(Step::Index(index)) = path.last_mut() {
+                    *index += 1;
+                }
+            }
+            b'"' => {
+                let start = at + 1;
+                at = start;
+                while at < text.len() && text[at] != b'"' {
+                    at += if text[at] == b'\\' { 2 } else { 1 };
+                }
+                let is_key = text
+                    .get(at + 1..)
+                    .and_then(|rest| rest.iter().find(|b| !b.is_ascii_whitespace()))
+                    == Some(&b':');
+                if let (true, Some(Step::Key(key)), Some(name)) =
+                    (is_key, path.last_mut(), text.get(start..at))
+                {
+                    *key = String::from_utf8_lossy(name).into_owned();
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    let mut shown = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if key.is_empty() => {}
+            Step::Key(key) => {
+                if !shown.is_empty() {
+                    shown.push('.');
+                }
+                shown.push_str(&key);
+            }
+            Step::Index(index) => shown.push_str(&format!("[{index}]")),
+        }
+    }
+    shown
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let path = Path::new("config.json");
+        let whole = parse::<Spec>(path, text.as_bytes())
+            .and_then(|_| parse::<Required>(path, text.as_bytes()));
+        match whole {
+            Err(error) => error.to_string(),
+            Ok(required) => check(&required).unwrap_err(),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_by_their_field() {
+        for (text, field, why) in [
+            ("{", "", "EOF"),
+            ("[1]", "", "invalid type"),
+            (
+                r#"{"ociVersion":"1.0.0","process":{"user":{"uid":"root","gid":0},"cwd":"/"}}"#,
+                "process.user.uid: ",
+                "invalid type: string \"root\"",
+            ),
+            (
+                "{\"ociVersion\":\"1.0.0\",\n \"linux\":{\"namespaces\":[{\"type\":\"pid\"},\n{\"type\":\"foo\"}]}}",
+                "linux.namespaces[1].type: ",
+                "unknown variant `foo`",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","mounts":[{"type":"tmpfs"}]}"#,
+                "mounts[0]",
+                "missing field `destination`",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","process":{"cwd":"/","args":"sh"}}"#,
+                "process.args: ",
+                "expected a sequence",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","linux":{"seccomp":{"defaultAction":"SCMP_ACT_X"}}}"#,
+                "linux.seccomp.defaultAction: ",
+                "unknown variant",
+            ),
+            ("{}", "ociVersion", "missing"),
+            (
+                r#"{"ociVersion":"2.0.0"}"#,
+                "ociVersion \"2.0.0\"",
+                "not supported",
+            ),
+            (r#"{"ociVersion":"x"}"#, "ociVersion \"x\"", "not supported"),
+            (r#"{"ociVersion":"1.0.2"}"#, "root", "missing"),
+            (
+                r#"{"ociVersion":"1.3.0-rc.1","root":{"path":""}}"#,
+                "root.path",
+                "missing",
+            ),
+        ] {
+            let error = error(text);
+            assert!(
+                error.contains(field) && error.contains(why),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions_of_the_specification() {
+        for good in ["1.0.0", "1.0.2-dev", "1.2.1", "1.3.0-rc.1", "1.9.9+x"] {
+            assert!(is_supported(good), "{good}");
+        }
+        for bad in ["", "1", "1.0", "0.9.0", "2.0.0", "1.0.0.0", "x"] {
+            assert!(!is_supported(bad), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[\\[\\]{}\",:\\\\a\n ]{0,60}", line in 0_usize..9, column in 0_usize..70) {
+            let _ = field_at(text.as_bytes(), line, column);
+        }
+    }
+}

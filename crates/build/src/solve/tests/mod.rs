@@ -1,0 +1,5 @@
+mod cache;
+mod collect;
+mod fake;
+mod files;
+mod run;
