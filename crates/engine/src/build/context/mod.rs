@@ -116,6 +116,7 @@ async fn archive(session: &Session, id: Id, name: &str) -> Result<Tree, Error> {
     .await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unreadable(error: std::io::Error) -> Error {
     let message = format!("read the build context: {error}");
     match error.kind() {

@@ -255,12 +255,22 @@ impl Mounts {
                 false => Ok(false),
             };
         }
-        let listener =
-            UnixListener::bind(path).map_err(|error| failed(io("listen on", path, &error)))?;
+        let listener = listen(path).map_err(|error| failed(io("listen on", path, &error)))?;
         let (peer, id) = (session.peer.clone(), id.to_owned());
         self.servers.spawn(forward_agent(listener, peer, id));
         Ok(true)
     }
+}
+
+/// However long the path is: an address of a socket has room for 107 bytes.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::fd::AsRawFd as _;
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    let dir = std::fs::File::open(dir)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    UnixListener::bind(short.join(name))
 }
 
 /// None if there is none and none is needed.
