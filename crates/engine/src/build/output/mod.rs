@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use self::attributes::{Kind, Push, Wanted};
 use self::image::{Blobs, Made};
 use self::steps::Steps;
+pub(super) use self::stream::send_to;
 use super::Peer;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, waiting};
