@@ -58,6 +58,9 @@ pub(super) fn build_request(
         ""
     };
     let cache_from: Vec<String> = json(query, "cachefrom", "error reading cache-from")?;
+    let network = network(query.text("networkmode"))?;
+    // Who may use this endpoint may give a container the host's network too.
+    let allow = (network == "host").then(|| "network.host".to_owned());
     Ok(BuildRequest {
         dockerfile_name,
         contexts: BTreeMap::from([(CONTEXT.to_owned(), context(query)?)]),
@@ -73,7 +76,8 @@ pub(super) fn build_request(
             .collect(),
         no_cache: query.flag("nocache"),
         pull: query.flag("pull"),
-        network: network(query.text("networkmode"))?,
+        network,
+        allow: allow.into_iter().collect(),
         extra_hosts: extra_hosts(query)?,
         outputs: outputs(query, version)?,
         cache_from: cache_from.into_iter().map(from_registry).collect(),
@@ -287,6 +291,9 @@ mod tests {
         assert_eq!(request.build_args["C"], None);
         assert_eq!(request.labels["l"], "v");
         assert_eq!(request.network, "none");
+        assert_eq!(request.allow, Vec::<String>::new());
+        let host = read("networkmode=host").unwrap();
+        assert_eq!(host.allow, ["network.host"]);
         assert_eq!(request.extra_hosts, ["h:::1", "g:host-gateway"]);
         assert_eq!(request.cache_from[0].attributes["ref"], "x:y");
         assert_eq!(request.platforms, ["linux/arm64"]);
