@@ -9,14 +9,14 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use berth_api::Error;
-use berth_build::files::Files;
-use berth_build::solve::{self, Cache};
+use berth_build::solve::Cache;
 use berth_store::Store;
 
 use super::caches::Caches;
+use super::kept::Contents;
 use super::prune::Collects;
 use crate::Config;
 use crate::engine::Engine;
@@ -25,8 +25,7 @@ use crate::files;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
-    /// Opened by the first build that needs it.
-    files: Mutex<Option<Files>>,
+    pub(super) contents: Arc<Contents>,
     pub(super) caches: Arc<Caches>,
     pub(super) cache: Cache,
     pub(super) collects: Collects,
@@ -47,25 +46,15 @@ impl Builder {
         }
         let caches = Arc::new(Caches::new(root.join("cache-mounts")));
         let cache = Cache::open(Arc::new(store.clone())).api()?;
+        let contents = Contents::new(root);
         cache.register(caches.clone());
+        cache.register(contents.clone());
         Ok(Self {
-            files: Mutex::default(),
+            contents,
             caches,
             cache,
             collects: Collects::default(),
         })
-    }
-
-    /// Blocks the first time.
-    pub(super) fn files(&self, config: &Config) -> Result<Files, solve::Error> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(files) = &*files {
-            return Ok(files.clone());
-        }
-        let root = config.data_root.join("build/files");
-        let opened = Files::open(&root)
-            .map_err(|error| solve::Error::System(format!("open {}: {error}", root.display())))?;
-        Ok(files.insert(opened).clone())
     }
 }
 

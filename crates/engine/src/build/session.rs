@@ -89,7 +89,7 @@ impl Session {
     }
 
     pub(super) fn files(&self) -> Result<Files, solve::Error> {
-        self.engine.0.builder.files(&self.engine.0.config)
+        self.engine.0.builder.contents.open()
     }
 
     pub(super) fn tell(&self, event: Event) {

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -22,6 +22,7 @@ use tokio_util::io::SyncIoBridge;
 
 use super::select::Selection;
 use super::{Ask, Counted, Session, unreadable};
+use crate::build::kept::touch;
 use crate::error::{blocking, waiting};
 use crate::files;
 
@@ -83,6 +84,9 @@ pub(super) async fn read(
         if changed && let Err(error) = save(&saved, &stats, &digests) {
             // The next build reads them again.
             tracing::warn!("remember a build context: {error}");
+        }
+        if !changed {
+            touch(&saved);
         }
         tree(stats, &needed, digests)
     })
@@ -194,7 +198,7 @@ fn saved_path(session: &Session, identity: &str) -> PathBuf {
 }
 
 /// What cannot be read is not known.
-fn load(path: &PathBuf) -> HashMap<String, Known> {
+fn load(path: &Path) -> HashMap<String, Known> {
     let Ok(file) = std::fs::File::open(path) else {
         return HashMap::new();
     };
@@ -204,6 +208,12 @@ fn load(path: &PathBuf) -> HashMap<String, Known> {
         .map_while(|line| serde_json::from_slice::<Known>(&line).ok())
         .map(|known| (known.stat.path.clone(), known))
         .collect()
+}
+
+/// Contents that are remembered of a context, and their lengths.
+pub(in crate::build) fn known_contents(path: &Path) -> HashMap<Digest, u64> {
+    let known = load(path).into_values();
+    known.map(|known| (known.digest, known.stat.size)).collect()
 }
 
 fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> Option<Digest> {
@@ -220,7 +230,7 @@ fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> O
     (same && tells && files.contains(&found.digest)).then(|| found.digest.clone())
 }
 
-fn save(path: &PathBuf, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Result<()> {
+fn save(path: &Path, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     for (stat, digest) in stats.iter().zip(digests) {
         if let Some(digest) = digest {
