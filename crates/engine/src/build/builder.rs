@@ -4,6 +4,7 @@
 //! <data-root>/build/files/          contents of files from outside
 //! <data-root>/build/contexts/       what clients' contexts held
 //! <data-root>/build/cache-mounts/   directories of RUN --mount=type=cache
+//! <data-root>/build/git/, http/      what saves fetching sources again
 //! <data-root>/build/empty/          an empty directory
 //! <exec-root>/build/<id>/           a step that runs
 //! ```
@@ -18,15 +19,18 @@ use berth_store::Store;
 use super::caches::Caches;
 use super::kept::Contents;
 use super::prune::Collects;
+use super::sources::Sources;
 use crate::Config;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, io};
 use crate::files;
+use crate::registries::USER_AGENT;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
     pub(super) contents: Arc<Contents>,
     pub(super) caches: Arc<Caches>,
+    pub(super) sources: Arc<Sources>,
     pub(super) cache: Cache,
     pub(super) collects: Collects,
 }
@@ -40,18 +44,23 @@ impl Builder {
             (root.join("empty"), 0o755),
             (root.join("contexts"), 0o700),
             (root.join("cache-mounts"), 0o700),
+            (root.join("git"), 0o700),
+            (root.join("http"), 0o700),
             (config.exec_root.join("build"), 0o700),
         ] {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
         }
         let caches = Arc::new(Caches::new(root.join("cache-mounts")));
         let cache = Cache::open(Arc::new(store.clone())).api()?;
-        let contents = Contents::new(root);
         cache.register(caches.clone());
+        let sources = Arc::new(Sources::new(&root, USER_AGENT));
+        cache.register(sources.clone());
+        let contents = Contents::new(root);
         cache.register(contents.clone());
         Ok(Self {
             contents,
             caches,
+            sources,
             cache,
             collects: Collects::default(),
         })

@@ -1,11 +1,11 @@
 //! Builds: what `berth-build` plans and solves, done with this engine's images,
 //! networks and containers.
 
-#[allow(dead_code, reason = "called by the next commit of Engine::build")]
 mod announce;
 mod builder;
 mod cache;
 mod caches;
+mod call;
 mod context;
 mod images;
 mod kept;
@@ -14,9 +14,11 @@ mod peer;
 mod prune;
 mod resolve;
 mod session;
+mod sources;
 mod step;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -105,6 +107,7 @@ impl Engine {
 }
 
 /// In the words of the API.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn of_solve(error: solve::Error) -> Error {
     let message = error.to_string();
     match error {
@@ -125,11 +128,26 @@ async fn run(
     let _contents = files.hold();
     let source = resolve::source(session).await?;
     session.tell(Event::Dockerfile(source.text.to_string()));
-    let file = dockerfile::parse(&source.text).map_err(|error| {
-        let lines = Some(error.lines);
-        Failure::at(Error::invalid(error.to_string()), &source, lines)
-    })?;
-    let plans = resolve::plans(session, &source, &file).await?;
+    if !session.request.call.is_empty() {
+        return call::call(session, &source).await;
+    }
+    let mut bases = BTreeMap::new();
+    let file = match dockerfile::parse(&source.text) {
+        Ok(file) => file,
+        Err(error) => {
+            call::warn(session, &source, &bases).await?;
+            let lines = Some(error.lines);
+            return Err(Failure::at(
+                Error::invalid(error.to_string()),
+                &source,
+                lines,
+            ));
+        }
+    };
+    let plans = resolve::plans(session, &source, &file, &mut bases).await;
+    let warned = call::warn(session, &source, &bases).await;
+    let plans = plans?;
+    warned?;
     caching.import(session, &plans).await;
     let came = solve_all(session, &files, &source, &plans).await?;
     let mut results = platformed(plans, &came);
