@@ -317,6 +317,57 @@ def images(client):
     raises(APIError, lambda: client.images.load(b"no archive"), 400)
 
 
+def builds(client):
+    text = b"FROM busybox\nARG WORD\nRUN echo said $WORD > /said; cat /said\nCMD cat /said\n"
+    image, log = client.images.build(
+        fileobj=io.BytesIO(text),
+        tag="built",
+        buildargs={"WORD": "this"},
+        labels={"a": "b"},
+        nocache=True,
+        pull=False,
+        rm=True,
+        container_limits={"memory": 64 << 20, "cpushares": 512},
+    )
+    said = "".join(line.get("stream", "") for line in log)
+    assert "Step 3/5 : RUN echo said" in said and "\nsaid this\n" in said, said
+    assert image.tags == ["built:latest"] and image.labels == {"a": "b"}, image.attrs
+    assert f"Successfully built {image.id[7:19]}\n" in said, said
+    assert client.containers.run("built", remove=True) == b"said this\n"
+
+    # The error that the library makes of the stream, with what came before.
+    error = raises(
+        docker.errors.BuildError,
+        lambda: client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN echo before; exit 5\n")),
+        words="The command '/bin/sh -c echo before; exit 5' returned a non-zero code: 5",
+    )
+    assert any(line.get("stream") == "before\n" for line in error.build_log), error
+    raises(
+        APIError,
+        lambda: client.images.build(fileobj=io.BytesIO(b"FROM busybox\nNONSENSE x\n")),
+        400,
+        "unknown instruction: NONSENSE",
+    )
+
+    # A context of its own making, compressed; the Dockerfile somewhere in it.
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w:gz") as tar:
+        for name, data in (("deep/Dockerfile.x", b"FROM scratch\nCOPY f /g\n"), ("f", b"f")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    context.seek(0)
+    lines = client.api.build(
+        fileobj=context, custom_context=True, encoding="gzip", dockerfile="deep/Dockerfile.x", decode=True
+    )
+    lines = list(lines)
+    assert lines[-1]["stream"].startswith("Successfully built "), lines
+    assert any(line.get("aux", {}).get("ID", "").startswith("sha256:") for line in lines), lines
+
+    pruned = client.api.prune_builds(all=True)
+    assert pruned["CachesDeleted"] and pruned["SpaceReclaimed"] >= 0, pruned
+
+
 def system(client):
     assert client.ping() is True
     version = client.version()

@@ -41,6 +41,7 @@ macro_rules! scenarios {
 
 scenarios! {
     attach
+    builds
     errors
     events
     execs

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use self::attributes::{Kind, Push, Wanted};
 use self::image::{Blobs, Made};
 use self::steps::Steps;
+pub(super) use self::stream::send_to;
 use super::Peer;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, waiting};
@@ -164,11 +165,10 @@ impl Writer<'_> {
                 report(result, &made, names);
             }
             Kind::Files { split, .. } => {
-                let _sending = steps.part("copying files");
                 let trees = stream::trees(self.worker.as_ref(), &self.results).await?;
-                let (split, epoch) = (*split, self.epoch());
+                let (split, epoch, steps) = (*split, self.epoch(), steps.clone());
                 stream::send(self.peer.as_ref(), wanted.index, move |out| {
-                    stream::write(&trees, split, epoch, out)
+                    stream::write(&trees, split, epoch, &steps, out)
                 })
                 .await?;
             }
