@@ -256,12 +256,17 @@ fn contexts_from_elsewhere() {
     let args = ["build", "-t", "out", "--build-context", &context, "-"];
     place.engine.berth_with(&args, dockerfile.as_bytes()).ok();
     assert_eq!(place.cat(&["/b"]), "from git");
-    if possible("stock docker client", installed("docker")) {
-        let mut command = place.engine.command("docker");
-        command
-            .env("DOCKER_BUILDKIT", "0")
-            .args(["build", "-t", "out", &address]);
-        Run::new(&mut command, b"").ok();
+    // The endpoint of classic clients.
+    if possible("curl", installed("curl")) {
+        let socket = place.engine.socket();
+        let url = format!("http://d/build?t=out&remote={address}");
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--request", "POST", "--unix-socket"]);
+        let answer = Run::new(command.arg(socket).arg(url), b"").ok();
+        assert!(
+            answer.contains("Successfully tagged out:latest"),
+            "{answer}"
+        );
         assert_eq!(place.cat(&["/a"]), "from an address");
     }
 }
