@@ -124,8 +124,6 @@ async fn run(
 ) -> Result<BuildResult, Failure> {
     let opened = session.clone();
     let files = blocking(move || opened.files().map_err(of_solve)).await?;
-    // What comes from outside stays until the end.
-    let _contents = files.hold();
     let source = resolve::source(session).await?;
     session.tell(Event::Dockerfile(source.text.to_string()));
     if !session.request.call.is_empty() {
