@@ -73,7 +73,7 @@ declare -A says=(
 engine first
 # The machine's own certificate authorities, for registries behind a proxy.
 tar --numeric-owner -C "$root" --exclude=./etc/ssl/certs/ca-certificates.crt -c . >"$work/base.tar"
-tar --numeric-owner -rhf "$work/base.tar" -C / ./etc/ssl/certs/ca-certificates.crt
+tar --numeric-owner -rhf "$work/base.tar" -C / ./etc/ssl/certs/ca-certificates.crt ./usr/local/share/ca-certificates
 berth import "$work/base.tar" debian:base >/dev/null
 rm "$work/base.tar"
 

@@ -389,3 +389,136 @@ go_struct! {
         reasons: Vec<String>,
     }
 }
+
+/// What `--call=check` gives: BuildKit's `frontend.lint` result.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LintResult {
+    pub warnings: Vec<LintWarning>,
+    pub sources: Vec<SourceInfo>,
+    /// Why a build would fail.
+    #[serde(rename = "buildError", skip_serializing_if = "Option::is_none")]
+    pub build_error: Option<LintError>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LintWarning {
+    #[serde(rename = "ruleName")]
+    pub rule_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    pub location: Location,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LintError {
+    pub message: String,
+    pub location: Location,
+}
+
+/// A text that locations are in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceInfo {
+    pub filename: String,
+    /// Base64.
+    pub data: String,
+    pub language: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Location {
+    #[serde(rename = "sourceIndex", skip_serializing_if = "is_zero")]
+    pub source_index: u64,
+    /// One per line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<SourceRange>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceRange {
+    pub start: Position,
+    pub end: Position,
+}
+
+/// The first line is 1.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Position {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub line: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub character: u64,
+}
+
+/// What `--call=outline` gives: BuildKit's `frontend.outline` result.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outline {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<OutlineArgument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<OutlineNeed>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ssh: Vec<OutlineNeed>,
+    /// Base64.
+    pub sources: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutlineArgument {
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    pub location: Location,
+}
+
+/// A secret or an SSH agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutlineNeed {
+    pub name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    pub location: Location,
+}
+
+/// What `--call=targets` gives: BuildKit's `frontend.targets` result.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TargetList {
+    pub targets: Vec<Target>,
+    /// Base64.
+    pub sources: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Target {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(rename = "default", skip_serializing_if = "std::ops::Not::not")]
+    pub is_default: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub base: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    pub location: Location,
+}

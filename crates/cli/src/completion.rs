@@ -155,6 +155,9 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
     if unfinished.starts_with('-') {
         return flags().map(|flag| format!("--{}", flag.name)).collect();
     }
+    if let Some(values) = before.last().and_then(|word| values(command, word)) {
+        return values.iter().map(|value| (*value).to_owned()).collect();
+    }
     // A flag that still lacks its value: leave it to the shell (a file, most likely).
     let needs_value = before
         .last()
@@ -191,6 +194,21 @@ fn candidates(program: &str, global: &Parsed, before: &[String], unfinished: &st
         }
         _ => Vec::new(),
     }
+}
+
+/// What may stand behind a flag of which all values are known.
+fn values(command: &tree::Command, flag: &str) -> Option<&'static [&'static str]> {
+    if !command.names.contains(&"build") {
+        return None;
+    }
+    Some(match flag {
+        "--progress" => &["auto", "none", "plain", "quiet", "rawjson", "tty"],
+        "--call" => &["build", "check", "outline", "targets"],
+        "--network" => &["default", "host", "none"],
+        "--allow" => &["network.host", "security.insecure"],
+        "--builder" => &["default"],
+        _ => return None,
+    })
 }
 
 fn members(group: &str) -> Vec<String> {

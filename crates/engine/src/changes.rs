@@ -2,8 +2,10 @@
 //! configuration.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use berth_api::{Error, container};
+use berth_build::dockerfile::{self, Health, Instruction};
 use jiff::Timestamp;
 use oci_spec::image::{Arch, Config, History, ImageConfiguration, Os};
 use serde_json::{Value, json};
@@ -25,16 +27,22 @@ const IMAGE_FIELDS: [&str; 13] = [
     "WorkingDir",
 ];
 
-/// A configuration with the changes applied; `rootfs` and `history` are
-/// completed by the store.
+/// What Docker's configurations have besides OCI's: Healthcheck, OnBuild, Shell.
+pub(crate) type Own = serde_json::Map<String, Value>;
+
+const OWN_FIELDS: [&str; 3] = ["Healthcheck", "OnBuild", "Shell"];
+
+/// A configuration with the changes applied, and Docker's own part of it;
+/// `rootfs` and `history` are completed by the store.
 pub(crate) fn image_configuration(
     changes: &[String],
     message: &str,
     platform: &str,
-) -> Result<ImageConfiguration, Error> {
+) -> Result<(ImageConfiguration, Own), Error> {
     let mut config = Config::default();
+    let mut own = Own::new();
     for change in changes {
-        apply(&mut config, change)?;
+        apply(&mut config, &mut own, change)?;
     }
     let mut parts = platform.split('/').filter(|part| !part.is_empty());
     let os = parts.next().unwrap_or("linux");
@@ -56,7 +64,7 @@ pub(crate) fn image_configuration(
         .set_variant(parts.next().map(str::to_owned))
         .set_config(Some(config))
         .set_history(Some(vec![history]));
-    Ok(image)
+    Ok((image, own))
 }
 
 /// The changes on the configuration of a container.
@@ -72,15 +80,25 @@ pub(crate) fn changed(
         Error::system(format!("change the container's configuration: {error}"))
     };
     // Both are the same JSON; each knows fields that the other does not.
-    let mut image: Config = serde_json::to_value(&config)
-        .and_then(serde_json::from_value)
-        .map_err(failed)?;
-    for change in changes {
-        apply(&mut image, change)?;
+    let whole = serde_json::to_value(&config).map_err(failed)?;
+    let mut own = Own::new();
+    for field in OWN_FIELDS {
+        if let Some(value) = whole.get(field).filter(|value| !value.is_null()) {
+            own.insert(field.to_owned(), value.clone());
+        }
     }
-    let changed: container::Config = serde_json::to_value(&image)
-        .and_then(serde_json::from_value)
-        .map_err(failed)?;
+    let mut image: Config = serde_json::from_value(whole).map_err(failed)?;
+    for change in changes {
+        apply(&mut image, &mut own, change)?;
+    }
+    let mut whole = serde_json::to_value(&image).map_err(failed)?;
+    if let Some(whole) = whole.as_object_mut() {
+        whole.extend(own);
+    }
+    let changed: container::Config = serde_json::from_value(whole).map_err(failed)?;
+    config.healthcheck = changed.healthcheck;
+    config.on_build = changed.on_build;
+    config.shell = changed.shell;
     config.cmd = changed.cmd;
     config.entrypoint = changed.entrypoint;
     config.env = changed.env;
@@ -120,7 +138,7 @@ fn native() -> Arch {
     })
 }
 
-fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
+fn apply(config: &mut Config, own: &mut Own, change: &str) -> Result<(), Error> {
     let (instruction, rest) = change
         .trim()
         .split_once(char::is_whitespace)
@@ -134,10 +152,10 @@ fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
     }
     match upper.as_str() {
         "CMD" => {
-            config.set_cmd(Some(command(rest)));
+            config.set_cmd(Some(command(own, rest)));
         }
         "ENTRYPOINT" => {
-            config.set_entrypoint(Some(command(rest)));
+            config.set_entrypoint(Some(command(own, rest)));
         }
         "ENV" => {
             let mut env = config.env().clone().unwrap_or_default();
@@ -193,9 +211,9 @@ fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
             config.set_stop_signal(Some(rest.to_owned()));
         }
         "HEALTHCHECK" | "ONBUILD" | "SHELL" => {
-            return Err(Error::not_implemented(format!(
-                "--change {upper}: not supported yet"
-            )));
+            let parsed = dockerfile::instruction(change.trim(), '\\')
+                .map_err(|error| Error::invalid(error.message))?;
+            apply_own(own, parsed);
         }
         _ => {
             return Err(Error::invalid(format!(
@@ -206,10 +224,52 @@ fn apply(config: &mut Config, change: &str) -> Result<(), Error> {
     Ok(())
 }
 
+fn apply_own(own: &mut Own, instruction: Instruction) {
+    match instruction {
+        Instruction::Healthcheck(health) => {
+            own.insert("Healthcheck".to_owned(), healthcheck(&health));
+        }
+        Instruction::Onbuild(trigger) => {
+            let list = own.entry("OnBuild").or_insert_with(|| json!([]));
+            if let Some(list) = list.as_array_mut() {
+                list.push(trigger.into());
+            }
+        }
+        Instruction::Shell(shell) => {
+            own.insert("Shell".to_owned(), shell.into());
+        }
+        _ => {}
+    }
+}
+
+/// As Docker's configuration has it: times in nanoseconds.
+fn healthcheck(health: &Health) -> Value {
+    let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    json!(container::Healthcheck {
+        test: health.test.clone(),
+        interval: nanoseconds(health.interval),
+        timeout: nanoseconds(health.timeout),
+        start_period: nanoseconds(health.start_period),
+        start_interval: nanoseconds(health.start_interval),
+        retries: health.retries.into(),
+    })
+}
+
 /// A JSON list, or a line for the shell.
-fn command(text: &str) -> Vec<String> {
-    serde_json::from_str(text)
-        .unwrap_or_else(|_| vec!["/bin/sh".into(), "-c".into(), text.to_owned()])
+fn command(own: &Own, text: &str) -> Vec<String> {
+    serde_json::from_str(text).unwrap_or_else(|_| {
+        let shell = own.get("Shell").and_then(Value::as_array);
+        let mut words: Vec<String> = match shell {
+            Some(shell) => shell
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+            None => vec!["/bin/sh".into(), "-c".into()],
+        };
+        words.push(text.to_owned());
+        words
+    })
 }
 
 /// `a=1 b="two words"`, or the old form `a the rest`.
@@ -273,7 +333,53 @@ mod tests {
     fn with(changes: &[&str]) -> Result<Config, Error> {
         let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
         image_configuration(&changes, "", "linux/amd64")
-            .map(|image| image.config().clone().unwrap())
+            .map(|(image, _)| image.config().clone().unwrap())
+    }
+
+    #[test]
+    fn what_docker_has_besides() {
+        let changes = [
+            "HEALTHCHECK --interval=5s --retries=2 CMD curl -f localhost",
+            "ONBUILD RUN x",
+            "onbuild COPY . /",
+            "SHELL [\"/bin/bash\", \"-c\"]",
+            "CMD run it",
+        ]
+        .map(str::to_owned);
+        let (image, own) = image_configuration(&changes, "", "").unwrap();
+        assert_eq!(
+            Value::from(own),
+            json!({
+                "Healthcheck": {
+                    "Test": ["CMD-SHELL", "curl -f localhost"],
+                    "Interval": 5_000_000_000_i64,
+                    "Retries": 2
+                },
+                "OnBuild": ["RUN x", "COPY . /"],
+                "Shell": ["/bin/bash", "-c"]
+            })
+        );
+        let cmd = image.config().clone().unwrap().cmd().clone().unwrap();
+        assert_eq!(cmd, ["/bin/bash", "-c", "run it"]);
+        let before = container::Config {
+            on_build: Some(vec!["RUN a".to_owned()]),
+            ..container::Config::default()
+        };
+        let after = changed(
+            &before,
+            &["ONBUILD RUN b".to_owned(), "HEALTHCHECK NONE".to_owned()],
+        )
+        .unwrap();
+        assert_eq!(after.on_build.unwrap(), ["RUN a", "RUN b"]);
+        assert_eq!(after.healthcheck.unwrap().test, ["NONE"]);
+        for bad in [
+            "HEALTHCHECK",
+            "ONBUILD ONBUILD RUN x",
+            "SHELL bash",
+            "ONBUILD FROM x",
+        ] {
+            assert!(with(&[bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

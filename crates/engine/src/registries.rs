@@ -20,10 +20,13 @@ pub(crate) struct Registries {
     pub(crate) attempts: u32,
 }
 
+/// "User-Agent" of every request.
+pub(crate) const USER_AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
+
 impl Registries {
     pub(crate) fn new(options: &RegistryOptions) -> Result<Self, Error> {
         let client = Client::new(Options {
-            user_agent: concat!("berth/", env!("CARGO_PKG_VERSION")).to_owned(),
+            user_agent: USER_AGENT.to_owned(),
             mirrors: options.mirrors.clone(),
             insecure: options.insecure.clone(),
             ..Options::default()

@@ -6,7 +6,7 @@
 
 mod rig;
 
-use berth_api::build::BuildRequest;
+use berth_api::build::{BuildRequest, ContextSource};
 use berth_build::progress::Event;
 use rig::Rig;
 
@@ -228,6 +228,101 @@ fn binds_of_stages() {
         let missing = rig.build(request(text)).await.unwrap_err().error.message;
         assert!(missing.contains("not found"), "{missing}");
         rig.nothing_is_left();
+    });
+}
+
+fn with_context(dockerfile: &str) -> BuildRequest {
+    let source = ContextSource::Client {
+        identity: "here".to_owned(),
+    };
+    BuildRequest {
+        contexts: [("context".to_owned(), source)].into(),
+        ..request(dockerfile)
+    }
+}
+
+#[test]
+fn only_what_changed_and_is_needed_is_sent() {
+    Rig::run(async |rig| {
+        let context = rig.context();
+        std::fs::create_dir_all(context.join("src/deep")).unwrap();
+        for (path, text) in [
+            ("src/a", "a"),
+            ("src/deep/b", "b"),
+            ("big", "big"),
+            ("c", "c"),
+        ] {
+            std::fs::write(context.join(path), text).unwrap();
+        }
+        std::os::unix::fs::symlink("c", context.join("link")).unwrap();
+        let text = "FROM busybox\nCOPY src /src\nCOPY link /c\nRUN cat /src/a /src/deep/b /c\n";
+        let first = rig.build(with_context(text)).await.unwrap();
+        assert_eq!(rig.output(false), "abc");
+        assert_eq!(rig.asked(), ["c", "src/a", "src/deep/b"]);
+        assert_eq!(rig.files(), ["c", "src", "src/a", "src/deep", "src/deep/b"]);
+        let again = rig.build(with_context(text)).await.unwrap();
+        assert_eq!(again.image, first.image);
+        assert_eq!(rig.asked(), Vec::<String>::new());
+        assert_eq!(rig.ran(), 0);
+        // Only its time: it is read again, and nothing else.
+        std::fs::write(context.join("src/a"), "a").unwrap();
+        let touched = rig.build(with_context(text)).await.unwrap();
+        assert_eq!(rig.asked(), ["src/a"]);
+        assert_eq!((touched.image, rig.ran()), (first.image, 0));
+        std::fs::write(context.join("src/a"), "A").unwrap();
+        rig.build(with_context(text)).await.unwrap();
+        assert_eq!((rig.asked(), rig.ran()), (vec!["src/a".to_owned()], 1));
+        assert_eq!(rig.output(false), "Abc");
+        let bind = "FROM busybox\nRUN --mount=target=/m cat /m/src/a /m/link; echo x 2>&1 >/m/c | grep -o Read-only\nRUN --mount=source=src/deep,target=/m,rw cat /m/b; echo new > /m/c; cat /m/c\n";
+        rig.build(with_context(bind)).await.unwrap();
+        let output = rig.output(false);
+        assert!(output.contains("AcRead-only\n"), "{output}");
+        assert!(output.contains("bnew\n"), "{output}");
+    });
+}
+
+#[test]
+fn an_archive_brings_dockerfile_and_dockerignore() {
+    Rig::run(async |rig| {
+        let context = rig.context();
+        std::fs::create_dir_all(context.join("d/e")).unwrap();
+        for (path, text) in [
+            ("Dockerfile", "FROM busybox\nCOPY . /all\n"),
+            (".dockerignore", "Dockerfile\n.dockerignore\nd\n!d/e/kept\n"),
+            ("d/gone", "1"),
+            ("d/e/kept", "2"),
+            ("top", "3"),
+        ] {
+            std::fs::write(context.join(path), text).unwrap();
+        }
+        let mut wanted = request("");
+        wanted.dockerfile = None;
+        wanted.contexts = [("context".to_owned(), ContextSource::Archive)].into();
+        rig.build(wanted.clone()).await.unwrap();
+        assert_eq!(
+            rig.files(),
+            ["all", "all/d", "all/d/e", "all/d/e/kept", "all/top"]
+        );
+        std::fs::remove_file(context.join("Dockerfile")).unwrap();
+        let missing = rig.build(wanted).await.unwrap_err().error.message;
+        assert!(
+            missing.starts_with("failed to read dockerfile: open Dockerfile"),
+            "{missing}"
+        );
+    });
+}
+
+#[test]
+fn an_agent_is_forwarded() {
+    Rig::run(async |rig| {
+        let text = "FROM busybox\nRUN --mount=type=ssh,mode=0666 stat -c %a $SSH_AUTH_SOCK; echo hello | nc local:$SSH_AUTH_SOCK\n";
+        let mut wanted = request(text);
+        wanted.ssh = vec!["default".to_owned()];
+        rig.build(wanted).await.unwrap();
+        assert_eq!(rig.output(false), "666\nhello");
+        let text = "FROM busybox\nRUN --mount=type=ssh,required=true true\n";
+        let refused = rig.build(request(text)).await.unwrap_err().error.message;
+        assert_eq!(refused, "no SSH key \"default\" forwarded from the client");
     });
 }
 

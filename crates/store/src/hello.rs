@@ -45,6 +45,7 @@ impl Store {
         self.import(
             &mut archive.as_slice(),
             config()?,
+            serde_json::Map::new(),
             Some(&Reference::parse(NAME)?),
         )
     }

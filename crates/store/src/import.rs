@@ -19,7 +19,8 @@ impl Store {
     /// Makes a one-layer image from a root filesystem archive (compressed or
     /// not) and a configuration whose `rootfs` and `history` are filled in
     /// here: the last entry of `history`, if there is one, is completed and
-    /// describes the layer (its `comment` is `docker import`'s message).
+    /// describes the layer (its `comment` is `docker import`'s message). `own`
+    /// is what its `config` has that OCI does not know.
     ///
     /// # Errors
     /// `Invalid` if the archive is not a whole, harmless tar stream.
@@ -27,6 +28,7 @@ impl Store {
         &self,
         archive: &mut dyn Read,
         mut config: ImageConfiguration,
+        own: serde_json::Map<String, serde_json::Value>,
         name: Option<&Reference>,
     ) -> Result<Image> {
         if name.is_some_and(|name| name.digest.is_some()) {
@@ -74,9 +76,16 @@ impl Store {
         config.set_history(Some(vec![entry]));
 
         // Through a Value, whose keys are in order: equal input, equal digest.
-        let raw_config = serde_json::to_value(&config)
-            .and_then(|value| serde_json::to_vec(&value))
-            .map_err(|e| Error::Invalid(format!("configuration of the image: {e}")))?;
+        let invalid_config =
+            |e: serde_json::Error| Error::Invalid(format!("configuration of the image: {e}"));
+        let mut value = serde_json::to_value(&config).map_err(invalid_config)?;
+        if let Some(config) = value
+            .get_mut("config")
+            .and_then(serde_json::Value::as_object_mut)
+        {
+            config.extend(own);
+        }
+        let raw_config = serde_json::to_vec(&value).map_err(invalid_config)?;
         let config_digest = incoming.spool(&mut raw_config.as_slice())?;
         let manifest = write(
             Family::Oci,

@@ -400,7 +400,12 @@ fn import_makes_an_image_of_one_layer() {
     {
         let name = name(&format!("mine:{index}"));
         let image = store
-            .import(&mut archive.as_slice(), configuration(), Some(&name))
+            .import(
+                &mut archive.as_slice(),
+                configuration(),
+                serde_json::Map::new(),
+                Some(&name),
+            )
             .unwrap();
         assert_eq!(image.names, [name.full()]);
         assert_eq!(
@@ -424,7 +429,12 @@ fn import_makes_an_image_of_one_layer() {
         assert!(image.created > 1_700_000_000);
     }
     let nameless = store
-        .import(&mut plain.as_slice(), configuration(), None)
+        .import(
+            &mut plain.as_slice(),
+            configuration(),
+            serde_json::Map::new(),
+            None,
+        )
         .unwrap();
     assert!(nameless.names.is_empty());
     drop(store);
@@ -441,7 +451,12 @@ fn a_bad_import_leaves_nothing() {
     let marker = whole.len() - 1024;
     for archive in [&whole[..100], &whole[..3000], &whole[..marker], b""] {
         let error = store
-            .import(&mut &*archive, configuration(), Some(&name("x")))
+            .import(
+                &mut &*archive,
+                configuration(),
+                serde_json::Map::new(),
+                Some(&name("x")),
+            )
             .unwrap_err();
         assert!(error.to_string().contains("truncated"), "{error}");
         assert_empty(&store, dir.path());
@@ -452,7 +467,12 @@ fn a_bad_import_leaves_nothing() {
         .finish();
     assert!(
         store
-            .import(&mut evil.as_slice(), configuration(), None)
+            .import(
+                &mut evil.as_slice(),
+                configuration(),
+                serde_json::Map::new(),
+                None
+            )
             .is_err()
     );
     assert_empty(&store, dir.path());

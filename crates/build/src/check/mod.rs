@@ -16,7 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use self::outline::{Argument, Outline, Target, outline, targets};
+pub use self::outline::{Argument, Need, Outline, Target, outline, targets};
 pub use self::rules::{Config, RULES, Rule, find};
 use self::scope::Scope;
 use self::stages::Stages;
@@ -54,13 +54,22 @@ pub struct Found {
     pub failure: Option<Failure>,
 }
 
+/// Whether a text or a build asks for a check, by its name.
+pub fn asks_for(rule: &str, text: &str, plan: &plan::Options) -> bool {
+    let reading = read(text);
+    config(&reading, plan).is_ok_and(|config| config.wants(rule))
+}
+
+fn config(reading: &Reading, plan: &plan::Options) -> Result<Config, String> {
+    let given = plan.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    let given = given.and_then(Option::as_deref);
+    Config::parse(given.or(reading.check.as_deref()).unwrap_or_default())
+}
+
 /// Checks a text, whether or not it can be read.
 pub fn check(text: &str, options: &Options<'_>) -> Found {
     let reading = read(text);
-    let directive = reading.check.as_deref().unwrap_or_default();
-    let given = options.plan.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
-    let wanted = given.and_then(Option::as_deref).unwrap_or(directive);
-    let config = match Config::parse(wanted) {
+    let config = match config(&reading, options.plan) {
         Ok(config) => config,
         Err(message) => {
             return Found {

@@ -4,9 +4,6 @@ use std::fmt::Write as _;
 
 use super::Lines;
 
-/// Lines shown before and after the place.
-const CONTEXT: usize = 2;
-
 /// What is wrong, where, and what was perhaps meant. The words are BuildKit's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("dockerfile parse error on line {}: {message}", .lines.start)]
@@ -29,14 +26,27 @@ impl Error {
     }
 }
 
-/// `lines` of `text`, marked, with two lines around them.
+/// `lines` of `text`, marked, with some around them: exactly those that BuildKit
+/// shows, the empty one after the last newline included.
 pub(crate) fn excerpt(name: &str, text: &str, lines: Lines) -> String {
     const RULE: &str = "--------------------\n";
-    let first = lines.start.saturating_sub(CONTEXT).max(1);
-    let last = lines.end + CONTEXT;
+    let all: Vec<&str> = text.split('\n').collect();
+    let (mut first, mut last) = (lines.start.max(1), lines.end.min(all.len()));
+    let wanted = if lines.start == lines.end { 4 } else { 2 };
+    let mut around = 0;
+    while around < wanted {
+        if first > 1 {
+            first -= 1;
+            around += 1;
+        }
+        if last < all.len() {
+            last += 1;
+            around += 1;
+        }
+        around += 1;
+    }
     let mut out = format!("{name}:{}\n{RULE}", lines.start);
-    for (at, line) in text.lines().enumerate() {
-        let number = at + 1;
+    for (number, line) in (1..).zip(all) {
         if number < first || number > last {
             continue;
         }
@@ -45,6 +55,7 @@ pub(crate) fn excerpt(name: &str, text: &str, lines: Lines) -> String {
         } else {
             "   "
         };
+        let line = line.strip_suffix('\r').unwrap_or(line);
         // Writing to a String cannot fail.
         let _ = writeln!(out, " {number:>3} | {mark} {line}");
     }

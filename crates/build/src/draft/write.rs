@@ -1,7 +1,7 @@
 //! A draft becomes a canonical tar stream, or a tree.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_store::{TarEntry, TarKind, TarTime, TarWriter};
@@ -15,6 +15,8 @@ use super::{
 use crate::files::Files;
 use crate::tree::{self, Tree};
 
+const BUFFER: usize = 256 << 10;
+
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -27,6 +29,8 @@ impl<'a> Draft<'a> {
         time: Option<i64>,
         out: &mut dyn Write,
     ) -> io::Result<bool> {
+        // Small files and headers go together.
+        let out = BufWriter::with_capacity(BUFFER, out);
         let mut writer = Writer {
             tar: TarWriter::new(out),
             files,
@@ -151,8 +155,8 @@ struct Visited<'v> {
     node: Node,
 }
 
-struct Writer<'w> {
-    tar: TarWriter<&'w mut dyn Write>,
+struct Writer<'w, W: Write> {
+    tar: TarWriter<BufWriter<W>>,
     files: &'w Files,
     time: Option<i64>,
     now: TarTime,
@@ -160,7 +164,7 @@ struct Writer<'w> {
     first: HashMap<LeafId, Vec<u8>>,
 }
 
-impl Writer<'_> {
+impl<W: Write> Writer<'_, W> {
     fn node(&mut self, draft: &Draft<'_>, visited: Visited<'_>) -> io::Result<()> {
         let Visited { path, node, .. } = visited;
         if visited.name.starts_with(WHITEOUT) {

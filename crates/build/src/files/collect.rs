@@ -81,18 +81,21 @@ impl Inner {
             return space.commit(key, Some(location.pack));
         }
         // A power cut took it.
-        self.state().index.remove(&key);
+        self.state().remove(&key);
         Ok(())
     }
 
     /// Forgets a pack, unless something in it was asked for meanwhile.
     fn forget(&self, number: u32, until: u64) -> io::Result<bool> {
         let mut state = self.state();
-        let mut here = state.index.values().filter(|at| at.pack == number);
-        if here.any(|at| at.touched > until) {
+        let here = state.index.iter().filter(|(_, at)| at.pack == number);
+        let gone: Vec<(Key, u64)> = here.map(|(key, at)| (*key, at.touched)).collect();
+        if gone.iter().any(|(_, touched)| *touched > until) {
             return Ok(false);
         }
-        state.index.retain(|_, at| at.pack != number);
+        for (key, _) in &gone {
+            state.remove(key);
+        }
         state.packs.remove(&number);
         drop(state);
         pack::remove(&self.root, number)?;

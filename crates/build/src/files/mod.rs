@@ -39,6 +39,10 @@ const PACK_SIZE: u64 = 256 << 20;
 /// Contents up to this size are hashed before they are written, so that what is
 /// here already costs no writing.
 const SMALL: u64 = 1 << 20;
+/// Compared and read at once.
+const CHUNK: usize = 256 << 10;
+/// Contents of one size that a new one is compared with.
+const MAX_ALIKE: usize = 16;
 /// The free space of the disk is looked at after so many bytes.
 const LOOK_EVERY: u64 = 64 << 20;
 
@@ -61,6 +65,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     index: HashMap<Key, Location>,
+    /// Those above [`SMALL`], by their length.
+    large: HashMap<u64, Vec<Key>>,
     packs: BTreeMap<u32, Open>,
     /// Where contents are appended.
     current: Option<u32>,
@@ -93,7 +99,7 @@ struct Location {
 }
 
 /// Reads one content from its beginning to its end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Content {
     /// Keeps the file open when a collection has removed its name.
     pack: Arc<Pack>,
@@ -173,7 +179,7 @@ impl Files {
                     verified,
                     touched: 0,
                 };
-                state.index.insert(key, location);
+                state.insert(key, location);
             }
             pack.cut(end)?;
             if verified && end < PACK_SIZE {
@@ -217,6 +223,41 @@ impl Files {
         if size <= SMALL {
             return self.add_bytes(&read_exactly(size, input)?);
         }
+        self.add_large(size, input)
+    }
+
+    /// What is the same as a content of this size, byte for byte, needs neither
+    /// be hashed nor written.
+    fn add_large(&self, size: u64, input: &mut dyn Read) -> io::Result<Digest> {
+        let mut start = vec![0; CHUNK];
+        input.read_exact(&mut start)?;
+        let mut there = vec![0; CHUNK];
+        for (key, known) in self.inner.of_size(size) {
+            let mut content = known.clone();
+            content.read_exact(&mut there)?;
+            if there != start {
+                continue;
+            }
+            let mut same = 0;
+            while there == start {
+                same += start.len() as u64;
+                if same == size {
+                    self.inner.touch(&key);
+                    return Ok(name(&key));
+                }
+                let next = content.left().min(CHUNK as u64) as usize;
+                start.resize(next, 0);
+                there.resize(next, 0);
+                input.read_exact(&mut start)?;
+                content.read_exact(&mut there)?;
+            }
+            let mut all = known.take(same).chain(&start[..]).chain(input);
+            return self.write(size, &mut all);
+        }
+        self.write(size, &mut (&start[..]).chain(input))
+    }
+
+    fn write(&self, size: u64, input: &mut dyn Read) -> io::Result<Digest> {
         let space = self.inner.reserve(size)?;
         let key = space.fill(input)?;
         space.commit(key, None)?;
@@ -273,7 +314,7 @@ impl Files {
         let found = pack::hash_range(&pack, location.offset, location.length)?;
         let mut state = self.inner.state();
         if found != Some(key) {
-            state.index.remove(&key);
+            state.remove(&key);
             return Ok(None);
         }
         if let Some(location) = state.index.get_mut(&key) {
@@ -298,6 +339,26 @@ fn read_exactly(size: u64, input: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+impl State {
+    fn insert(&mut self, key: Key, location: Location) {
+        let before = self.index.insert(key, location);
+        if before.is_none() && location.length > SMALL {
+            self.large.entry(location.length).or_default().push(key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(location) = self.index.remove(key)
+            && let Some(keys) = self.large.get_mut(&location.length)
+        {
+            keys.retain(|other| other != key);
+            if keys.is_empty() {
+                self.large.remove(&location.length);
+            }
+        }
+    }
+}
+
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // What is in it is changed by single assignments only.
@@ -317,6 +378,23 @@ impl Inner {
             // Written once more: that costs as much as reading it.
             _ => false,
         }
+    }
+
+    /// Contents of that length, the last ones first.
+    fn of_size(&self, size: u64) -> Vec<(Key, Content)> {
+        let state = self.state();
+        let keys = state.large.get(&size).into_iter().flatten().rev();
+        keys.filter_map(|key| {
+            let at = state.index.get(key).filter(|at| at.verified)?;
+            let content = Content {
+                pack: Arc::clone(&state.packs.get(&at.pack)?.pack),
+                offset: at.offset,
+                left: at.length,
+            };
+            Some((*key, content))
+        })
+        .take(MAX_ALIKE)
+        .collect()
     }
 
     /// Room for a content of this size.
@@ -405,7 +483,7 @@ impl Space<'_> {
             verified: true,
             touched,
         };
-        state.index.insert(key, location);
+        state.insert(key, location);
         self.committed = true;
         Ok(())
     }

@@ -15,11 +15,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::CHUNK;
+
 /// A SHA-256 digest.
 pub(crate) type Key = [u8; 32];
 
-/// Bytes that are moved at once, and how many such buffers are on their way.
-const CHUNK: usize = 256 << 10;
+/// Buffers on their way.
 const DEPTH: usize = 8;
 
 /// Longer than any line of an index.

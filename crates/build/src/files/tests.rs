@@ -54,6 +54,28 @@ impl Rig {
     }
 }
 
+#[test]
+fn large_contents_of_one_size_are_told_apart() {
+    let rig = Rig::new();
+    let mut contents: Vec<Vec<u8>> = (0..4).map(large).collect();
+    for at in [0, CHUNK - 1, CHUNK, CHUNK * 3 + 7, SMALL as usize + 12344] {
+        let mut other = large(0);
+        other[at] ^= 1;
+        contents.push(other);
+    }
+    let digests: Vec<Digest> = contents.iter().map(|bytes| rig.add(bytes)).collect();
+    let size = rig.files.size();
+    for (bytes, digest) in contents.iter().zip(&digests) {
+        assert_eq!(rig.add(bytes), *digest);
+        assert_eq!(*digest, name(&pack::hash(bytes)));
+        assert!(rig.read(digest) == *bytes);
+    }
+    assert_eq!(rig.files.size(), size);
+    let cut = &large(0)[..SMALL as usize + 9];
+    let error = rig.files.add(SMALL + 12345, &mut &cut[..]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
 fn large(seed: u8) -> Vec<u8> {
     (0..SMALL as usize + 12345)
         .map(|i| (i % 251) as u8 ^ seed)

@@ -151,6 +151,10 @@ impl Cache {
         self.state().records.values().cloned().collect()
     }
 
+    pub(super) fn has_key(&self, key: &str) -> bool {
+        self.state().keys.contains_key(key)
+    }
+
     /// Whether a running build uses it.
     pub fn in_use(&self, id: &str) -> bool {
         self.state().in_use.contains_key(id)
@@ -304,6 +308,10 @@ impl Session {
         self.hold.keep(&layer.digest)?;
         if layer.stored != layer.digest {
             self.hold.keep(&layer.stored)?;
+        }
+        // Its blob cannot be made again: without it no image can have it.
+        if let Some(blob) = &layer.blob {
+            self.hold.keep_blob(&blob.digest)?;
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub trait Hold: Debug + Send + Sync {
     /// # Errors
     /// `NotFound` if it is not here.
     fn keep(&self, layer: &str) -> Result<(), Error>;
+    /// # Errors
+    /// `NotFound` if it is not here.
+    fn keep_blob(&self, blob: &str) -> Result<(), Error>;
     /// Makes a layer of a plain, canonical tar stream, and keeps it.
     fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error>;
 }
@@ -87,6 +90,12 @@ fn shown(image: Image) -> String {
 impl Hold for Incoming {
     fn keep(&self, layer: &str) -> Result<(), Error> {
         Ok(self.keep_layer(layer)?)
+    }
+
+    fn keep_blob(&self, blob: &str) -> Result<(), Error> {
+        // What is opened is kept.
+        self.open_blob(blob)?;
+        Ok(())
     }
 
     fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error> {

@@ -19,6 +19,7 @@ mod flight;
 mod key;
 mod layers;
 mod pass;
+mod portable;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 pub use self::cache::{Cache, Record};
 pub use self::collect::{Bounds, Collected, Condition, Disk, Rule, default_rules};
 pub use self::layers::{Hold, Layers};
+pub use self::portable::{Document, INLINE, own_steps};
 pub use self::run::{Done, Solved, solve};
 pub use self::usage::{CACHE_MOUNT, GIT, LOCAL, Measured, REGULAR, Row, Shelf};
 

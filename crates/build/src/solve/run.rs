@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use super::cache::{Cache, Session};
 use super::vertex::vertex;
 use super::{Error, Job, SolveError, keeps_times};
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::graph::{Graph, Id};
 use crate::progress::Event;
-use crate::tree::Value;
+use crate::tree::{Layer, Value};
 
 /// What came of a solve. While it lives, its layers and the records that it
 /// used are not collected.
@@ -58,6 +58,14 @@ impl Done {
         }
     }
 
+    /// The one that it put on its base, if it is one.
+    pub(super) fn layer(&self) -> Option<&Layer> {
+        match &self.value {
+            Value::Root(chain) if self.made > 0 => chain.last(),
+            _ => None,
+        }
+    }
+
     fn result(&self) -> String {
         match &self.value {
             Value::Root(chain) => chain.last().map(|layer| layer.digest.clone()),
@@ -75,6 +83,8 @@ pub(super) struct Run {
     pub(super) parallel: Semaphore,
     /// [`keeps_times`].
     pub(super) keeps: Vec<bool>,
+    /// Contents that are read meanwhile stay.
+    _contents: files::Hold,
     /// Started and not completed.
     open: Mutex<BTreeSet<Id>>,
 }
@@ -135,6 +145,7 @@ pub async fn solve(job: Job, cache: &Cache, files: &Files) -> Result<Solved, Sol
     let run = Arc::new(Run {
         keeps: keeps_times(&job.graph),
         files: files.clone(),
+        _contents: files.hold(),
         session: Arc::new(cache.session()?),
         parallel: Semaphore::new(job.parallel.clamp(1, Semaphore::MAX_PERMITS)),
         open: Mutex::default(),

@@ -217,3 +217,6 @@ fn copy(input: &mut dyn io::Read, out: &mut dyn io::Write) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,20 +118,32 @@ impl Wire {
                 Socket::Tcp(stream)
             }
         };
+        Self::over(socket, &connection.early).map_err(broken)
+    }
+
+    fn over(socket: Socket, early: &[u8]) -> io::Result<(Self, Reading)> {
         let mut decoder = Decoder::default();
-        decoder.push(&connection.early);
+        decoder.push(early);
         let reading = Reading {
-            socket: socket.try_clone().map_err(broken)?,
+            socket: socket.try_clone()?,
             decoder,
             buffer: vec![0; READ],
         };
         let inner = Inner {
-            handle: socket.try_clone().map_err(broken)?,
+            handle: socket.try_clone()?,
             writer: Mutex::new(socket),
             channels: Mutex::default(),
         };
         let inner = Arc::new(inner);
         Ok((Self { inner }, reading))
+    }
+
+    /// One for tests, and the engine's end of it.
+    #[cfg(test)]
+    pub(super) fn pair() -> (Self, Reading, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("sockets are to be had");
+        let (wire, reading) = Self::over(Socket::Unix(ours), b"").expect("descriptors, too");
+        (wire, reading, theirs)
     }
 
     pub(super) fn tell(&self, message: &ToEngine) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! <data-root>/build/files/          contents of files from outside
 //! <data-root>/build/contexts/       what clients' contexts held
 //! <data-root>/build/cache-mounts/   directories of RUN --mount=type=cache
+//! <data-root>/build/git/, http/      what saves fetching sources again
 //! <data-root>/build/empty/          an empty directory
 //! <exec-root>/build/<id>/           a step that runs
 //! ```
@@ -18,16 +19,19 @@ use berth_store::Store;
 
 use super::caches::Caches;
 use super::prune::Collects;
+use super::sources::Sources;
 use crate::Config;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, io};
 use crate::files;
+use crate::registries::USER_AGENT;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
     /// Opened by the first build that needs it.
     files: Mutex<Option<Files>>,
     pub(super) caches: Arc<Caches>,
+    pub(super) sources: Arc<Sources>,
     pub(super) cache: Cache,
     pub(super) collects: Collects,
 }
@@ -41,6 +45,8 @@ impl Builder {
             (root.join("empty"), 0o755),
             (root.join("contexts"), 0o700),
             (root.join("cache-mounts"), 0o700),
+            (root.join("git"), 0o700),
+            (root.join("http"), 0o700),
             (config.exec_root.join("build"), 0o700),
         ] {
             files::make_dir(&path, mode).map_err(|error| io("make", &path, &error))?;
@@ -48,9 +54,12 @@ impl Builder {
         let caches = Arc::new(Caches::new(root.join("cache-mounts")));
         let cache = Cache::open(Arc::new(store.clone())).api()?;
         cache.register(caches.clone());
+        let sources = Arc::new(Sources::new(&root, USER_AGENT));
+        cache.register(sources.clone());
         Ok(Self {
             files: Mutex::default(),
             caches,
+            sources,
             cache,
             collects: Collects::default(),
         })

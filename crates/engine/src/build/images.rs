@@ -39,6 +39,13 @@ pub(super) async fn answer(session: &Session, query: &Query) -> Result<Base, Err
     Ok(found.base.clone())
 }
 
+/// The same without a vertex of its own.
+pub(super) async fn find_base(session: &Session, id: Id, query: &Query) -> Result<Base, Error> {
+    let found = find(session, id, &query.reference, &query.platform).await;
+    let found = found.map_err(|error| unresolved(&query.reference, error))?;
+    Ok(found.base)
+}
+
 /// The layers of an image of the graph.
 pub(super) async fn chain(
     session: &Session,

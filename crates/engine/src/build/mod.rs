@@ -1,10 +1,11 @@
 //! Builds: what `berth-build` plans and solves, done with this engine's images,
 //! networks and containers.
 
-#[allow(dead_code, reason = "called by the next commit of Engine::build")]
 mod announce;
 mod builder;
+mod cache;
 mod caches;
+mod call;
 mod context;
 mod images;
 mod output;
@@ -12,9 +13,11 @@ mod peer;
 mod prune;
 mod resolve;
 mod session;
+mod sources;
 mod step;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -27,6 +30,7 @@ use berth_build::progress::{Event, Sink};
 use berth_build::solve::{self, Job};
 use berth_build::tree::Value;
 
+use self::cache::Caching;
 use self::output::{Outputs, Platformed, Solved};
 use self::resolve::Source;
 use self::session::Session;
@@ -90,9 +94,10 @@ impl Engine {
         progress: Sink,
     ) -> Result<BuildResult, Failure> {
         let outputs = Outputs::parse(&request)?;
+        let caching = Caching::parse(&request)?;
         let request = Arc::new(request);
         let (session, cleanups) = Session::new(self, request, peer, progress).await?;
-        let result = run(&session, &outputs).await;
+        let result = run(&session, &outputs, &caching).await;
         cleanups.done(&session).await;
         self.collect_builds_soon();
         result
@@ -100,6 +105,7 @@ impl Engine {
 }
 
 /// In the words of the API.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn of_solve(error: solve::Error) -> Error {
     let message = error.to_string();
     match error {
@@ -109,16 +115,40 @@ fn of_solve(error: solve::Error) -> Error {
     }
 }
 
-async fn run(session: &Session, outputs: &Outputs) -> Result<BuildResult, Failure> {
+async fn run(
+    session: &Session,
+    outputs: &Outputs,
+    caching: &Caching,
+) -> Result<BuildResult, Failure> {
     let source = resolve::source(session).await?;
     session.tell(Event::Dockerfile(source.text.to_string()));
-    let file = dockerfile::parse(&source.text).map_err(|error| {
-        let lines = Some(error.lines);
-        Failure::at(Error::invalid(error.to_string()), &source, lines)
-    })?;
-    let plans = resolve::plans(session, &source, &file).await?;
-    let solved = solve_all(session, &source, &plans).await?;
-    let results = platformed(plans, &solved);
+    if !session.request.call.is_empty() {
+        return call::call(session, &source).await;
+    }
+    let mut bases = BTreeMap::new();
+    let file = match dockerfile::parse(&source.text) {
+        Ok(file) => file,
+        Err(error) => {
+            call::warn(session, &source, &bases).await?;
+            let lines = Some(error.lines);
+            return Err(Failure::at(
+                Error::invalid(error.to_string()),
+                &source,
+                lines,
+            ));
+        }
+    };
+    let plans = resolve::plans(session, &source, &file, &mut bases).await;
+    let warned = call::warn(session, &source, &bases).await;
+    let plans = plans?;
+    warned?;
+    caching.import(session, &plans).await;
+    let came = solve_all(session, &source, &plans).await?;
+    let mut results = platformed(plans, &came);
+    for (result, offset) in results.iter_mut().zip(&came.offsets) {
+        result.extra = caching.extra(&came, *offset, result);
+    }
+    let wanted = came.targets(&results);
     let solved = Solved {
         results,
         incoming: session.incoming.clone(),
@@ -130,6 +160,7 @@ async fn run(session: &Session, outputs: &Outputs) -> Result<BuildResult, Failur
     let written = outputs
         .write(&session.engine, &session.request, solved)
         .await?;
+    caching.export(session, &came, &wanted).await?;
     Ok(written)
 }
 
@@ -163,7 +194,17 @@ fn together(plans: &[Plan]) -> Together {
 /// What came of the plans.
 struct Results {
     solved: solve::Solved,
+    graph: Arc<Graph>,
     offsets: Vec<Id>,
+}
+
+impl Results {
+    /// The vertices that were wanted.
+    fn targets(&self, results: &[Platformed]) -> Vec<Id> {
+        let targets = results.iter().zip(&self.offsets);
+        let targets = targets.map(|(result, offset)| Some(result.plan.output? + offset));
+        targets.flatten().collect()
+    }
 }
 
 async fn solve_all(session: &Session, source: &Source, plans: &[Plan]) -> Result<Results, Failure> {
@@ -200,7 +241,11 @@ async fn solve_all(session: &Session, source: &Source, plans: &[Plan]) -> Result
             ..Failure::at(of_solve(failed.error), source, lines)
         }
     })?;
-    Ok(Results { solved, offsets })
+    Ok(Results {
+        solved,
+        graph,
+        offsets,
+    })
 }
 
 /// Steps that run at the same time: most wait for something now and then.
@@ -209,7 +254,9 @@ fn parallel() -> usize {
 }
 
 fn platformed(plans: Vec<Plan>, results: &Results) -> Vec<Platformed> {
-    let Results { solved, offsets } = results;
+    let Results {
+        solved, offsets, ..
+    } = results;
     let mut outputs = solved.outputs.iter();
     let platformed = |(plan, offset): (Plan, &Id)| {
         let chain = match plan.output.and_then(|_| outputs.next()) {

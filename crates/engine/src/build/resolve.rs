@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_api::Error;
 use berth_api::build::{BuildRequest, ContextSource};
-use berth_build::dockerfile::{Dockerfile, Network};
+use berth_build::dockerfile::{Dockerfile, Lines, Network};
 use berth_build::graph::Plan;
 use berth_build::plan::{self, Base, GitAddress, NamedContext, Options, Outcome, Query};
 use berth_build::progress::Event;
@@ -81,16 +81,40 @@ async fn of_context(session: &Session, id: usize) -> Result<String, Error> {
     })
 }
 
-/// One plan per platform.
+/// One plan per platform. `bases` gets what was looked up for them.
 pub(super) async fn plans(
     session: &Session,
     source: &Source,
     file: &Dockerfile,
+    bases: &mut BTreeMap<Query, Base>,
 ) -> Result<Vec<Plan>, Failure> {
-    let request = &session.request;
-    let own = Wanted::parse("")?.platform().clone();
+    let own = own()?;
+    let platforms = platforms(session, &own)?;
+    let mut plans = Vec::new();
+    for platform in &platforms {
+        let options = options(&session.request, &own, platform, platforms.len() > 1)?;
+        let plan = ask(session, file, &options, bases).await;
+        plans.push(plan.map_err(|(error, lines)| Failure::at(error, source, lines))?);
+    }
+    Ok(plans)
+}
+
+/// What the first platform is planned with.
+pub(super) fn first(session: &Session) -> Result<Options, Error> {
+    let own = own()?;
+    let platforms = platforms(session, &own)?;
+    let platform = platforms.first().unwrap_or(&own);
+    options(&session.request, &own, platform, platforms.len() > 1)
+}
+
+fn own() -> Result<Platform, Error> {
+    Ok(Wanted::parse("")?.platform().clone())
+}
+
+/// Those that are built for, each once.
+fn platforms(session: &Session, own: &Platform) -> Result<Vec<Platform>, Error> {
     let mut platforms = Vec::new();
-    for text in &request.platforms {
+    for text in &session.request.platforms {
         let platform = Wanted::parse(text)?.platform().clone();
         if !platforms.contains(&platform) {
             platforms.push(platform);
@@ -99,44 +123,38 @@ pub(super) async fn plans(
     if platforms.is_empty() {
         platforms.push(own.clone());
     }
-    let mut bases = BTreeMap::new();
-    let mut plans = Vec::new();
-    for platform in &platforms {
-        let options = options(request, &own, platform, platforms.len() > 1)?;
-        plans.push(one(session, source, file, &options, &mut bases).await?);
-    }
-    Ok(plans)
+    Ok(platforms)
 }
 
 /// Asks and plans again until nothing is open.
-async fn one(
+///
+/// # Errors
+/// With the place in the Dockerfile.
+pub(super) async fn ask(
     session: &Session,
-    source: &Source,
     file: &Dockerfile,
     options: &Options,
     bases: &mut BTreeMap<Query, Base>,
-) -> Result<Plan, Failure> {
+) -> Result<Plan, (Error, Option<Lines>)> {
     for _ in 0..MAX_ROUNDS {
         let outcome = plan::plan(file, options, bases)
-            .map_err(|error| Failure::at(Error::invalid(error.message), source, error.lines))?;
+            .map_err(|error| (Error::invalid(error.message), error.lines))?;
         let queries = match outcome {
             Outcome::Done(plan) => return Ok(*plan),
             Outcome::Needs(queries) => queries,
         };
         let answers = join_all(queries.iter().map(|query| images::answer(session, query))).await;
         for (query, answer) in queries.into_iter().zip(answers) {
-            let base = answer.map_err(|error| {
-                let lines = place(file, &query);
-                Failure::at(error, source, lines)
-            })?;
+            let base = answer.map_err(|error| (error, place(file, &query)))?;
             bases.insert(query, base);
         }
     }
-    Err(Error::system("the Dockerfile asks for one base image after the other").into())
+    let error = Error::system("the Dockerfile asks for one base image after the other");
+    Err((error, None))
 }
 
 /// The FROM that names an image.
-fn place(file: &Dockerfile, query: &Query) -> Option<berth_build::dockerfile::Lines> {
+fn place(file: &Dockerfile, query: &Query) -> Option<Lines> {
     let names = |base: &str| {
         berth_store::Reference::parse(base)
             .is_ok_and(|reference| reference.full() == query.reference)

@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use berth_build::graph::{Git, Http, Id, Image, Local};
-use berth_build::solve::{self, Boxed, Step, Worker};
+use berth_build::solve::{Boxed, Step, Worker};
 use berth_build::tree::{Chain, Layer, Tree};
 
 use super::session::{Session, failed};
-use super::{context, images, step};
+use super::{context, images, sources, step};
 use crate::error::blocking;
 
 impl Worker for Session {
@@ -21,13 +21,11 @@ impl Worker for Session {
     }
 
     fn git<'a>(&'a self, id: Id, git: &'a Git) -> Boxed<'a, Arc<Tree>> {
-        let _ = (id, git);
-        Box::pin(async { Err(solve::Error::Invalid("git is not written yet".to_owned())) })
+        Box::pin(sources::client::git(self, id, git))
     }
 
     fn http<'a>(&'a self, id: Id, http: &'a Http) -> Boxed<'a, Arc<Tree>> {
-        let _ = (id, http);
-        Box::pin(async { Err(solve::Error::Invalid("http is not written yet".to_owned())) })
+        Box::pin(sources::client::http(self, id, http))
     }
 
     fn exec<'a>(&'a self, id: Id, step: Step) -> Boxed<'a, Option<Layer>> {

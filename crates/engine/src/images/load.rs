@@ -80,12 +80,12 @@ impl Engine {
             (repo, "") => Some(Reference::parse(repo).api()?),
             (repo, tag) => Some(Reference::parse(&format!("{repo}:{tag}")).api()?),
         };
-        let config = changes::image_configuration(changes, message, platform)?;
+        let (config, own) = changes::image_configuration(changes, message, platform)?;
         let mut reader = SyncIoBridge::new(archive);
         let store = self.0.store.clone();
         let name = reference.clone();
         let image = waiting("import", move || {
-            store.import(&mut reader, config, name.as_ref()).api()
+            store.import(&mut reader, config, own, name.as_ref()).api()
         })
         .await?;
         let shown = reference.map_or_else(|| image.id.clone(), |name| name.familiar());

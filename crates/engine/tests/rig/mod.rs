@@ -1,24 +1,30 @@
 //! An engine of the test's own, in this process.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use berth_api::Error;
-use berth_api::build::{BuildRequest, BuildResult};
+use berth_api::build::{BuildRequest, BuildResult, Stat};
 use berth_build::progress::Event;
 use berth_engine::build::{Ask, Failure, Peer};
 use berth_engine::{BridgeOptions, Config, Engine};
-use tokio::io::{AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 pub(crate) struct Rig {
     engine: Engine,
     dir: PathBuf,
     cgroup: String,
     events: Arc<Mutex<Vec<Event>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    taken: Taken,
 }
+
+/// What the client got, by number of output.
+type Taken = Arc<Mutex<BTreeMap<usize, Vec<u8>>>>;
 
 impl Rig {
     /// Runs a test in a process's own network namespace, on a thread of its own.
@@ -112,14 +118,51 @@ impl Rig {
             dir: dir.to_owned(),
             cgroup: cgroup.to_owned(),
             events: Arc::default(),
+            asked: Arc::default(),
+            taken: Arc::default(),
         }
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the client got as output of that number.
+    #[allow(dead_code, reason = "not every test looks at it")]
+    pub(crate) fn taken(&self, index: usize) -> Vec<u8> {
+        self.taken.lock().unwrap()[&index].clone()
     }
 
     pub(crate) async fn build(&self, request: BuildRequest) -> Result<BuildResult, Failure> {
         self.events.lock().unwrap().clear();
         let events = self.events.clone();
         let sink = Arc::new(move |event| events.lock().unwrap().push(event));
-        self.engine.build(request, Arc::new(Client), sink).await
+        let client = Client {
+            context: self.context(),
+            asked: self.asked.clone(),
+            walked: Mutex::default(),
+            taken: self.taken.clone(),
+        };
+        self.asked.lock().unwrap().clear();
+        self.engine.build(request, Arc::new(client), sink).await
+    }
+
+    /// The client's directory.
+    pub(crate) fn context(&self) -> PathBuf {
+        let path = self.dir.join("context");
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Files whose contents the last build asked the client for.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -295,6 +338,7 @@ fn busybox() -> Vec<u8> {
     for applet in [
         "sh", "cat", "echo", "true", "sleep", "ls", "id", "env", "grep", "tail", "wc", "ip",
         "mount", "touch", "mkdir", "rm", "stat", "dd", "hostname", "df", "sort", "ln", "test",
+        "nc",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -360,8 +404,80 @@ fn collect(path: &Path, list: &mut Vec<PathBuf>) {
     }
 }
 
-/// Has one secret, "key".
-struct Client;
+/// Has one secret, "key", one agent, "default", which says back what it is
+/// told, and one directory.
+struct Client {
+    context: PathBuf,
+    /// Paths whose contents were asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+    walked: Mutex<Vec<Stat>>,
+    taken: Taken,
+}
+
+impl Client {
+    /// Depth first, names in the order of their bytes.
+    fn walk(&self) -> Vec<u8> {
+        let mut stats = Vec::new();
+        visit(&self.context, "", &mut stats);
+        let mut bytes = Vec::new();
+        for stat in &stats {
+            serde_json::to_writer(&mut bytes, stat).unwrap();
+            bytes.push(b'\n');
+        }
+        *self.walked.lock().unwrap() = stats;
+        bytes
+    }
+
+    fn read(&self, files: &[u32]) -> Vec<u8> {
+        let stats = self.walked.lock().unwrap();
+        let mut bytes = Vec::new();
+        for &file in files {
+            let path = &stats[file as usize].path;
+            self.asked.lock().unwrap().push(path.clone());
+            bytes.extend(std::fs::read(self.context.join(path)).unwrap());
+        }
+        bytes
+    }
+}
+
+fn visit(dir: &Path, within: &str, stats: &mut Vec<Stat>) {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    names.sort();
+    for name in names {
+        let path = dir.join(&name);
+        let metadata = path.symlink_metadata().unwrap();
+        let name = format!("{within}{}", name.to_str().unwrap());
+        let kind = metadata.file_type();
+        stats.push(Stat {
+            path: name.clone(),
+            mode: metadata.mode(),
+            size: if kind.is_file() { metadata.size() } else { 0 },
+            mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            ctime: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
+            inode: metadata.ino(),
+            link: std::fs::read_link(&path)
+                .map_or_else(|_| String::new(), |to| to.to_str().unwrap().to_owned()),
+            ..Stat::default()
+        });
+        if kind.is_dir() {
+            visit(&path, &format!("{name}/"), stats);
+        }
+    }
+}
+
+fn stream(bytes: Vec<u8>) -> DuplexStream {
+    let (mut inside, outside) = tokio::io::duplex(64 << 10);
+    tokio::spawn(async move {
+        let _ = inside.write_all(&bytes).await;
+        let _ = inside.shutdown().await;
+    });
+    outside
+}
 
 impl Peer for Client {
     fn ask(
@@ -370,12 +486,36 @@ impl Peer for Client {
     ) -> Pin<Box<dyn Future<Output = Result<DuplexStream, Error>> + Send + '_>> {
         Box::pin(async move {
             match ask {
-                Ask::Secret { id } if id == "key" => {
-                    let (mut inside, outside) = tokio::io::duplex(64);
-                    inside.write_all(b"value\n").await.unwrap();
+                Ask::Secret { id } if id == "key" => Ok(stream(b"value\n".to_vec())),
+                Ask::Output { index } => {
+                    let (mut inside, outside) = tokio::io::duplex(64 << 10);
+                    let taken = self.taken.clone();
+                    tokio::spawn(async move {
+                        let mut data = Vec::new();
+                        inside.read_to_end(&mut data).await.unwrap();
+                        taken.lock().unwrap().insert(index, data);
+                    });
                     Ok(outside)
                 }
                 Ask::Secret { id } => Err(Error::not_found(format!("secret {id}"))),
+                Ask::Ssh { .. } => {
+                    let (mut inside, outside) = tokio::io::duplex(64);
+                    tokio::spawn(async move {
+                        let mut word = [0; 5];
+                        if inside.read_exact(&mut word).await.is_ok() {
+                            let _ = inside.write_all(&word).await;
+                        }
+                    });
+                    Ok(outside)
+                }
+                Ask::Walk { .. } => Ok(stream(self.walk())),
+                Ask::Read { files, .. } => Ok(stream(self.read(&files))),
+                Ask::Archive { .. } => {
+                    let mut archive = tar::Builder::new(Vec::new());
+                    archive.follow_symlinks(false);
+                    archive.append_dir_all(".", &self.context).unwrap();
+                    Ok(stream(archive.into_inner().unwrap()))
+                }
                 _ => Err(Error::not_implemented("this client cannot")),
             }
         })

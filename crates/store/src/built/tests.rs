@@ -8,7 +8,7 @@ use super::*;
 use crate::blob::digest_of;
 use crate::layer::FormKind;
 use crate::testing::{assert_empty, killed, mounted};
-use crate::{DiffOptions, Pin, Store, TarEntry, TarKind, TarWriter};
+use crate::{DiffOptions, PackAs, Pin, Store, TarEntry, TarKind, TarWriter};
 
 const FORMS: [FormKind; 2] = [FormKind::Directory, FormKind::Erofs];
 
@@ -275,4 +275,104 @@ fn a_kill_leaves_all_or_nothing() {
         store.unpin(&["a".to_owned()]).unwrap();
         assert_empty(&store, dir.path());
     }
+}
+
+/// A stream of so many megabytes that no compression makes small.
+fn large(megabytes: usize) -> Vec<u8> {
+    let mut tar = TarWriter::new(Vec::new());
+    let mut state = 1u64;
+    let noise: Vec<u8> = (0..megabytes << 20)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect();
+    let entry = TarEntry {
+        name: b"large".to_vec(),
+        size: noise.len() as u64,
+        ..TarEntry::default()
+    };
+    tar.append(&entry, &mut noise.as_slice()).unwrap();
+    tar.finish().unwrap()
+}
+
+/// Run only by the test below, in a process with a small file system.
+#[test]
+#[ignore = "only where the disk is small"]
+fn building_where_the_disk_is_full() {
+    let Ok(root) = std::env::var("BERTH_STORE_TEST_ROOT") else {
+        return;
+    };
+    let root = Path::new(&root);
+    let full = |result: Result<()>| match result {
+        Err(Error::Io { source, .. }) => assert_eq!(source.raw_os_error(), Some(28)),
+        other => panic!("{other:?}"),
+    };
+    let free = |root: &Path| {
+        let disk = rustix::fs::statvfs(root).unwrap();
+        disk.f_bavail * disk.f_frsize
+    };
+    let stream = large(66);
+    for form in FORMS {
+        let store = Store::open_with(root, Some(form)).unwrap();
+        let incoming = store.incoming().unwrap();
+        let before = free(root);
+        let filler = root.join("filler");
+        let leave = |bytes: u64| {
+            let file = fs::File::create(&filler).unwrap();
+            let length = free(root) - bytes;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
+        };
+        // Also where it would just fit: the last of a disk is not for layers.
+        for left in [67 << 20, 30 << 20] {
+            leave(left);
+            full(incoming.layer(&mut stream.as_slice()).map(drop));
+            store.inner.trash.settle();
+            assert!(free(root) + (1 << 20) > left, "nothing is left of it");
+            fs::remove_file(&filler).unwrap();
+        }
+        let layer = incoming.layer(&mut stream.as_slice()).unwrap();
+        leave(30 << 20);
+        full(incoming.blob_of(&layer, PackAs::Zstd).map(drop));
+        store.inner.trash.settle();
+        assert!(free(root) + (1 << 20) > 30 << 20);
+        // A pin that is not written down is none, and spoils no other.
+        let mut filler_file = fs::OpenOptions::new().append(true).open(&filler).unwrap();
+        while std::io::Write::write_all(&mut filler_file, &[0; 4096]).is_ok() {}
+        full(store.pin(Pin {
+            data: "x".repeat(1 << 20),
+            ..pin("a", &[&layer])
+        }));
+        assert_eq!(store.pins(), []);
+        drop(filler_file);
+        fs::remove_file(&filler).unwrap();
+        store.pin(pin("b", &[&layer])).unwrap();
+        drop(incoming);
+        drop(store);
+        let store = Store::open_with(root, Some(form)).unwrap();
+        assert_eq!(keys(&store), ["b"]);
+        store.unpin(&["b".to_owned()]).unwrap();
+        assert_empty(&store, root);
+        assert!(free(root) + (1 << 20) > before);
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs -o size=200m tmpfs \"$BERTH_STORE_TEST_ROOT\" && exec \"$0\" \"$@\"")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "--nocapture"])
+        .arg("built::tests::building_where_the_disk_is_full")
+        .env("BERTH_STORE_TEST_ROOT", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}");
 }

@@ -141,7 +141,7 @@ fn bases_are_known_or_nothing_is_said_of_what_they_set() {
 
 #[test]
 fn only_needed_stages_are_looked_at_in_a_build() {
-    let text = "FROM scratch AS a\nENV x y\nFROM scratch AS b\nENV z w\nFROM scratch\nCOPY --from=1 /f /\nRUN --mount=type=bind,from=c true\nFROM scratch AS last\n";
+    let text = "FROM scratch AS a\nENV x y\nFROM scratch AS b\nENV z w\nFROM scratch\nCOPY --from=1 /f /\nRUN --mount=type=bind,from=a,target=/a true\nFROM scratch AS last\n";
     let of = |target: &str| {
         with(&[], |options| {
             let plan = plan::Options {
@@ -159,7 +159,7 @@ fn only_needed_stages_are_looked_at_in_a_build() {
         })
     };
     assert!(of("").is_empty());
-    assert_eq!(of("2"), [4]);
+    assert_eq!(of("2"), [2, 4]);
     assert_eq!(of("A"), [2]);
     assert!(of("nosuch").is_empty());
 }

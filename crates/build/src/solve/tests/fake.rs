@@ -145,6 +145,10 @@ impl Hold for Held {
         Ok(())
     }
 
+    fn keep_blob(&self, blob: &str) -> Result<(), Error> {
+        Err(Error::NotFound(blob.to_owned()))
+    }
+
     fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error> {
         let mut bytes = Vec::new();
         (plain.read_to_end(&mut bytes)).map_err(|e| Error::System(e.to_string()))?;

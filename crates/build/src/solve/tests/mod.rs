@@ -2,4 +2,5 @@ mod cache;
 mod collect;
 mod fake;
 mod files;
+mod portable;
 mod run;

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -194,7 +194,7 @@ fn saved_path(session: &Session, identity: &str) -> PathBuf {
 }
 
 /// What cannot be read is not known.
-fn load(path: &PathBuf) -> HashMap<String, Known> {
+fn load(path: &Path) -> HashMap<String, Known> {
     let Ok(file) = std::fs::File::open(path) else {
         return HashMap::new();
     };
@@ -220,7 +220,7 @@ fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> O
     (same && tells && files.contains(&found.digest)).then(|| found.digest.clone())
 }
 
-fn save(path: &PathBuf, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Result<()> {
+fn save(path: &Path, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     for (stat, digest) in stats.iter().zip(digests) {
         if let Some(digest) = digest {
@@ -343,4 +343,62 @@ fn tree(stats: Vec<Stat>, needed: &[bool], digests: Vec<Option<Digest>>) -> Resu
         });
     }
     Ok(Tree { entries })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(list: &[(&str, u32, &str, &str)]) -> Result<usize, String> {
+        let mut bytes = Vec::new();
+        for (path, mode, link, hard_link) in list {
+            let stat = Stat {
+                path: (*path).to_owned(),
+                mode: *mode,
+                link: (*link).to_owned(),
+                hard_link: (*hard_link).to_owned(),
+                ..Stat::default()
+            };
+            serde_json::to_writer(&mut bytes, &stat).unwrap();
+            bytes.push(b'\n');
+        }
+        walk(bytes.as_slice())
+            .map(|stats| stats.len())
+            .map_err(|error| error.message)
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_refused() {
+        let dir = S_IFDIR | 0o755;
+        let file = S_IFREG | 0o644;
+        let fine = [
+            ("a", dir, "", ""),
+            ("a/b", file, "", ""),
+            ("a.c", file, "", "a/b"),
+            ("l", S_IFLNK, "../../x", ""),
+        ];
+        assert_eq!(checked(&fine), Ok(4));
+        for bad in [
+            &[("", file, "", "")][..],
+            &[("/a", file, "", "")],
+            &[("a/../b", file, "", "")],
+            &[("..", dir, "", "")],
+            &[("a/b", file, "", "")],
+            &[("a", file, "", ""), ("a/b", file, "", "")],
+            &[("l", S_IFLNK, "/etc", ""), ("l/passwd", file, "", "")],
+            &[
+                ("a", dir, "", ""),
+                ("b", file, "", ""),
+                ("a/c", file, "", ""),
+            ],
+            &[("a", file, "", ""), ("a", file, "", "")],
+            &[("a", file, "", "b"), ("b", file, "", "")],
+            &[("a", S_IFLNK, "", "")],
+            &[("a", 0o140_000, "", "")],
+        ] {
+            assert!(checked(bad).is_err(), "{bad:?}");
+        }
+        assert!(walk(&b"{\"p\":\"a\"\n"[..]).is_err());
+        assert!(walk(&b"not json\n"[..]).is_err());
+    }
 }

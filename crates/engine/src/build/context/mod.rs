@@ -21,7 +21,7 @@ use tokio_util::io::SyncIoBridge;
 
 use self::select::Selection;
 use super::session::{Session, failed};
-use super::{Ask, MAIN_CONTEXT};
+use super::{Ask, MAIN_CONTEXT, sources};
 use crate::error::waiting;
 
 /// Bytes of a Dockerfile or a .dockerignore.
@@ -89,9 +89,10 @@ async fn read(session: &Session, id: Id, name: &str) -> Result<Tree, solve::Erro
             let tree = whole_archive(session, id, name).await.map_err(failed)?;
             without_ignored(session, name, &tree).map_err(failed)
         }
-        Some(ContextSource::Remote { url }) => Err(solve::Error::Invalid(format!(
-            "{url}: remote contexts are not written yet"
-        ))),
+        Some(ContextSource::Remote { url }) => {
+            let tree = sources::client::context(session, id, url).await?;
+            without_ignored(session, name, &tree).map_err(failed)
+        }
         Some(ContextSource::Image { .. } | ContextSource::Layout { .. }) => Err(
             solve::Error::Invalid(format!("context {name} is an image, not a directory")),
         ),
@@ -115,6 +116,7 @@ async fn archive(session: &Session, id: Id, name: &str) -> Result<Tree, Error> {
     .await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unreadable(error: std::io::Error) -> Error {
     let message = format!("read the build context: {error}");
     match error.kind() {

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 use self::attributes::{Kind, Push, Wanted};
 use self::image::{Blobs, Made};
 use self::steps::Steps;
+pub(super) use self::stream::send_to;
 use super::Peer;
 use crate::engine::Engine;
 use crate::error::{IntoApi as _, waiting};
@@ -184,7 +185,7 @@ impl Writer<'_> {
     async fn make(&self, options: &attributes::Options, steps: &Steps) -> Result<Made, Error> {
         let (blobs, results) = (self.blobs.clone(), self.results.clone());
         let (options, steps) = (options.clone(), steps.clone());
-        let multi = self.request.platforms.len() > 1;
+        let multi = self.results.len() > 1;
         waiting("build-image", move || {
             blobs.make(&results, multi, &options, &steps)
         })

@@ -27,7 +27,15 @@ pub(super) async fn send<F>(peer: &dyn Peer, index: usize, work: F) -> Result<()
 where
     F: FnOnce(&mut dyn Write) -> Result<(), Error> + Send + 'static,
 {
-    let mut stream = peer.ask(Ask::Output { index }).await?;
+    send_to(peer, Ask::Output { index }, work).await
+}
+
+/// The same, as the answer to what is asked.
+pub(in crate::build) async fn send_to<F>(peer: &dyn Peer, ask: Ask, work: F) -> Result<(), Error>
+where
+    F: FnOnce(&mut dyn Write) -> Result<(), Error> + Send + 'static,
+{
+    let mut stream = peer.ask(ask).await?;
     let Download { first, mut chunks } = download("build-output", work).await?;
     let gone =
         |error: std::io::Error| Error::system(format!("send the output to the client: {error}"));

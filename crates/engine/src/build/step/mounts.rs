@@ -27,6 +27,7 @@ use super::layer;
 use super::place::Place;
 use crate::build::Ask;
 use crate::build::caches::Cache;
+use crate::build::peer::forward_agent;
 use crate::build::session::{Session, failed};
 use crate::error::{IntoApi as _, blocking, io};
 use crate::rootfs;
@@ -254,27 +255,22 @@ impl Mounts {
                 false => Ok(false),
             };
         }
-        let listener =
-            UnixListener::bind(path).map_err(|error| failed(io("listen on", path, &error)))?;
+        let listener = listen(path).map_err(|error| failed(io("listen on", path, &error)))?;
         let (peer, id) = (session.peer.clone(), id.to_owned());
-        self.servers.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut inside, _)) = listener.accept().await {
-                while connections.try_join_next().is_some() {}
-                let (peer, id) = (peer.clone(), id.clone());
-                connections.spawn(async move {
-                    match peer.ask(Ask::Ssh { id }).await {
-                        Ok(mut outside) => {
-                            // Either side may leave.
-                            let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
-                        }
-                        Err(error) => tracing::debug!("forward to the SSH agent: {error}"),
-                    }
-                });
-            }
-        });
+        self.servers.spawn(forward_agent(listener, peer, id));
         Ok(true)
     }
+}
+
+/// However long the path is: an address of a socket has room for 107 bytes.
+fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::fd::AsRawFd as _;
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    let dir = std::fs::File::open(dir)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    UnixListener::bind(short.join(name))
 }
 
 /// None if there is none and none is needed.

@@ -150,6 +150,8 @@ fn clean_up(engine: &Engine, dir: &std::path::Path, cgroup: &str, state: State) 
     {
         tracing::warn!("remove {}: {error}", dir.display());
     }
+    // Locks of caches last.
+    drop(state);
 }
 
 /// Until the monitor has closed the channel: it has removed what it made then.
