@@ -192,6 +192,37 @@ fn many_threads_add_at_once() {
 }
 
 #[test]
+fn a_stream_of_contents() {
+    let rig = Rig::new();
+    let contents = [
+        b"a".to_vec(),
+        large(0),
+        Vec::new(),
+        b"bc".to_vec(),
+        b"a".to_vec(),
+    ];
+    let stream = contents.concat();
+    let sizes = || contents.iter().map(|bytes| bytes.len() as u64);
+    let digests = rig.files.add_all(&mut sizes(), &mut &stream[..]).unwrap();
+    let wanted: Vec<_> = contents
+        .iter()
+        .map(|bytes| name(&pack::hash(bytes)))
+        .collect();
+    assert_eq!(digests, wanted);
+    assert_eq!(rig.files.size(), 3 + SMALL + 12345);
+    for (digest, bytes) in digests.iter().zip(&contents) {
+        assert!(rig.read(digest) == *bytes);
+    }
+    let mut reached = 0;
+    let mut counted = sizes().inspect(|_| reached += 1);
+    let error = rig
+        .files
+        .add_all(&mut counted, &mut &stream[..100])
+        .unwrap_err();
+    assert_eq!((error.kind(), reached), (io::ErrorKind::UnexpectedEof, 2));
+}
+
+#[test]
 fn collection_gives_space_back() {
     let rig = Rig::new();
     let (gone, kept) = (rig.add(&large(0)), rig.add(b"kept"));

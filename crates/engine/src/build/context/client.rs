@@ -264,16 +264,18 @@ async fn fetch(
         let mut input = Counted::new(telling, id, stream, total);
         input.current = current;
         let (found, after) = waiting("build-context", move || {
-            let mut found = Vec::with_capacity(wanted.len());
-            for (path, size) in wanted {
-                let digest = files.add(size, &mut input).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::UnexpectedEof => Error::invalid(format!(
-                        "the build context changed while it was read: {path} is shorter than it was"
-                    )),
-                    _ => unreadable(error),
-                })?;
-                found.push(digest);
-            }
+            let mut reached = "";
+            let mut sizes = wanted.iter().map(|(path, size)| {
+                reached = path;
+                *size
+            });
+            let found = files.add_all(&mut sizes, &mut input);
+            let found = found.map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::invalid(format!(
+                    "the build context changed while it was read: {reached} is shorter than it was"
+                )),
+                _ => unreadable(error),
+            })?;
             input.done();
             Ok((found, input.current))
         })
