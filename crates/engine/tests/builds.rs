@@ -216,7 +216,7 @@ fn caches_secrets_and_tmpfs() {
 #[test]
 fn binds_of_stages() {
     Rig::run(async |rig| {
-        let text = "FROM busybox AS one\nRUN mkdir -p /d/e; echo content > /d/e/f; ln -s ../../etc/passwd /d/out; ln -s /d/e /link\nFROM busybox\nRUN --mount=from=one,source=/link,target=/m cat /m/f; touch /m/x 2>&1 | grep -o 'Read-only file system'\nRUN --mount=from=one,source=/d/e/f,target=/file cat /file\nRUN --mount=from=one,target=/m,rw echo more > /m/d/e/g; cat /m/d/e/g\nRUN --mount=from=one,target=/m test ! -e /m/d/e/g && test ! -e /file && test ! -s /m/out\n";
+        let text = "FROM busybox AS one\nRUN mkdir -p /d/e; echo content > /d/e/f; ln -s ../../etc/passwd /d/out; ln -s /d/e /link\nFROM busybox\nRUN --mount=from=one,source=/link,target=/m cat /m/f; touch /m/x 2>&1 | grep -o 'Read-only file system'\nRUN --mount=from=one,source=/d/e/f,target=/file cat /file\nRUN --mount=from=one,source=/bin,target=/p /p/busybox true\nRUN --mount=from=one,target=/m,rw echo more > /m/d/e/g; cat /m/d/e/g\nRUN --mount=from=one,target=/m test ! -e /m/d/e/g && test ! -e /file && test ! -s /m/out\n";
         rig.build(request(text)).await.unwrap();
         assert_eq!(
             rig.output(false),
@@ -313,13 +313,13 @@ fn an_archive_brings_dockerfile_and_dockerignore() {
 }
 
 #[test]
-fn an_agent_is_forwarded() {
+fn an_agent_has_a_socket_where_it_is_asked_for() {
     Rig::run(async |rig| {
-        let text = "FROM busybox\nRUN --mount=type=ssh,mode=0666 stat -c %a $SSH_AUTH_SOCK; echo hello | nc local:$SSH_AUTH_SOCK\n";
+        let text = "FROM busybox\nRUN --mount=type=ssh,mode=0666 test -S $SSH_AUTH_SOCK && stat -c %a:%u $SSH_AUTH_SOCK\n";
         let mut wanted = request(text);
         wanted.ssh = vec!["default".to_owned()];
         rig.build(wanted).await.unwrap();
-        assert_eq!(rig.output(false), "666\nhello");
+        assert_eq!(rig.output(false), "666:0\n");
         let text = "FROM busybox\nRUN --mount=type=ssh,required=true true\n";
         let refused = rig.build(request(text)).await.unwrap_err().error.message;
         assert_eq!(refused, "no SSH key \"default\" forwarded from the client");
@@ -327,22 +327,18 @@ fn an_agent_is_forwarded() {
 }
 
 #[test]
-fn steps_are_fast() {
+fn what_is_known_is_not_run_again() {
     Rig::run(async |rig| {
         let steps: String = (0..10).map(|n| format!("RUN echo {n} > /f\n")).collect();
         let text = format!("FROM busybox\n{steps}");
-        rig.build(request("FROM busybox\nRUN true\n"))
-            .await
-            .unwrap();
         let mut wanted = request(&text);
         wanted.no_cache = true;
-        let start = std::time::Instant::now();
-        rig.build(wanted).await.unwrap();
-        eprintln!("ten steps: {:?}", start.elapsed());
+        rig.build(wanted.clone()).await.unwrap();
         assert_eq!(rig.ran(), 10);
-        let start = std::time::Instant::now();
         rig.build(request(&text)).await.unwrap();
-        eprintln!("known: {:?}", start.elapsed());
+        assert_eq!(rig.ran(), 0);
+        rig.build(wanted).await.unwrap();
+        assert_eq!(rig.ran(), 10);
     });
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
     let parts = Parts {
         layers: &layers,
         writable: Some((&upper, &work)),
+        inert: false,
         options: &root.options,
     };
     parts.mount_either(scratch).map_err(|error| {
@@ -58,22 +59,29 @@ pub(crate) fn mount_detached(root: &RootFs, scratch: &Path) -> io::Result<OwnedF
 pub(crate) fn merge(layers: &[Layer], options: &[String], empty: &Path) -> io::Result<OwnedFd> {
     let mut layers = open_layers(layers)?;
     layers.push(open_dir(empty)?);
-    read_only(&layers, options, empty)
+    read_only(&layers, options, empty, true)
 }
 
-/// The same of two layers or more. `scratch` may be mounted over for a moment.
+/// The same of two layers or more, with programs that run. `scratch` may be
+/// mounted over for a moment.
 pub(crate) fn merge_all(
     layers: &[Layer],
     options: &[String],
     scratch: &Path,
 ) -> io::Result<OwnedFd> {
-    read_only(&open_layers(layers)?, options, scratch)
+    read_only(&open_layers(layers)?, options, scratch, false)
 }
 
-fn read_only(layers: &[OwnedFd], options: &[String], scratch: &Path) -> io::Result<OwnedFd> {
+fn read_only(
+    layers: &[OwnedFd],
+    options: &[String],
+    scratch: &Path,
+    inert: bool,
+) -> io::Result<OwnedFd> {
     let parts = Parts {
         layers,
         writable: None,
+        inert,
         options,
     };
     parts.mount_either(scratch).map_err(|error| {
@@ -115,6 +123,8 @@ struct Parts<'a> {
     layers: &'a [OwnedFd],
     /// Upper and work directory; none = read-only.
     writable: Option<(&'a OwnedFd, &'a OwnedFd)>,
+    /// To look at only: no programs, no devices.
+    inert: bool,
     options: &'a [String],
 }
 
@@ -149,19 +159,20 @@ impl Parts<'_> {
             }
         }
         fsconfig_create(context)?;
-        fsmount(
-            context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            match self.writable {
-                Some(_) => MountAttrFlags::empty(),
-                None => {
-                    MountAttrFlags::MOUNT_ATTR_RDONLY
-                        | MountAttrFlags::MOUNT_ATTR_NOSUID
-                        | MountAttrFlags::MOUNT_ATTR_NODEV
-                        | MountAttrFlags::MOUNT_ATTR_NOEXEC
-                }
-            },
-        )
+        fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, self.attributes())
+    }
+
+    fn attributes(&self) -> MountAttrFlags {
+        let mut attributes = MountAttrFlags::empty();
+        if self.writable.is_none() {
+            attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
+        if self.inert {
+            attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        }
+        attributes
     }
 
     /// With mount(2) and one string of all options, on `scratch`, from where
@@ -169,16 +180,17 @@ impl Parts<'_> {
     fn mount_classic(&self, scratch: &Path) -> Result<OwnedFd, Errno> {
         let layers: Vec<String> = self.layers.iter().map(path_of).collect();
         let mut data = format!("lowerdir={}", layers.join(":"));
-        let flags = match self.writable {
+        let mut flags = MountFlags::empty();
+        match self.writable {
             Some((upper, work)) => {
                 let (upper, work) = (path_of(upper), path_of(work));
                 data.push_str(&format!(",upperdir={upper},workdir={work}"));
-                MountFlags::empty()
             }
-            None => {
-                MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC
-            }
-        };
+            None => flags |= MountFlags::RDONLY,
+        }
+        if self.inert {
+            flags |= MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        }
         for (key, value) in OPTIONS {
             data.push_str(&format!(",{key}={value}"));
         }
@@ -254,6 +266,7 @@ mod tests {
             let parts = Parts {
                 layers: &layers,
                 writable: Some((&upper, &work)),
+                inert: false,
                 options: &[],
             };
             let mount = parts.mount_classic(&path("scratch")).unwrap();

@@ -110,7 +110,14 @@ fn wild<'a>(source: &str, from: Source<'a>) -> io::Result<Vec<Match<'a>>> {
     let plain = parts.iter().take_while(|part| !has_wildcard(part)).count();
     let start = parts[..plain].join("/");
     if plain == parts.len() {
-        return Ok(vec![one(&start, from)?]);
+        // A backslash may be part of a name, or take a wildcard literally.
+        let found = match take(start.as_bytes(), from)? {
+            None if start.contains('\\') => take(unescaped(&start).as_bytes(), from)?,
+            found => found,
+        };
+        return found
+            .map(|found| vec![found])
+            .ok_or_else(|| missing(&start));
     }
     let pattern = parts[plain..].join("/");
     let glob = Glob::parse(&pattern).map_err(invalid)?;
@@ -177,6 +184,18 @@ fn has_wildcard(text: &str) -> bool {
         }
     }
     false
+}
+
+fn unescaped(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut out = String::new();
+    while let Some(char) = chars.next() {
+        match char {
+            '\\' => out.extend(chars.next()),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// BuildKit's words, as far as they say anything.

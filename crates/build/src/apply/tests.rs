@@ -129,6 +129,11 @@ impl Rig {
     /// The layer's entries: `name kind mode owner`; the input 0 is the context,
     /// 1 a root like the base.
     fn run(&self, actions: Vec<FileAction>) -> Result<Vec<String>, String> {
+        let out = self.stream(actions)?;
+        Ok(listing(&out))
+    }
+
+    fn stream(&self, actions: Vec<FileAction>) -> Result<Vec<u8>, String> {
         let base = File::open(self.dir.path().join("base")).unwrap();
         let sources = [Source::Tree(&self.tree), Source::Root(base.as_fd())];
         let operation = graph::Files {
@@ -146,9 +151,8 @@ impl Rig {
             &mut out,
         )
         .map_err(|error| error.to_string())?;
-        let entries = listing(&out);
-        assert_eq!(any, !entries.is_empty());
-        Ok(entries)
+        assert_eq!(any, !listing(&out).is_empty());
+        Ok(out)
     }
 
     fn check(&self, copy: Copy, wanted: &[&str]) {

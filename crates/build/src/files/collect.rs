@@ -78,7 +78,7 @@ impl Inner {
             left: location.length,
         };
         if space.fill(&mut content)? == key {
-            return space.commit(key, Some(location.pack));
+            return space.commit(&[(key, location.length)], Some(location.pack));
         }
         // A power cut took it.
         self.state().remove(&key);

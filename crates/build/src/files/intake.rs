@@ -12,7 +12,9 @@ use berth_store::Digest;
 use super::{Files, SMALL, read_exactly};
 
 /// Small contents on their way, at most, and threads that take them.
-const DEPTH: usize = 64;
+const DEPTH: usize = 128;
+/// Bytes that are written together.
+const BATCH: usize = 512 << 10;
 const MAX_THREADS: usize = 4;
 
 /// Stands for a content whose digest comes at the end: an index into what
@@ -40,9 +42,32 @@ impl Intake<'_> {
         }
         self.digests.push(Digest::new());
         let bytes = read_exactly(size, input)?;
-        // Fails when all threads have: they say why at the end.
-        let _ = self.sender.send((slot, bytes));
-        Ok(slot)
+        match self.sender.send((slot, bytes)) {
+            Ok(()) => Ok(slot),
+            // The thread that failed says why.
+            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+impl Files {
+    /// Adds contents that follow one another in a stream, by their sizes, as
+    /// [`Files::add`] does; several threads hash and write.
+    ///
+    /// # Errors
+    /// As of [`Files::add`]. The size asked for last says how far it got.
+    pub fn add_all(
+        &self,
+        sizes: &mut dyn Iterator<Item = u64>,
+        input: &mut dyn Read,
+    ) -> io::Result<Vec<Digest>> {
+        let body = |intake: &mut Intake<'_>| {
+            for size in sizes {
+                intake.add(size, input)?;
+            }
+            Ok(())
+        };
+        run(self, body).map(|((), digests)| digests)
     }
 }
 
@@ -67,7 +92,7 @@ pub(crate) fn run<T>(
             sender,
             digests: Vec::new(),
         };
-        let result = body(&mut intake)?;
+        let result = body(&mut intake);
         let mut digests = intake.digests;
         drop(intake.sender);
         for thread in threads {
@@ -76,7 +101,7 @@ pub(crate) fn run<T>(
                 digests[slot] = digest;
             }
         }
-        Ok((result, digests))
+        Ok((result?, digests))
     })
 }
 
@@ -84,12 +109,16 @@ fn work(files: &Files, queue: &Mutex<Option<Receiver<Job>>>) -> Done {
     let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
     let mut done = Vec::new();
     loop {
-        let next = lock().as_ref().map(Receiver::recv);
-        let Some(Ok((slot, bytes))) = next else {
-            return Ok(done);
+        let jobs = match lock().as_ref() {
+            Some(receiver) => batch(receiver),
+            None => Vec::new(),
         };
-        match files.add_bytes(&bytes) {
-            Ok(digest) => done.push((slot, digest)),
+        if jobs.is_empty() {
+            return Ok(done);
+        }
+        let (slots, contents): (Vec<Slot>, Vec<Vec<u8>>) = jobs.into_iter().unzip();
+        match files.add_several(&contents) {
+            Ok(digests) => done.extend(slots.into_iter().zip(digests)),
             Err(error) => {
                 // So that the sender does not wait for ever.
                 *lock() = None;
@@ -97,4 +126,21 @@ fn work(files: &Files, queue: &Mutex<Option<Receiver<Job>>>) -> Done {
             }
         }
     }
+}
+
+/// What is there, but not too much; nothing at the end.
+fn batch(receiver: &Receiver<Job>) -> Vec<Job> {
+    let mut jobs: Vec<Job> = receiver.recv().into_iter().collect();
+    let mut size = 0;
+    while let Some((_, last)) = jobs.last() {
+        size += last.len();
+        if size >= BATCH || jobs.len() >= DEPTH {
+            break;
+        }
+        let Ok(next) = receiver.try_recv() else {
+            break;
+        };
+        jobs.push(next);
+    }
+    jobs
 }

@@ -260,7 +260,7 @@ impl Files {
     fn write(&self, size: u64, input: &mut dyn Read) -> io::Result<Digest> {
         let space = self.inner.reserve(size)?;
         let key = space.fill(input)?;
-        space.commit(key, None)?;
+        space.commit(&[(key, size)], None)?;
         Ok(name(&key))
     }
 
@@ -270,10 +270,32 @@ impl Files {
         if self.inner.touch(&key) {
             return Ok(name(&key));
         }
+        self.put(bytes, &[(key, bytes.len() as u64)])?;
+        Ok(name(&key))
+    }
+
+    /// Adds contents that are in memory with few calls; what is said of each is
+    /// its digest.
+    fn add_several(&self, contents: &[Vec<u8>]) -> io::Result<Vec<Digest>> {
+        let keys: Vec<Key> = contents.iter().map(|bytes| pack::hash(bytes)).collect();
+        let (mut all, mut list) = (Vec::new(), Vec::new());
+        for (key, bytes) in keys.iter().zip(contents) {
+            if !self.inner.touch(key) && !list.iter().any(|(other, _)| other == key) {
+                all.extend_from_slice(bytes);
+                list.push((*key, bytes.len() as u64));
+            }
+        }
+        if !list.is_empty() {
+            self.put(&all, &list)?;
+        }
+        Ok(keys.iter().map(name).collect())
+    }
+
+    /// Writes contents that stand one after the other.
+    fn put(&self, bytes: &[u8], list: &[(Key, u64)]) -> io::Result<()> {
         let space = self.inner.reserve(bytes.len() as u64)?;
         space.pack.write_at(bytes, space.offset)?;
-        space.commit(key, None)?;
-        Ok(name(&key))
+        space.commit(list, None)
     }
 
     /// # Errors
@@ -460,30 +482,42 @@ impl Space<'_> {
         Ok(pack::hash(&bytes))
     }
 
-    /// Makes it visible, in place of the one in the pack `old` if that is said.
-    fn commit(mut self, key: Key, old: Option<u32>) -> io::Result<()> {
+    /// Makes what is in it visible (digests and lengths, one after the other),
+    /// in place of those in the pack `old` if that is said.
+    fn commit(mut self, contents: &[(Key, u64)], old: Option<u32>) -> io::Result<()> {
         let mut state = self.inner.state();
         state.clock += 1;
-        let mut touched = state.clock;
-        match state.index.get_mut(&key) {
-            Some(there) if Some(there.pack) == old => touched = there.touched,
-            // Another was faster.
-            Some(there) if there.verified => {
-                there.touched = touched;
-                return Ok(());
+        let now = state.clock;
+        let mut offset = self.offset;
+        let mut new = Vec::with_capacity(contents.len());
+        for &(key, length) in contents {
+            let mut location = Location {
+                pack: self.pack.number(),
+                offset,
+                length,
+                verified: true,
+                touched: now,
+            };
+            offset += length;
+            match state.index.get_mut(&key) {
+                Some(there) if Some(there.pack) == old => location.touched = there.touched,
+                // Another was faster.
+                Some(there) if there.verified => {
+                    there.touched = now;
+                    continue;
+                }
+                _ => {}
             }
-            _ => {}
+            new.push((key, location));
+        }
+        if new.is_empty() {
+            return Ok(());
         }
         // Under the lock: lines of an index never mix.
-        self.pack.note(&key, self.offset, self.size)?;
-        let location = Location {
-            pack: self.pack.number(),
-            offset: self.offset,
-            length: self.size,
-            verified: true,
-            touched,
-        };
-        state.insert(key, location);
+        self.pack.note(&new)?;
+        for (key, location) in new {
+            state.insert(key, location);
+        }
         self.committed = true;
         Ok(())
     }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::CHUNK;
+use super::{CHUNK, Location};
 
 /// A SHA-256 digest.
 pub(crate) type Key = [u8; 32];
@@ -58,22 +58,24 @@ impl Pack {
         self.data.write_all_at(bytes, offset)
     }
 
-    /// Adds a line to the index, whole or not at all.
-    pub(super) fn note(&self, key: &Key, offset: u64, length: u64) -> io::Result<()> {
-        let digest = name(key);
-        let line = Line {
-            digest: &digest,
-            offset,
-            length,
-        };
-        self.write_line(&line)
+    /// Adds lines to the index, all or none of them.
+    pub(super) fn note(&self, contents: &[(Key, Location)]) -> io::Result<()> {
+        let mut lines = Vec::with_capacity(128 * contents.len());
+        for (key, location) in contents {
+            let line = Line {
+                digest: &name(key),
+                offset: location.offset,
+                length: location.length,
+            };
+            serde_json::to_writer(&mut lines, &line)?;
+            lines.push(b'\n');
+        }
+        self.write_lines(&lines)
     }
 
-    fn write_line(&self, line: &impl Serialize) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
+    fn write_lines(&self, lines: &[u8]) -> io::Result<()> {
         let before = self.index.metadata()?.len();
-        (&self.index).write_all(&bytes).inspect_err(|_| {
+        (&self.index).write_all(lines).inspect_err(|_| {
             // Half a line would spoil the next.
             let _ = ftruncate(&self.index, before);
         })
@@ -172,7 +174,9 @@ fn parse(line: &[u8], size: u64) -> Option<(Key, u64, u64)> {
 pub(super) fn create(root: &OwnedFd, number: u32, boot: &str) -> io::Result<Pack> {
     let pack = open(root, number, OFlags::CREATE | OFlags::TRUNC)?;
     let boot = boot.to_owned();
-    pack.write_line(&Header { boot })?;
+    let mut line = serde_json::to_vec(&Header { boot })?;
+    line.push(b'\n');
+    pack.write_lines(&line)?;
     Ok(pack)
 }
 

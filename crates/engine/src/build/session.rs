@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use berth_api::Error;
 use berth_api::build::BuildRequest;
 use berth_api::container::{Config, HostConfig};
-use berth_build::files::Files;
+use berth_build::files::{Files, Hold};
 use berth_build::progress::{Event, Sink};
 use berth_build::solve;
 use berth_build::tree::Tree;
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) numbers: Numbers,
     /// One per step that is not cleaned up yet.
     cleanups: Mutex<Option<mpsc::Sender<()>>>,
+    /// Keeps the contents that this build found or took in.
+    contents: OnceLock<Hold>,
 }
 
 impl std::ops::Deref for Session {
@@ -84,12 +86,15 @@ impl Session {
             selected: Mutex::default(),
             numbers: Numbers::new(),
             cleanups: Mutex::new(Some(cleanups)),
+            contents: OnceLock::new(),
         };
         Ok((Self(Arc::new(shared)), Cleanups(ended)))
     }
 
     pub(super) fn files(&self) -> Result<Files, solve::Error> {
-        self.engine.0.builder.files(&self.engine.0.config)
+        let files = self.engine.0.builder.contents.open()?;
+        self.contents.get_or_init(|| files.hold());
+        Ok(files)
     }
 
     pub(super) fn tell(&self, event: Event) {

@@ -115,6 +115,36 @@ fn archives_are_unpacked() {
     );
 }
 
+/// The store takes each stream as it is: nothing in it is not canonical.
+#[test]
+fn layers_are_canonical() {
+    let redirected = tar(&[
+        ("existing", Regular, "file", 0o644, 0),
+        ("existing/", Directory, "", 0o700, 0),
+        ("existing/hl", HardLink, "usr/bin/sh", 0o644, 0),
+        ("sl", Symlink, "x", 0o777, 0),
+        ("sl2", HardLink, "sl", 0o777, 0),
+    ]);
+    let rig = Rig::new()
+        .with("a.tar", &archive())
+        .with("b.tar", &redirected);
+    set_mode(rig.dir.path(), "base", 0o711);
+    let root = tempfile::tempdir_in("/var/tmp").unwrap();
+    let store = berth_store::Store::open(root.path()).unwrap();
+    let incoming = store.incoming().unwrap();
+    for copy in [
+        copy(&["."], "/existing"),
+        from_root("/", "/all"),
+        add(Unpack::Archives, copy(&["a.tar"], "/")),
+        add(Unpack::Archives, copy(&["b.tar"], "/")),
+    ] {
+        let stream = rig.stream(vec![FileAction::Copy(copy)]).unwrap();
+        assert!(stream.starts_with(b"./\0"));
+        let digest = incoming.layer(&mut &stream[..]).unwrap();
+        assert_eq!(digest, berth_store::digest_of(&stream));
+    }
+}
+
 #[test]
 fn what_is_no_archive_is_a_file() {
     let rig = Rig::new()

@@ -178,6 +178,10 @@ fn several_sources_and_wildcards() {
     );
     rig.check(copy(&["w[1].txt"], "/d/"), &[]);
     rig.check(
+        copy(&["w\\[1].txt"], "/d/"),
+        &["d/ 755 0:0", "d/w[1].txt 1 644 0:0"],
+    );
+    rig.check(
         copy(&["dirlink/b*"], "/existing"),
         &["existing/ 711 5:5", "existing/b.txt 1 644 0:0"],
     );

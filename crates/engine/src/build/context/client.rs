@@ -22,6 +22,7 @@ use tokio_util::io::SyncIoBridge;
 
 use super::select::Selection;
 use super::{Ask, Counted, Session, unreadable};
+use crate::build::kept::touch;
 use crate::error::{blocking, waiting};
 use crate::files;
 
@@ -83,6 +84,9 @@ pub(super) async fn read(
         if changed && let Err(error) = save(&saved, &stats, &digests) {
             // The next build reads them again.
             tracing::warn!("remember a build context: {error}");
+        }
+        if !changed {
+            touch(&saved);
         }
         tree(stats, &needed, digests)
     })
@@ -206,6 +210,12 @@ fn load(path: &Path) -> HashMap<String, Known> {
         .collect()
 }
 
+/// Contents that are remembered of a context, and their lengths.
+pub(in crate::build) fn known_contents(path: &Path) -> HashMap<Digest, u64> {
+    let known = load(path).into_values();
+    known.map(|known| (known.digest, known.stat.size)).collect()
+}
+
 fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> Option<Digest> {
     if !is_content(stat) {
         return None;
@@ -264,16 +274,18 @@ async fn fetch(
         let mut input = Counted::new(telling, id, stream, total);
         input.current = current;
         let (found, after) = waiting("build-context", move || {
-            let mut found = Vec::with_capacity(wanted.len());
-            for (path, size) in wanted {
-                let digest = files.add(size, &mut input).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::UnexpectedEof => Error::invalid(format!(
-                        "the build context changed while it was read: {path} is shorter than it was"
-                    )),
-                    _ => unreadable(error),
-                })?;
-                found.push(digest);
-            }
+            let mut reached = "";
+            let mut sizes = wanted.iter().map(|(path, size)| {
+                reached = path;
+                *size
+            });
+            let found = files.add_all(&mut sizes, &mut input);
+            let found = found.map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::invalid(format!(
+                    "the build context changed while it was read: {reached} is shorter than it was"
+                )),
+                _ => unreadable(error),
+            })?;
             input.done();
             Ok((found, input.current))
         })

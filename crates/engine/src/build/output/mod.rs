@@ -165,11 +165,10 @@ impl Writer<'_> {
                 report(result, &made, names);
             }
             Kind::Files { split, .. } => {
-                let _sending = steps.part("copying files");
                 let trees = stream::trees(self.worker.as_ref(), &self.results).await?;
-                let (split, epoch) = (*split, self.epoch());
+                let (split, epoch, steps) = (*split, self.epoch(), steps.clone());
                 stream::send(self.peer.as_ref(), wanted.index, move |out| {
-                    stream::write(&trees, split, epoch, out)
+                    stream::write(&trees, split, epoch, &steps, out)
                 })
                 .await?;
             }

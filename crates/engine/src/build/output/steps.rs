@@ -17,6 +17,14 @@ pub(super) struct Steps {
 pub(super) struct Part {
     steps: Steps,
     name: String,
+    /// Bytes that were moved.
+    bytes: u64,
+}
+
+impl Part {
+    pub(super) fn ended(mut self, bytes: u64) {
+        self.bytes = bytes;
+    }
 }
 
 impl Steps {
@@ -47,6 +55,7 @@ impl Steps {
         Part {
             steps: self.clone(),
             name: name.to_owned(),
+            bytes: 0,
         }
     }
 
@@ -91,6 +100,6 @@ impl Steps {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.steps.status(&self.name, 0, 0, true);
+        self.steps.status(&self.name, self.bytes, self.bytes, true);
     }
 }

@@ -1,5 +1,6 @@
 //! Outputs that the client gets as a stream: archives and files.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -9,6 +10,7 @@ use berth_build::tree::{Chain, Layer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Platformed;
+use super::steps::Steps;
 use crate::Download;
 use crate::archive::Archive;
 use crate::build::{Ask, Peer};
@@ -16,8 +18,8 @@ use crate::download::download;
 
 /// The files of one platform.
 pub(super) struct Tree {
-    /// "linux_amd64"
-    name: String,
+    /// "linux/amd64"
+    platform: String,
     /// None = scratch.
     root: Option<OwnedFd>,
 }
@@ -66,8 +68,10 @@ pub(super) async fn trees(worker: &dyn Worker, results: &[Platformed]) -> Result
                 Some(mounted.map_err(|error| Error::system(error.to_string()))?)
             }
         };
-        let name = result.plan.platform.to_string().replace('/', "_");
-        trees.push(Tree { name, root });
+        trees.push(Tree {
+            platform: result.plan.platform.to_string(),
+            root,
+        });
     }
     Ok(trees)
 }
@@ -78,23 +82,53 @@ pub(super) fn write(
     trees: &[Tree],
     split: bool,
     epoch: Option<i64>,
+    steps: &Steps,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut archive = Archive::new(out, epoch);
+    let written = Cell::new(0);
+    let mut out = Counted {
+        out,
+        written: &written,
+    };
+    let mut archive = Archive::new(&mut out, epoch);
     if !split && trees.len() > 1 {
         archive = archive.joining();
     }
     for tree in trees {
+        let copying = match trees.len() {
+            1 => "copying files".to_owned(),
+            _ => format!("copying files {}", tree.platform),
+        };
+        let (copying, before) = (steps.part(&copying), written.get());
         let mut prefix = String::new();
         if split {
-            prefix = format!("{}/", tree.name);
+            prefix = format!("{}/", tree.platform.replace('/', "_"));
             archive.directory(prefix.as_bytes(), berth_build::FILE_TIME)?;
         }
         if let Some(root) = &tree.root {
             archive.tree(root.as_fd(), prefix.as_bytes())?;
         }
+        copying.ended(written.get() - before);
     }
     archive.finish()
+}
+
+/// Counts the bytes on their way.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    written: &'a Cell<u64>,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.written.set(self.written.get() + n as u64);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +136,7 @@ mod tests {
     use std::pin::Pin;
     use std::sync::Mutex;
 
+    use berth_build::progress::{Event, Sink};
     use tokio::io::DuplexStream;
 
     use super::*;
@@ -162,19 +197,22 @@ mod tests {
     fn platforms_have_their_directories_and_scratch_is_empty() {
         let trees = |names: &[&str]| -> Vec<Tree> {
             let tree = |name: &&str| Tree {
-                name: (*name).to_owned(),
+                platform: (*name).to_owned(),
                 root: None,
             };
             names.iter().map(tree).collect()
         };
+        let told: std::sync::Arc<Mutex<Vec<Event>>> = std::sync::Arc::default();
+        let tell = told.clone();
+        let sink: Sink = std::sync::Arc::new(move |event| tell.lock().unwrap().push(event));
+        let steps = Steps::begin(&sink, 0, "x");
         let mut out = Vec::new();
-        write(
-            &trees(&["linux_amd64", "linux_arm_v7"]),
-            true,
-            None,
-            &mut out,
-        )
-        .unwrap();
+        let both = trees(&["linux/amd64", "linux/arm/v7"]);
+        write(&both, true, None, &steps, &mut out).unwrap();
+        let copied = told.lock().unwrap().iter().any(|event| {
+            matches!(event, Event::Status { name, current: 512, done: true, .. } if name == "copying files linux/arm/v7")
+        });
+        assert!(copied, "{told:?}");
         let mut archive = tar::Archive::new(out.as_slice());
         let names: Vec<_> = (archive.entries().unwrap())
             .map(|entry| {
@@ -186,7 +224,8 @@ mod tests {
             .collect();
         assert_eq!(names, ["linux_amd64/", "linux_arm_v7/"]);
         let mut empty = Vec::new();
-        write(&trees(&["linux_amd64"]), false, Some(0), &mut empty).unwrap();
+        let one = trees(&["linux/amd64"]);
+        write(&one, false, Some(0), &steps, &mut empty).unwrap();
         assert_eq!(empty, [0; 1024]);
     }
 }
