@@ -137,7 +137,7 @@ impl Ignore {
 impl Pattern {
     /// The path itself or a directory above it.
     fn matches(&self, path: &[&str]) -> bool {
-        (1..=path.len()).any(|length| matches(&self.parts, &path[..length]))
+        run(&self.parts, path, true)
     }
 
     fn may_match_below(&self, path: &[&str]) -> bool {
@@ -184,65 +184,111 @@ impl Glob {
     }
 }
 
-/// One bit per part, so that many `**` cost no more than their number.
 fn matches(parts: &[Part], path: &[&str]) -> bool {
-    let mut states = vec![false; parts.len() + 1];
-    states[0] = true;
-    let skip = |states: &mut Vec<bool>| {
-        for (i, part) in parts.iter().enumerate() {
-            if states[i] && *part == Part::Deep {
-                states[i + 1] = true;
-            }
-        }
-    };
-    skip(&mut states);
-    for component in path {
-        let mut next = vec![false; states.len()];
-        for (i, part) in parts.iter().enumerate() {
-            if states[i] {
-                match part {
-                    Part::Deep => next[i] = true,
-                    Part::One(signs) if component_matches(signs, component) => next[i + 1] = true,
-                    Part::One(_) => {}
-                }
-            }
-        }
-        skip(&mut next);
-        states = next;
-    }
-    states[parts.len()]
+    run(parts, path, false)
 }
 
-fn component_matches(signs: &[Sign], component: &str) -> bool {
-    let mut states = vec![false; signs.len() + 1];
-    states[0] = true;
-    let skip = |states: &mut Vec<bool>| {
-        for (i, sign) in signs.iter().enumerate() {
-            if states[i] && *sign == Sign::Star {
-                states[i + 1] = true;
-            }
-        }
-    };
-    skip(&mut states);
-    for char in component.chars() {
-        let mut next = vec![false; states.len()];
-        for (i, sign) in signs.iter().enumerate() {
-            if states[i] {
-                match sign {
-                    Sign::Star => next[i] = true,
-                    Sign::Any => next[i + 1] = true,
-                    Sign::Char(c) => next[i + 1] |= *c == char,
-                    Sign::Class { negated, ranges } => {
-                        let inside = ranges.iter().any(|(a, b)| (*a..=*b).contains(&char));
-                        next[i + 1] |= inside != *negated;
-                    }
-                }
-            }
-        }
-        skip(&mut next);
-        states = next;
+/// Words of a set with one bit per part and one more: a part takes two bytes of
+/// a pattern at least.
+const WORDS: usize = MAX_PATTERN / 2 / 64 + 1;
+
+/// The places in a pattern that a path has led to, so that many `**` cost no
+/// more than their number. No allocations: a context has many files.
+#[derive(Clone, Copy)]
+struct Places([u64; WORDS]);
+
+impl Places {
+    fn has(&self, place: usize) -> bool {
+        self.0[place / 64] & (1 << (place % 64)) != 0
     }
-    states[signs.len()]
+
+    fn add(&mut self, place: usize) {
+        self.0[place / 64] |= 1 << (place % 64);
+    }
+
+    /// `**` may stand for nothing.
+    fn skip(&mut self, parts: &[Part]) {
+        for (place, part) in parts.iter().enumerate() {
+            if *part == Part::Deep && self.has(place) {
+                self.add(place + 1);
+            }
+        }
+    }
+}
+
+/// Whether the parts match the path; with `above` also when they match a
+/// directory above it.
+fn run(parts: &[Part], path: &[&str], above: bool) -> bool {
+    let mut places = Places([0; WORDS]);
+    places.add(0);
+    places.skip(parts);
+    for component in path {
+        let mut next = Places([0; WORDS]);
+        let mut any = false;
+        for (place, part) in parts.iter().enumerate() {
+            if !places.has(place) {
+                continue;
+            }
+            match part {
+                Part::Deep => next.add(place),
+                Part::One(signs) if component_matches(signs, component) => next.add(place + 1),
+                Part::One(_) => continue,
+            }
+            any = true;
+        }
+        if !any {
+            return false;
+        }
+        next.skip(parts);
+        if above && next.has(parts.len()) {
+            return true;
+        }
+        places = next;
+    }
+    places.has(parts.len())
+}
+
+/// From left to right; where it fails, the last `*` takes one letter more. What
+/// a `*` before that one took never needs to be changed.
+fn component_matches(signs: &[Sign], component: &str) -> bool {
+    let mut sign = 0;
+    let mut rest = component.chars();
+    let mut star = None;
+    loop {
+        if signs.get(sign) == Some(&Sign::Star) {
+            sign += 1;
+            star = Some((sign, rest.clone()));
+            continue;
+        }
+        match (rest.next(), signs.get(sign)) {
+            (None, None) => return true,
+            (None, Some(_)) => return false,
+            (Some(char), Some(wanted)) if wanted.is(char) => sign += 1,
+            (Some(_), _) => {
+                let Some((after, taken)) = &mut star else {
+                    return false;
+                };
+                // Fails at the end only when nothing is left to take.
+                if taken.next().is_none() {
+                    return false;
+                }
+                (sign, rest) = (*after, taken.clone());
+            }
+        }
+    }
+}
+
+impl Sign {
+    fn is(&self, char: char) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Star => false,
+            Self::Char(c) => *c == char,
+            Self::Class { negated, ranges } => {
+                ranges.iter().any(|(a, b)| (*a..=*b).contains(&char)) != *negated
+            }
+        }
+    }
 }
 
 /// Cleaned as a path: no empty, `.` or leading parts, `..` by text.
@@ -349,9 +395,24 @@ mod tests {
             ("a/**/z", "a/b/c/z", true),
             ("", "a", false),
             ("/\n.\n", "a", false),
+            ("a*b*c", "axbxbxc/y", true),
+            ("a*b*c", "axbxbx", false),
+            ("*a?", "aaab", true),
+            ("*a?", "aaa", true),
+            ("*a?", "ba", false),
+            ("**/a/**/b", "x/a/y/z/b/deep", true),
+            ("**/a/**/b", "x/a/y/z", false),
         ] {
             assert_eq!(ignored(patterns, path), wanted, "{patterns:?} {path}");
         }
+    }
+
+    #[test]
+    fn the_longest_pattern_has_its_place() {
+        let pattern = "*/".repeat(MAX_PATTERN / 2);
+        let path = vec!["a"; MAX_PATTERN / 2];
+        let ignore = Ignore::parse(&pattern).unwrap();
+        assert!(ignore.is_ignored(&path) && !ignore.is_ignored(&path[1..]));
     }
 
     #[test]

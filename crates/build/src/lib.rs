@@ -12,7 +12,8 @@
 //! * [`plan`]: a Dockerfile becomes a graph.
 //! * [`graph`]: the low-level definition; shaped like BuildKit's LLB.
 //! * [`tree`]: files from outside, root filesystems as layers.
-//! * [`files`]: contents of files from outside; [`apply`]: COPY and ADD.
+//! * [`files`]: contents of files from outside; [`apply`]: COPY and ADD;
+//!   `draft`: the filesystem in memory that both make.
 //! * [`image`]: configuration, manifest, index.
 //! * [`solve`]: runs a graph with a cache that is keyed by content.
 //!

@@ -333,7 +333,8 @@ def builds(client):
     assert "Step 3/5 : RUN echo said" in said and "\nsaid this\n" in said, said
     assert image.tags == ["built:latest"] and image.labels == {"a": "b"}, image.attrs
     assert f"Successfully built {image.id[7:19]}\n" in said, said
-    assert client.containers.run("built", remove=True) == b"said this\n"
+    output = client.containers.run("built", remove=True)
+    assert output == b"said this\n", output
 
     # The error that the library makes of the stream, with what came before.
     error = raises(

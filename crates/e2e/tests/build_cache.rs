@@ -153,6 +153,23 @@ fn an_image_makes_another_engine_know() {
     );
 }
 
+/// Whoever comes second takes what the first one makes.
+#[test]
+fn two_builds_at_once_run_a_step_once() {
+    let engine = Engine::start();
+    let root = project(engine.dir());
+    let dockerfile = "FROM busybox\nRUN sleep 1 && cat /proc/sys/kernel/random/uuid > /own\n";
+    std::fs::write(root.join("Dockerfile"), dockerfile).unwrap();
+    std::thread::scope(|scope| {
+        for name in ["app:1", "app:2", "app:3"] {
+            let (engine, root) = (&engine, &root);
+            scope.spawn(move || build(engine, root, &["-t", name]).ok());
+        }
+    });
+    assert_eq!(id(&engine, "app:1"), id(&engine, "app:2"));
+    assert_eq!(id(&engine, "app:1"), id(&engine, "app:3"));
+}
+
 #[test]
 fn limits_are_kept_after_a_build() {
     let place = tempfile::tempdir_in("/var/tmp").unwrap();

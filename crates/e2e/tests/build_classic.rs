@@ -556,3 +556,76 @@ fn kill_9_leaves_no_half_built_image() {
         .dockerfile("FROM busybox\nRUN echo on\n", &["-t", "on"])
         .ok();
 }
+
+/// A web server in the engine's network that gives one answer to everybody.
+fn web(engine: &Engine, kind: &'static str, body: Vec<u8>) -> String {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = engine.inside(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            for line in lines.map_while(Result::ok) {
+                if line.is_empty() {
+                    break;
+                }
+            }
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(&[head.as_bytes(), &body].concat());
+        }
+    });
+    format!("http://{address}")
+}
+
+/// The stock client fetches such contexts itself; by the API the engine does.
+#[test]
+fn the_engine_fetches_remote_contexts() {
+    let Some(client) = Client::start() else {
+        return;
+    };
+    let build = |url: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-X", "POST", "--unix-socket"])
+            .arg(client.engine.socket())
+            .arg(format!("http://berth/build?remote={url}"));
+        Run::new(&mut curl, b"").ok()
+    };
+    let plain = b"FROM busybox\nRUN echo plain\n".to_vec();
+    let told = build(&format!(
+        "{}/Dockerfile",
+        web(&client.engine, "text/plain", plain)
+    ));
+    assert!(told.contains("{\"stream\":\"plain\\n\"}"), "{told}");
+    assert!(told.contains("Successfully built"), "{told}");
+    client
+        .file("a.txt", "of the archive\n")
+        .file("Dockerfile", "FROM busybox\nCOPY a.txt /\nRUN cat /a.txt\n");
+    let tar = archive(&client.context, "gzip");
+    let told = build(&format!(
+        "{}/x.tar.gz",
+        web(&client.engine, "application/gzip", tar)
+    ));
+    assert!(
+        told.contains("{\"stream\":\"of the archive\\n\"}"),
+        "{told}"
+    );
+    let told = build("nonsense");
+    assert!(told.contains("could not be recognized as URL"), "{told}");
+}
+
+/// An answer is seen by a client that is still sending.
+#[test]
+fn an_early_error_is_told_after_a_large_upload() {
+    let Some(client) = Client::start() else {
+        return;
+    };
+    let noise = berth_e2e::oci::noise(1, 8 << 20);
+    std::fs::write(client.context.join("noise"), noise).unwrap();
+    client
+        .dockerfile("FROM busybox\n", &["--memory", "1000"])
+        .fails(1, "Minimum memory limit allowed is 6MB");
+}

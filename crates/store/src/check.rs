@@ -64,6 +64,7 @@ impl Store {
             repair,
             report: Report::default(),
             bad: HashSet::new(),
+            given: HashSet::new(),
         };
         check.images_file()?;
         check.blobs()?;
@@ -80,6 +81,8 @@ struct Check<'a> {
     report: Report,
     /// Blobs from which nothing can be made again.
     bad: HashSet<Digest>,
+    /// Layers whose streams were made and are right.
+    given: HashSet<Digest>,
 }
 
 impl Check<'_> {
@@ -96,7 +99,8 @@ impl Check<'_> {
     /// `images.json` against what is known of the images.
     fn images_file(&mut self) -> Result<()> {
         let inner = self.inner;
-        let state = &mut *inner.state();
+        let turn = inner.turn();
+        let state = inner.state();
         self.report.checked += state.images.len() as u64;
         let problem = match read_images(inner) {
             Err(error) => Some(error.to_string()),
@@ -116,7 +120,7 @@ impl Check<'_> {
             return Ok(());
         };
         if self.repair {
-            inner.update_images(state, |_| Ok(()))?;
+            drop(inner.update_images(&turn, state, |_| ())?);
         }
         self.found(
             format!("file {IMAGES}"),
@@ -141,8 +145,15 @@ impl Check<'_> {
         }
         for digest in digests {
             self.report.checked += 1;
-            let giver = self.inner.state().layers.get(&digest).cloned();
+            let giver = {
+                let state = self.inner.state();
+                let layer = state.layers.get(&digest);
+                layer
+                    .filter(|_| !state.blobs.contains_key(&digest))
+                    .cloned()
+            };
             match verify_blob(self.inner, &digest, giver.as_ref()) {
+                Verdict::Good if giver.is_some() => drop(self.given.insert(digest)),
                 Verdict::Good => {}
                 Verdict::Unreadable(problem) => self.found(
                     format!("blob {digest}"),
@@ -159,7 +170,8 @@ impl Check<'_> {
     /// Nothing can be made again from nothing: it goes with what needs it.
     fn bad_blob(&mut self, digest: &Digest, problem: String) -> Result<()> {
         let inner = self.inner;
-        let state = &mut *inner.state();
+        let turn = inner.turn();
+        let state = inner.state();
         let users: Vec<Arc<Record>> = (state.images.values())
             .filter(|record| record.blobs.contains(digest))
             .cloned()
@@ -179,12 +191,12 @@ impl Check<'_> {
             )
         };
         if self.repair {
-            inner.update_images(state, |images| {
+            let mut guard = inner.update_images(&turn, state, |images| {
                 for record in &users {
                     images.remove(&record.saved.id);
                 }
-                Ok(())
             })?;
+            let state = &mut *guard;
             if state.blobs.remove(digest).is_some() {
                 inner.discard(&inner.dirs.blobs, hex(digest).as_bytes());
             } else {
@@ -215,7 +227,10 @@ impl Check<'_> {
             self.report.checked += 1;
             let known = self.inner.state().layers.get(&diff_id).cloned();
             let problem = match known {
-                Some(layer) => verify_layer(self.inner, &diff_id, &layer),
+                Some(layer) => {
+                    let deep = !self.given.contains(&diff_id);
+                    verify_layer(self.inner, &diff_id, &layer, deep)
+                }
                 None => Some("it is missing".to_owned()),
             };
             if let Some(problem) = problem {
@@ -427,8 +442,9 @@ fn verify_blob(inner: &Inner, digest: &str, giver: Option<&Layer>) -> Verdict {
     }
 }
 
-/// What is wrong with a layer that is said to be there.
-fn verify_layer(inner: &Inner, diff_id: &Digest, layer: &Layer) -> Option<String> {
+/// What is wrong with a layer that is said to be there; `deep` also makes its
+/// stream, if that can be made.
+fn verify_layer(inner: &Inner, diff_id: &Digest, layer: &Layer, deep: bool) -> Option<String> {
     let directory = match inner.open_layer(diff_id) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Some("it is missing".to_owned()),
@@ -440,7 +456,7 @@ fn verify_layer(inner: &Inner, diff_id: &Digest, layer: &Layer) -> Option<String
         Err(error) => return Some(error.to_string()),
     }
     let mut verified = layer::verify(layer, &directory);
-    if verified.is_ok() && layer.built.is_some() {
+    if verified.is_ok() && deep && layer.built.is_some() {
         verified = Original::open(inner, diff_id, layer).and_then(|original| original.verify());
     }
     verified.err().map(|error| error.to_string())

@@ -139,11 +139,17 @@ pub(crate) fn replace_file(
     tmp: &OwnedFd,
     content: &[u8],
 ) -> io::Result<()> {
+    let draft = write_draft(name, tmp, content)?;
+    Ok(renameat(tmp, draft.as_str(), directory, name)?)
+}
+
+/// The first part of it: content on disk, and what it is called in `tmp`.
+pub(crate) fn write_draft(name: &str, tmp: &OwnedFd, content: &[u8]) -> io::Result<String> {
     let draft = format!("{name}.new");
     let mut file = create_file(tmp, &draft)?;
     file.write_all(content)?;
     file.sync_data()?;
-    Ok(renameat(tmp, draft.as_str(), directory, name)?)
+    Ok(draft)
 }
 
 pub(crate) fn create_file(directory: &OwnedFd, name: &str) -> rustix::io::Result<File> {

@@ -1,11 +1,12 @@
 //! Images by name: list, find, tag, remove.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use crate::blob::short;
 use crate::error::{Error, Result, invalid};
 use crate::reference::{familiar, is_full_id, is_lower_hex};
-use crate::state::{Record, Saved, State, edit, now, repository_of, set_name};
+use crate::state::{Images, Record, Saved, State, edit, now, repository_of, set_name};
+use crate::store::Turn;
 use crate::{Image, Reference, Removed, Store};
 
 /// Docker takes fewer digits for a name only.
@@ -48,12 +49,12 @@ impl Store {
         if name.digest.is_some() {
             return invalid("refusing to create a tag with a digest reference");
         }
-        let state = &mut *self.inner.state();
-        let id = find(state, id)?.0.saved.id.clone();
-        self.inner.update_images(state, |images| {
-            set_name(images, &id, &name.full(), &now());
-            Ok(())
-        })
+        let turn = self.inner.turn();
+        let state = self.inner.state();
+        let id = find(&state, id)?.0.saved.id.clone();
+        let now = now();
+        let change = |images: &mut _| set_name(images, &id, &name.full(), &now);
+        self.inner.update_images(&turn, state, change).map(drop)
     }
 
     /// Docker's rules: a name is untagged, and so are all of a repository that
@@ -68,13 +69,14 @@ impl Store {
         force: bool,
         in_use: &dyn Fn(&Image) -> Option<String>,
     ) -> Result<Vec<Removed>> {
-        let state = &mut *self.inner.state();
-        let (record, by) = find(state, reference)?;
+        let turn = self.inner.turn();
+        let state = self.inner.state();
+        let (record, by) = find(&state, reference)?;
         let saved = &record.saved;
         let user = in_use(&record.image);
         if let Some((shown, gone)) = meant(saved, &by) {
             if gone.len() < saved.names.len() + saved.digests.len() {
-                return self.untag(state, &saved.id, &gone);
+                return self.untag(&turn, state, &saved.id, &gone);
             }
             if let Some(user) = &user {
                 if !force {
@@ -84,7 +86,7 @@ impl Store {
                     )));
                 }
                 // The container keeps the image, without a name.
-                return self.untag(state, &saved.id, &gone);
+                return self.untag(&turn, state, &saved.id, &gone);
             }
         } else {
             let conflict = |how: &str, why: &str| {
@@ -111,24 +113,27 @@ impl Store {
             .map(|name| Removed::Untagged(familiar(name)))
             .collect();
         removed.push(Removed::Deleted(saved.id.clone()));
-        self.inner.update_images(state, |images| {
-            images.remove(&saved.id);
-            Ok(())
-        })?;
-        self.inner.collect(state);
+        let change = |images: &mut Images| drop(images.remove(&saved.id));
+        let mut state = self.inner.update_images(&turn, state, change)?;
+        self.inner.collect(&mut state);
         Ok(removed)
     }
 
-    fn untag(&self, state: &mut State, id: &str, gone: &[String]) -> Result<Vec<Removed>> {
-        self.inner.update_images(state, |images| {
+    fn untag(
+        &self,
+        turn: &Turn<'_>,
+        state: MutexGuard<'_, State>,
+        id: &str,
+        gone: &[String],
+    ) -> Result<Vec<Removed>> {
+        let change = |images: &mut Images| {
             if let Some(record) = images.get_mut(id) {
                 edit(record, |saved| saved.forget(gone));
             }
-            Ok(gone
-                .iter()
-                .map(|name| Removed::Untagged(familiar(name)))
-                .collect())
-        })
+        };
+        drop(self.inner.update_images(turn, state, change)?);
+        let names = gone.iter().map(|name| Removed::Untagged(familiar(name)));
+        Ok(names.collect())
     }
 }
 

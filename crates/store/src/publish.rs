@@ -67,7 +67,9 @@ impl Incoming {
     /// layers that nothing stands on; what was downloaded is an ingest still.
     pub(crate) fn publish(&self, images: Vec<NewImage>) -> Result<Vec<Image>> {
         let inner = self.inner();
-        let state = &mut *inner.state();
+        let turn = inner.turn();
+        let mut guard = inner.state();
+        let state = &mut *guard;
         let ids: Vec<_> = images.iter().map(|image| image.id.clone()).collect();
         state.publication += 1;
         let publication = state.publication;
@@ -99,8 +101,13 @@ impl Incoming {
                 ingests.push(digest.clone());
             }
         }
+        // Others may collect while the images are written.
+        for (record, ..) in &records {
+            let parts = record.blobs.iter().chain(&record.layers);
+            parts.for_each(|digest| self.keep(state, digest));
+        }
         crash_point("blobs");
-        inner.update_images(state, |images| {
+        let state = inner.update_images(&turn, guard, |images| {
             // All first: an archive may list one image several times.
             for (record, ..) in &records {
                 images.insert(record.saved.id.clone(), record.clone());
@@ -110,7 +117,6 @@ impl Incoming {
                     set_name(images, &record.saved.id, name, now);
                 }
             }
-            Ok(())
         })?;
         inner.syncer.push(publication);
         for digest in ingests {

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::blob::{Source, open_file};
 use crate::busy::Busy;
-use crate::disk::{children, open_directory, remove_tree, replace_file};
+use crate::disk::{children, open_directory, remove_tree, write_draft};
 use crate::durable::{Mark, PAUSE, Syncer, boot_id, distrust_layers, mend_layers};
 use crate::error::{Error, Result, invalid};
 use crate::ingest::Ingests;
@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) dirs: Dirs,
     pub(crate) options: Options,
     state: Mutex<State>,
+    /// Held while the images change.
+    writing: Mutex<()>,
     pub(crate) trash: Trash,
     pub(crate) syncer: Syncer,
     serial: AtomicU64,
@@ -55,6 +57,9 @@ pub(crate) struct Inner {
     /// Holds the lock on the data root.
     _lock: File,
 }
+
+/// The right to change the images.
+pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "held")] MutexGuard<'a, ()>);
 
 /// Whom to tell that layers were removed.
 #[derive(Default)]
@@ -148,6 +153,7 @@ impl Store {
             dirs,
             options,
             state: Mutex::default(),
+            writing: Mutex::default(),
             trash,
             syncer,
             serial: AtomicU64::new(0),
@@ -384,20 +390,36 @@ impl Inner {
         }
     }
 
-    /// Changes the images: on disk, then in memory.
-    pub(crate) fn update_images<T>(
-        &self,
-        state: &mut State,
-        change: impl FnOnce(&mut Images) -> Result<T>,
-    ) -> Result<T> {
+    /// To be taken before the state by whoever changes the images.
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        let lock = self.writing.lock();
+        Turn(lock.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the images: on disk, then in memory. The state is not locked
+    /// while the new text reaches the disk: that may take long, and containers
+    /// are started meanwhile. Nobody else changes the images then, but what is
+    /// known of them may change (their use, their layers), so `change` is made
+    /// again.
+    pub(crate) fn update_images<'a>(
+        &'a self,
+        _turn: &Turn<'_>,
+        state: MutexGuard<'a, State>,
+        change: impl Fn(&mut Images),
+    ) -> Result<MutexGuard<'a, State>> {
         let mut images = state.images.clone();
-        let result = change(&mut images)?;
+        drop(state);
+        change(&mut images);
+        let failed = || Error::io("write", self.root.join(IMAGES).display().to_string());
         let text = write_images(&images)?;
-        replace_file(&self.dirs.root, IMAGES, &self.dirs.tmp, &text)
-            .map_err(Error::io("write", self.root.join(IMAGES).display()))?;
+        let draft = write_draft(IMAGES, &self.dirs.tmp, &text).map_err(failed())?;
+        let mut state = self.state();
+        renameat(&self.dirs.tmp, draft.as_str(), &self.dirs.root, IMAGES)
+            .map_err(std::io::Error::from)
+            .map_err(failed())?;
         crash_point("images");
-        state.images = images;
-        Ok(result)
+        change(&mut state.images);
+        Ok(state)
     }
 
     /// The directory of a layer: its record and content.
@@ -548,5 +570,22 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         assert_empty(&store, dir.path());
+    }
+
+    /// A disk may take its time; containers are started meanwhile.
+    #[test]
+    fn the_store_is_free_while_its_images_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let turn = store.inner.turn();
+        let state = store.inner.state();
+        let calls = std::cell::Cell::new(0);
+        let written = store.inner.update_images(&turn, state, |_| {
+            if calls.replace(calls.get() + 1) == 0 {
+                assert!(store.inner.state.try_lock().is_ok());
+            }
+        });
+        drop(written.unwrap());
+        assert_eq!(calls.get(), 2);
     }
 }

@@ -242,23 +242,22 @@ impl Store {
         let mut used = before;
         while limits.are_passed(used, free.saturating_add(before.saturating_sub(used))) {
             {
-                let state = &mut *inner.state();
-                let Some(record) = least_recently_used(state, in_use) else {
+                let turn = inner.turn();
+                let state = inner.state();
+                let Some(record) = least_recently_used(&state, in_use) else {
                     break;
                 };
                 removed.extend(names(&record));
-                inner.update_images(state, |images| {
-                    images.remove(&record.saved.id);
-                    Ok(())
-                })?;
-                collect(inner, state);
+                let change = |images: &mut Images| drop(images.remove(&record.saved.id));
+                let mut state = inner.update_images(&turn, state, change)?;
+                collect(inner, &mut state);
             }
             used = self.stored()?;
         }
-        let state = &mut *inner.state();
-        if state.touched {
-            inner.update_images(state, |_| Ok(()))?;
-            state.touched = false;
+        let turn = inner.turn();
+        let mut state = inner.state();
+        if std::mem::take(&mut state.touched) {
+            drop(inner.update_images(&turn, state, |_| ())?);
         }
         Ok((removed, before.saturating_sub(used)))
     }
@@ -271,21 +270,21 @@ impl Store {
         let before = self.stored()?;
         let mut removed = Vec::new();
         {
-            let state = &mut *inner.state();
+            let turn = inner.turn();
+            let state = inner.state();
             let chosen: Vec<_> = (state.images.values())
-                .filter(|record| !has_snapshot(state, record) && wanted(&record.image))
+                .filter(|record| !has_snapshot(&state, record) && wanted(&record.image))
                 .cloned()
                 .collect();
             if chosen.is_empty() {
                 return Ok((removed, 0));
             }
-            inner.update_images(state, |images| {
+            let mut state = inner.update_images(&turn, state, |images| {
                 for record in &chosen {
                     images.remove(&record.saved.id);
                 }
-                Ok(())
             })?;
-            collect(inner, state);
+            collect(inner, &mut state);
             removed.extend(chosen.iter().flat_map(|record| names(record)));
         }
         Ok((removed, before.saturating_sub(self.stored()?)))

@@ -192,6 +192,36 @@ fn many_threads_add_at_once() {
 }
 
 #[test]
+fn a_full_disk_leaves_what_is_there() {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    let dir = tempfile::tempdir().unwrap();
+    let options = Some(c"size=4m");
+    mount("none", dir.path(), "tmpfs", MountFlags::empty(), options).unwrap();
+    let root = dir.path().join("files");
+    let files = Files::open(&root).unwrap();
+    let add = |bytes: &[u8]| files.add(bytes.len() as u64, &mut &bytes[..]);
+    let first = add(b"first").unwrap();
+    let error = add(&large(0).repeat(5)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    // Several small ones: they are hashed before one fails.
+    let small: Vec<u8> = (0..1000u32)
+        .flat_map(|i| i.to_le_bytes().repeat(1250))
+        .collect();
+    let mut sizes = std::iter::repeat_n(5000, 1000);
+    let failed = files.add_all(&mut sizes, &mut &small[..]);
+    let error = failed.map(|all| all.len()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    files.collect(&|digest| digest == first).unwrap();
+    assert_eq!(files.size(), 5);
+    let second = add(b"second").unwrap();
+    drop(files);
+    let files = Files::open(&root).unwrap();
+    assert!(files.contains(&first) && files.contains(&second));
+    drop(files);
+    unmount(dir.path(), UnmountFlags::DETACH).unwrap();
+}
+
+#[test]
 fn a_stream_of_contents() {
     let rig = Rig::new();
     let contents = [

@@ -140,9 +140,12 @@ impl Planner<'_> {
         copying.check()?;
         let name = shown(&self.expander, &step.text, &now.state.env);
         let full_name = self.name(now, step, &name);
-        let links = copying.link && now.state.root.is_some();
+        // Names of owners are looked up in the base: no copy of its own then.
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let stands_alone = copying.link && copying.chown.split(':').all(is_number);
+        let links = stands_alone && now.state.root.is_some();
         let mut inputs = Inputs::default();
-        let root = now.state.root.filter(|_| !copying.link);
+        let root = now.state.root.filter(|_| !stands_alone);
         let base = root.map(|root| inputs.add(root));
         let target = path::target(&now.state.config.working_dir, &copying.target);
         let mut actions = Vec::new();

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::cache::{Cache, Session};
 use super::vertex::vertex;
 use super::{Error, Job, SolveError, keeps_times};
-use crate::files::{self, Files};
+use crate::files::Files;
 use crate::graph::{Graph, Id};
 use crate::progress::Event;
 use crate::tree::{Layer, Value};
@@ -83,8 +83,6 @@ pub(super) struct Run {
     pub(super) parallel: Semaphore,
     /// [`keeps_times`].
     pub(super) keeps: Vec<bool>,
-    /// Contents that are read meanwhile stay.
-    _contents: files::Hold,
     /// Started and not completed.
     open: Mutex<BTreeSet<Id>>,
 }
@@ -145,7 +143,6 @@ pub async fn solve(job: Job, cache: &Cache, files: &Files) -> Result<Solved, Sol
     let run = Arc::new(Run {
         keeps: keeps_times(&job.graph),
         files: files.clone(),
-        _contents: files.hold(),
         session: Arc::new(cache.session()?),
         parallel: Semaphore::new(job.parallel.clamp(1, Semaphore::MAX_PERMITS)),
         open: Mutex::default(),

@@ -142,8 +142,12 @@ pub(super) fn show(call: &Call, found: &Value, path: &str) -> Result<Shown, Stri
 }
 
 fn check(call: &Call, found: &Value, path: &str, shown: &mut Shown) -> Result<(), String> {
-    let lint = Lint::deserialize(found)
+    let mut lint = Lint::deserialize(found)
         .map_err(|error| format!("cannot read the engine's reply: {error}"))?;
+    lint.warnings.sort_by_key(|warning| {
+        let first = warning.location.ranges.first();
+        first.map(|range| range.start.line)
+    });
     let count = lint.warnings.len();
     if !call.json {
         if count > 0 {

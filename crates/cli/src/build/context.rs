@@ -163,7 +163,8 @@ impl Contexts {
         };
         let file = std::fs::File::open(path).map_err(failed)?;
         self.dockerfile = Some(text(file, &name, MAX_DOCKERFILE)?);
-        self.shown_path = path.display().to_string();
+        let shown = path.display().to_string();
+        self.shown_path = shown.strip_prefix("./").unwrap_or(&shown).to_owned();
         self.dockerfile_name = name.into_owned();
         Ok(())
     }

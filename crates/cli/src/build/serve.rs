@@ -78,12 +78,15 @@ impl Server {
         };
         let server = self.clone();
         std::thread::spawn(move || {
+            let answered = server.answer(request, &outgoing, incoming);
+            // First, for the engine may use the number again when it hears of
+            // the end.
+            server.wire.close(number);
             // Neither matters when the connection is gone.
-            let _ = match server.answer(request, &outgoing, incoming) {
+            let _ = match answered {
                 Ok(()) => outgoing.end(),
                 Err(why) => outgoing.refuse(why),
             };
-            server.wire.close(number);
         });
     }
 

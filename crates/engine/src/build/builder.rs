@@ -10,14 +10,14 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use berth_api::Error;
-use berth_build::files::Files;
-use berth_build::solve::{self, Cache};
+use berth_build::solve::Cache;
 use berth_store::Store;
 
 use super::caches::Caches;
+use super::kept::Contents;
 use super::prune::Collects;
 use super::sources::Sources;
 use crate::Config;
@@ -28,8 +28,7 @@ use crate::registries::USER_AGENT;
 
 #[derive(Debug)]
 pub(crate) struct Builder {
-    /// Opened by the first build that needs it.
-    files: Mutex<Option<Files>>,
+    pub(super) contents: Arc<Contents>,
     pub(super) caches: Arc<Caches>,
     pub(super) sources: Arc<Sources>,
     pub(super) cache: Cache,
@@ -56,25 +55,15 @@ impl Builder {
         cache.register(caches.clone());
         let sources = Arc::new(Sources::new(&root, USER_AGENT));
         cache.register(sources.clone());
+        let contents = Contents::new(root);
+        cache.register(contents.clone());
         Ok(Self {
-            files: Mutex::default(),
+            contents,
             caches,
             sources,
             cache,
             collects: Collects::default(),
         })
-    }
-
-    /// Blocks the first time.
-    pub(super) fn files(&self, config: &Config) -> Result<Files, solve::Error> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(files) = &*files {
-            return Ok(files.clone());
-        }
-        let root = config.data_root.join("build/files");
-        let opened = Files::open(&root)
-            .map_err(|error| solve::Error::System(format!("open {}: {error}", root.display())))?;
-        Ok(files.insert(opened).clone())
     }
 }
 

@@ -292,7 +292,6 @@ async fn import_local(session: &Session, index: usize, tag: &str) -> Result<(), 
     let files = session.files().map_err(of_solve)?;
     let (session, tag) = (session.clone(), tag.to_owned());
     waiting("build-cache", move || {
-        let _contents = files.hold();
         let layout = Layout::take(&files, stream)?;
         let manifest = layout.manifest(&tag)?;
         let document = layout.json(text(&manifest["config"]["digest"]))?;

@@ -228,7 +228,7 @@ fn row_id(dir: &Path) -> Option<String> {
 }
 
 /// Since 1970.
-fn nanoseconds(time: Option<SystemTime>) -> u64 {
+pub(super) fn nanoseconds(time: Option<SystemTime>) -> u64 {
     let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

@@ -8,6 +8,7 @@ mod caches;
 mod call;
 mod context;
 mod images;
+mod kept;
 mod output;
 mod peer;
 mod prune;
@@ -25,6 +26,7 @@ use berth_api::Error;
 use berth_api::build::{BuildRequest, BuildResult};
 use berth_build::FILE_TIME;
 use berth_build::dockerfile::{self, Lines};
+use berth_build::files::Files;
 use berth_build::graph::{Graph, Id, Plan};
 use berth_build::progress::{Event, Sink};
 use berth_build::solve::{self, Job};
@@ -120,6 +122,8 @@ async fn run(
     outputs: &Outputs,
     caching: &Caching,
 ) -> Result<BuildResult, Failure> {
+    let opened = session.clone();
+    let files = blocking(move || opened.files().map_err(of_solve)).await?;
     let source = resolve::source(session).await?;
     session.tell(Event::Dockerfile(source.text.to_string()));
     if !session.request.call.is_empty() {
@@ -143,7 +147,7 @@ async fn run(
     let plans = plans?;
     warned?;
     caching.import(session, &plans).await;
-    let came = solve_all(session, &source, &plans).await?;
+    let came = solve_all(session, &files, &source, &plans).await?;
     let mut results = platformed(plans, &came);
     for (result, offset) in results.iter_mut().zip(&came.offsets) {
         result.extra = caching.extra(&came, *offset, result);
@@ -207,7 +211,12 @@ impl Results {
     }
 }
 
-async fn solve_all(session: &Session, source: &Source, plans: &[Plan]) -> Result<Results, Failure> {
+async fn solve_all(
+    session: &Session,
+    files: &Files,
+    source: &Source,
+    plans: &[Plan],
+) -> Result<Results, Failure> {
     let Together { graph, offsets } = together(plans);
     for name in session.request.contexts.keys() {
         if let Some(paths) = context::selection(&graph, name) {
@@ -226,10 +235,8 @@ async fn solve_all(session: &Session, source: &Source, plans: &[Plan]) -> Result
         time: time.unwrap_or(FILE_TIME),
         parallel: parallel(),
     };
-    let opened = session.clone();
-    let files = blocking(move || opened.files().map_err(of_solve)).await?;
     let cache = &session.engine.0.builder.cache;
-    let solved = solve::solve(job, cache, &files).await.map_err(|failed| {
+    let solved = solve::solve(job, cache, files).await.map_err(|failed| {
         let vertex = failed.vertex.and_then(|id| graph.vertices.get(id));
         let lines = vertex.and_then(|vertex| vertex.lines);
         let exit_code = match &failed.error {

@@ -17,7 +17,7 @@ use crate::error::{IntoApi as _, blocking, io};
 use crate::{BuildGc, time};
 
 /// From the end of a build to the collection: the next one shall not wait.
-const DELAY: Duration = Duration::from_secs(5);
+const DELAY: Duration = Duration::from_secs(2);
 
 /// `POST /build/prune`, and a rule of daemon.json.
 #[derive(Clone, Debug, Default)]

@@ -92,7 +92,7 @@ impl Session {
     }
 
     pub(super) fn files(&self) -> Result<Files, solve::Error> {
-        let files = self.engine.0.builder.files(&self.engine.0.config)?;
+        let files = self.engine.0.builder.contents.open()?;
         self.contents.get_or_init(|| files.hold());
         Ok(files)
     }

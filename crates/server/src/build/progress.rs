@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use berth_api::build::{Status, Vertex, VertexLog, VertexStatus, VertexWarning};
+use berth_build::check;
 use berth_build::graph::Id;
 use berth_build::progress::{Event, Sink};
 use jiff::Timestamp;
@@ -230,11 +231,13 @@ impl Translator {
             } => {
                 let place = lines.map(|lines| format!(" (line {})", lines.start));
                 let short = format!("{rule}: {message}{}", place.unwrap_or_default());
+                let detail =
+                    check::find(&rule).map(|rule| BASE64_STANDARD.encode(rule.description));
                 status.warnings.push(VertexWarning {
                     vertex: self.first.clone(),
                     level: 1,
                     short: BASE64_STANDARD.encode(short),
-                    detail: Vec::new(),
+                    detail: detail.into_iter().collect(),
                     url,
                 });
             }
@@ -371,6 +374,11 @@ mod tests {
         assert_eq!(status.statuses[1].completed, time(7));
         let short = BASE64_STANDARD.decode(&status.warnings[0].short).unwrap();
         assert_eq!(short, b"FromAsCasing: casing (line 3)");
+        let [detail] = &status.warnings[0].detail[..] else {
+            panic!("{:?}", status.warnings);
+        };
+        let detail = BASE64_STANDARD.decode(detail).unwrap();
+        assert!(detail.starts_with(b"The 'as' keyword should match"));
     }
 
     #[test]

@@ -326,14 +326,18 @@ fn links_stand_beside_their_base() {
     assert!(matches!(&vertices[2].op, Op::Files(files) if files.base.is_none()));
     assert_eq!(vertices[merge + 1].inputs, [merge]);
     assert_eq!(plan.image.history[1].vertex, Some(2));
-    // Nothing to stand beside.
-    let plan = plan_of("FROM scratch\nCOPY --link x /y\n");
-    assert!(
-        plan.graph
-            .vertices
-            .iter()
-            .all(|vertex| vertex.op != Op::Merge)
-    );
+    // Nothing to stand beside, or a name that only the base knows.
+    for text in [
+        "FROM scratch\nCOPY --link x /y\n",
+        "FROM a\nCOPY --link --chown=web:1 x /y\n",
+    ] {
+        let plan = plan_of(text);
+        let mut vertices = plan.graph.vertices.iter();
+        assert!(vertices.all(|vertex| vertex.op != Op::Merge), "{text}");
+    }
+    let plan = plan_of("FROM a\nCOPY --link --chown=1:2 x /y\n");
+    let mut vertices = plan.graph.vertices.iter();
+    assert!(vertices.any(|vertex| vertex.op == Op::Merge));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use tokio_util::io::SyncIoBridge;
 
 use super::select::Selection;
 use super::{Ask, Counted, Session, unreadable};
+use crate::build::kept::touch;
 use crate::error::{blocking, waiting};
 use crate::files;
 
@@ -83,6 +84,9 @@ pub(super) async fn read(
         if changed && let Err(error) = save(&saved, &stats, &digests) {
             // The next build reads them again.
             tracing::warn!("remember a build context: {error}");
+        }
+        if !changed {
+            touch(&saved);
         }
         tree(stats, &needed, digests)
     })
@@ -204,6 +208,12 @@ fn load(path: &Path) -> HashMap<String, Known> {
         .map_while(|line| serde_json::from_slice::<Known>(&line).ok())
         .map(|known| (known.stat.path.clone(), known))
         .collect()
+}
+
+/// Contents that are remembered of a context, and their lengths.
+pub(in crate::build) fn known_contents(path: &Path) -> HashMap<Digest, u64> {
+    let known = load(path).into_values();
+    known.map(|known| (known.digest, known.stat.size)).collect()
 }
 
 fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> Option<Digest> {

@@ -19,6 +19,7 @@ use berth_build::tree::{Node, Tree};
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 
+pub(super) use self::client::known_contents;
 use self::select::Selection;
 use super::session::{Session, failed};
 use super::{Ask, MAIN_CONTEXT, sources};

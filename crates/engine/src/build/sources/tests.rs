@@ -145,6 +145,36 @@ fn daemon(base: &Path) -> (String, Arc<AtomicUsize>) {
     (format!("git://{address}"), count)
 }
 
+/// A server that knows the first protocol only, and gives what has a name.
+fn old_daemon(base: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let base = base.to_owned();
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            // "0030git-upload-pack /r\0host=…"
+            let mut length = [0; 4];
+            socket.read_exact(&mut length).unwrap();
+            let length = usize::from_str_radix(std::str::from_utf8(&length).unwrap(), 16).unwrap();
+            let mut request = vec![0; length - 4];
+            socket.read_exact(&mut request).unwrap();
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let path = request.split(['\0', '\n']).next().unwrap();
+            let path = path.strip_prefix("git-upload-pack /").unwrap();
+            let output = socket.try_clone().unwrap();
+            let _ = Command::new("git")
+                .args(["-c", "safe.directory=*", "upload-pack"])
+                .arg(base.join(path))
+                .env("HOME", &base)
+                .stdin(Stdio::from(OwnedFd::from(socket)))
+                .stdout(Stdio::from(OwnedFd::from(output)))
+                .stderr(Stdio::null())
+                .status();
+        }
+    });
+    format!("git://{address}")
+}
+
 fn wanted(remote: &str, reference: &str) -> Git {
     Git {
         remote: remote.to_owned(),
@@ -229,6 +259,29 @@ async fn branches_tags_and_commits() {
     assert!(error.contains("failed to fetch remote git://"), "{error}");
     let error = rig
         .git(&wanted(&remote, &"a".repeat(40)))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, solve::Error::NotFound(_)), "{error}");
+}
+
+#[tokio::test]
+async fn servers_that_give_only_what_has_a_name() {
+    let rig = rig();
+    let base = rig.dir.path().join("served");
+    let repo = repository(&base, "r", &[("a", "one")]);
+    let first = git(&repo, &["rev-parse", "HEAD"]);
+    let second = commit(&repo, &[("a", "two")]);
+    commit(&repo, &[("a", "three")]);
+    let remote = format!("{}/r", old_daemon(&base));
+    let main = rig.git(&wanted(&remote, "main")).await.unwrap();
+    assert_eq!(rig.text(&main, "a"), "three");
+    // Behind what was fetched before.
+    let tree = rig.git(&wanted(&remote, &first)).await.unwrap();
+    assert_eq!(rig.text(&tree, "a"), "one");
+    let tree = rig.git(&wanted(&remote, &second)).await.unwrap();
+    assert_eq!(rig.text(&tree, "a"), "two");
+    let error = rig
+        .git(&wanted(&remote, &"b".repeat(40)))
         .await
         .unwrap_err();
     assert!(matches!(error, solve::Error::NotFound(_)), "{error}");
@@ -428,7 +481,7 @@ async fn what_a_killed_git_leaves_does_not_matter() {
     let base = rig.dir.path().join("served");
     let repo = repository(&base, "r", &[("a", "x")]);
     let remote = format!("{}/r", daemon(&base).0);
-    let bare = rig.sources.git.join(hash(&remote));
+    let bare = rig.sources.git.join(hash(&format!("{remote} ")));
     // Killed while it was made.
     std::fs::create_dir_all(bare.join("objects")).unwrap();
     std::fs::write(bare.join("config"), "[core").unwrap();
@@ -460,7 +513,7 @@ async fn repositories_are_a_part_of_the_cache() {
     assert_eq!(row.description, format!("git repository {remote}"));
     assert!(row.size > 0 && !row.in_use);
     {
-        let user = rig.sources.user(&hash(&remote));
+        let user = rig.sources.user(&hash(&format!("{remote} ")));
         let _alone = user.lock().await;
         assert!(rig.sources.rows()[0].in_use);
         assert!(!rig.sources.remove(&row.id).unwrap());

@@ -5,6 +5,7 @@
 mod render;
 mod request;
 mod steps;
+mod upload;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::render::Renderer;
+use self::upload::Upload;
 use super::progress::Queue;
 use super::running::Running;
 use crate::Call;
@@ -39,7 +41,7 @@ pub(crate) async fn build(call: Call) -> Result<Reply, Error> {
     )?;
     let lines = Lines::negotiate(&call.head.headers, call.version);
     let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
-    let (archive, pump) = streams::upload(call.body);
+    let (archive, upload) = Upload::new(call.body);
     let peer = Arc::new(Sender(Mutex::new(Some(archive))));
     let build = Build {
         engine: call.engine,
@@ -53,7 +55,7 @@ pub(crate) async fn build(call: Call) -> Result<Reply, Error> {
     let running = call.builds.enter(call.query.text("buildid"));
     let work = async move {
         let build = cancelled_by(running, build.run(request, peer));
-        streams::with_upload(pump, build).await
+        upload.during(build).await
     };
     streams::progress(call.version, lines, messages, work).await
 }

@@ -57,6 +57,7 @@ pub(super) fn build_request(
     } else {
         ""
     };
+    check_platform(platform)?;
     let cache_from: Vec<String> = json(query, "cachefrom", "error reading cache-from")?;
     let network = network(query.text("networkmode"))?;
     // Who may use this endpoint may give a container the host's network too.
@@ -196,6 +197,19 @@ fn outputs(query: &Query, version: ApiVersion) -> Result<Vec<Output>, Error> {
         ))),
     };
     wire.into_iter().map(output).collect()
+}
+
+/// "os/architecture[/variant]", in the words of Docker; what it means is the
+/// engine's.
+fn check_platform(platform: &str) -> Result<(), Error> {
+    let parts: Vec<&str> = platform.split('/').collect();
+    let is_empty = |part: &&str| part.is_empty();
+    if !platform.is_empty() && (parts.len() > 3 || parts.iter().any(is_empty)) {
+        return Err(Error::invalid(format!(
+            "\"{platform}\": cannot parse platform specifier: invalid argument"
+        )));
+    }
+    Ok(())
 }
 
 fn from_registry(reference: String) -> CacheSpec {
@@ -348,6 +362,11 @@ mod tests {
             ),
             ("shmsize=x", 400, "invalid value \"x\""),
             ("extrahosts=foo", 400, "bad format for add-host: \"foo\""),
+            (
+                "platform=a/b/c/d",
+                400,
+                "\"a/b/c/d\": cannot parse platform",
+            ),
             ("networkmode=mine", 501, "building in network \"mine\""),
         ] {
             let error = read(query).unwrap_err();

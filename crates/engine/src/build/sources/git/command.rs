@@ -60,7 +60,7 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
-    fn authorization(&self) -> Option<String> {
+    pub(super) fn authorization(&self) -> Option<String> {
         let basic = |token: &String| {
             let pair = format!("x-access-token:{token}");
             let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
@@ -205,9 +205,10 @@ impl<'a> Program<'a> {
             // What it starts goes with it.
             .process_group(0)
             .kill_on_drop(true);
+        // With the keys of the client's agent, never with the engine's own.
         let known_hosts = self.home.join("known_hosts");
         let ssh = format!(
-            "ssh -F none -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 \
+            "ssh -F none -o BatchMode=yes -o IdentityFile=none -o ConnectTimeout=30 -o ServerAliveInterval=15 \
              -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={}",
             quoted(&known_hosts)
         );

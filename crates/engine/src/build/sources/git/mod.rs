@@ -15,6 +15,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use berth_build::files::Files;
@@ -30,7 +31,7 @@ use crate::files as small;
 
 /// Submodules of submodules.
 const MAX_DEPTH: usize = 8;
-/// Submodules of one commit.
+/// Submodules, those of submodules included.
 const MAX_SUBMODULES: usize = 1000;
 
 impl Sources {
@@ -45,61 +46,67 @@ impl Sources {
         access: &Access,
         tell: Tell<'_>,
     ) -> Result<Arc<Tree>, solve::Error> {
-        self.commit(files, git, access, tell, 0).await.map(Arc::new)
+        let work = Work {
+            files,
+            access,
+            submodules: AtomicUsize::new(0),
+        };
+        let tree = self.commit(&work, git, 0).await?;
+        tell(0, 0, true);
+        Ok(Arc::new(tree))
     }
 
     /// A future on the heap: repositories are in repositories.
-    fn commit<'a>(
-        &'a self,
-        files: &'a Files,
-        git: &'a Git,
-        access: &'a Access,
-        tell: Tell<'a>,
-        depth: usize,
-    ) -> Boxed<'a, Tree> {
-        Box::pin(self.commit_at(files, git, access, tell, depth))
+    fn commit<'a>(&'a self, work: &'a Work<'a>, git: &'a Git, depth: usize) -> Boxed<'a, Tree> {
+        Box::pin(self.commit_at(work, git, depth))
     }
 
     async fn commit_at(
         &self,
-        files: &Files,
+        work: &Work<'_>,
         git: &Git,
-        access: &Access,
-        tell: Tell<'_>,
         depth: usize,
     ) -> Result<Tree, solve::Error> {
+        let (files, access) = (work.files, work.access);
         remote::check(&git.remote)?;
         remote::check_reference(&git.reference)?;
         let subdir = tree::clean(&git.subdir)?;
-        let name = hash(&git.remote);
+        // Who cannot open the remote does not get what another client could.
+        let name = hash(&format!(
+            "{} {}",
+            git.remote,
+            access.authorization().unwrap_or_default()
+        ));
         let repository = self.git.join(&name);
         let (commit, mut found, submodules) = {
             let user = self.user(&name);
             let _alone = user.lock().await;
-            let git_program = Program::new(&repository, &self.git, &git.remote, access);
-            prepare(&git_program, &repository, &git.remote).await?;
-            let commit = remote::fetch(&git_program, git).await?;
+            let program = Program::new(&repository, &self.git, &git.remote, access);
+            prepare(&program, &repository, &git.remote).await?;
+            let commit = remote::fetch(&program, git).await?;
             remote::check_commit(git, &commit)?;
             let kept = Kept::new(&repository, git, &subdir, &commit);
             if let Some(tree) = kept.read(files).await? {
                 return Ok(tree);
             }
-            let tree = tree::of_commit(&git_program, files, &commit, &subdir).await?;
+            let mut tree = tree::of_commit(&program, files, &commit, &subdir).await?;
             let submodules = match git.submodules {
-                true => tree::submodules(&git_program, &git.remote, &commit, &subdir).await?,
+                true => tree::submodules(&program, &git.remote, &commit, &subdir).await?,
                 false => Vec::new(),
             };
-            let mut tree = tree;
+            // A part of a repository is none, as in BuildKit.
             if git.keep_git_dir && subdir.is_empty() {
-                let own = dotgit::of_commit(&git_program, files, git, &commit).await?;
+                let own = dotgit::of_commit(&program, files, git, &commit).await?;
                 tree = tree::grafted(tree, ".git", own);
             }
             (commit, tree, submodules)
         };
         // The lock is free: a submodule may lead back here.
-        if !submodules.is_empty() && depth == MAX_DEPTH {
+        let count = submodules.len();
+        let before = work.submodules.fetch_add(count, Ordering::Relaxed);
+        if count > 0 && (depth == MAX_DEPTH || before + count > MAX_SUBMODULES) {
             return Err(invalid(format!(
-                "submodules of {} are nested more than {MAX_DEPTH} deep",
+                "{} has more than {MAX_SUBMODULES} submodules, or they are nested more than {MAX_DEPTH} deep",
                 remote::shown(&git.remote)
             )));
         }
@@ -110,14 +117,21 @@ impl Sources {
                 submodules: true,
                 ..empty()
             };
-            let tree = self.commit(files, &inner, access, tell, depth + 1).await?;
+            let tree = self.commit(work, &inner, depth + 1).await?;
             found = tree::grafted(found, &module.path, tree);
         }
         let kept = Kept::new(&repository, git, &subdir, &commit);
         kept.write(&found);
-        tell(0, 0, true);
         Ok(found)
     }
+}
+
+/// One fetch, with all submodules.
+struct Work<'a> {
+    files: &'a Files,
+    access: &'a Access,
+    /// So many were found.
+    submodules: AtomicUsize,
 }
 
 fn empty() -> Git {

@@ -153,16 +153,16 @@ async fn shallow(git: &Program<'_>, what: &str) -> Result<(), solve::Error> {
 }
 
 async fn everything(git: &Program<'_>) -> Result<(), solve::Error> {
-    let args = [
-        "fetch",
-        "--quiet",
-        "--no-write-fetch-head",
-        "--update-shallow",
+    let mut args = vec!["fetch", "--quiet", "--no-write-fetch-head"];
+    if git.repository().join("shallow").exists() {
+        args.push("--unshallow");
+    }
+    args.extend([
         "--",
         git.remote(),
         "+refs/heads/*:refs/berth/heads/*",
         "+refs/tags/*:refs/berth/tags/*",
-    ];
+    ]);
     git.run(&args).await.map(drop)
 }
 

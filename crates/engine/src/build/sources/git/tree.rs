@@ -7,8 +7,8 @@ use berth_build::solve;
 use berth_build::tree::{Entry, Node, Tree};
 
 use super::command::Program;
+use super::invalid;
 use super::remote::{self, Found};
-use super::{MAX_SUBMODULES, invalid};
 
 /// Where another repository belongs.
 #[derive(Debug, PartialEq, Eq)]
@@ -138,12 +138,6 @@ pub(super) async fn submodules(
     let links = links(&String::from_utf8_lossy(&listed));
     if links.is_empty() {
         return Ok(Vec::new());
-    }
-    if links.len() > MAX_SUBMODULES {
-        return Err(invalid(format!(
-            "{} has more than {MAX_SUBMODULES} submodules",
-            remote::shown(parent)
-        )));
     }
     let blob = format!("{}:.gitmodules", found.commit);
     let pattern = r"^submodule\..*\.(path|url)$";
