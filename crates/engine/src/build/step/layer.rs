@@ -201,10 +201,11 @@ pub(super) fn remove_unchanged(
         return Ok(());
     }
     let base = base()?;
-    remove_marks(upper, &root, &base, marked)?;
+    let opaque = remove_marks(upper, &root, &base, marked)?;
     for at in (0..directories.len()).rev() {
         let (path, within) = &directories[at];
-        if *within > 0 || !is_same_directory(&root, &base, path) {
+        // In an opaque directory the base's do not show: they were made again.
+        if *within > 0 || is_within(path, &opaque) || !is_same_directory(&root, &base, path) {
             continue;
         }
         unlinkat(&root, path.as_slice(), AtFlags::REMOVEDIR)
@@ -217,23 +218,22 @@ pub(super) fn remove_unchanged(
 }
 
 /// Of opaque directories, each before those in it, takes the mark away if it
-/// hides no directory of the base, or one in it that is hidden anyway.
+/// hides no directory of the base, or one in it that is hidden anyway. Returns
+/// those that stay opaque.
 fn remove_marks(
     upper: &Path,
     root: &OwnedFd,
     base: &OwnedFd,
     marked: Vec<Vec<u8>>,
-) -> Result<(), Error> {
+) -> Result<HashSet<Vec<u8>>, Error> {
     let mut needed: HashSet<Vec<u8>> = HashSet::new();
     for path in marked {
-        let above = std::iter::successors(parent_of(&path), |path| parent_of(path));
-        let is_hidden = above.into_iter().any(|above| needed.contains(above));
         let at = Path::new(OsStr::from_bytes(&path));
         let has_none = matches!(
             open_beneath(base, at),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
         );
-        if !is_hidden && !has_none {
+        if !has_none && !is_within(&path, &needed) {
             needed.insert(path);
             continue;
         }
@@ -249,7 +249,14 @@ fn remove_marks(
         };
         remove().map_err(|error| failed("tidy", upper, &error.into()))?;
     }
-    Ok(())
+    Ok(needed)
+}
+
+/// Whether one of the directories above a path is among these.
+fn is_within(path: &[u8], directories: &HashSet<Vec<u8>>) -> bool {
+    !directories.is_empty()
+        && std::iter::successors(parent_of(path), |path| parent_of(path))
+            .any(|above| directories.contains(above))
 }
 
 fn is_opaque(directory: &rustix::io::Result<OwnedFd>) -> bool {
