@@ -62,6 +62,7 @@ use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 
 pub use error::Error;
+pub use hooks::Poststop;
 pub use listener::Listener;
 pub use resources::resources;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Root, Stdio};
+use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
 use oci_spec::runtime::Spec;
 
 use super::{detect_host, start};
@@ -15,7 +15,7 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
-use crate::state::{State, StateDir, process_stat, replace};
+use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
 const OPTIONS: &[Opt] = &[
@@ -36,9 +36,10 @@ const OPTIONS: &[Opt] = &[
 pub(crate) fn create(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (container, created) = Container::make(root, &request, &args, &host, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, true)?;
     // The state is complete before `start` can find the socket.
     start::keep_gate(&container.dir, created)?;
+    container.making = None;
     container.keep();
     Ok(0)
 }
@@ -52,7 +53,8 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (container, created) = Container::make(root, &request, &args, &host, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, false)?;
+    container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
         return Ok(0);
@@ -98,7 +100,9 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
 /// A container being made; removed on drop unless it is to be kept.
 struct Container {
     dir: StateDir,
+    making: Option<Making>,
     group: Option<Cgroup>,
+    poststop: Option<Poststop>,
     keep: bool,
 }
 
@@ -134,16 +138,31 @@ impl Container {
             ));
         }
 
+        let resources = berth_runtime_core::resources(&spec)?;
         let mut container = Self {
             dir: StateDir::create(root, &request.id)?,
+            making: None,
             group: None,
+            poststop: None,
             keep: false,
         };
+        container.making = Some(container.dir.making()?);
         container.dir.save_config(&config)?;
-        let cgroup = cgroup_path(&spec, &request.id);
-        let resources = berth_runtime_core::resources(&spec)?;
-        let group = Cgroup::create(host, &cgroup, Some(&resources))
-            .context(|| format!("create control group {cgroup}"))?;
+        let poststop = Poststop::new(&spec, &request.id, &request.bundle);
+        let mut state = State {
+            id: request.id.clone(),
+            pid: 0,
+            pid_start_time: 0,
+            rootfs: rootfs(&spec, &request.bundle),
+            bundle: request.bundle.clone(),
+            cgroup: cgroup_path(&spec, &request.id),
+            poststop: poststop.is_some(),
+            created: Timestamp::now().to_string(),
+        };
+        container.dir.save(&state)?;
+        container.poststop = poststop;
+        let group = Cgroup::create(host, &state.cgroup, Some(&resources))
+            .context(|| format!("create control group {}", state.cgroup))?;
         let group = container.group.insert(group);
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -166,15 +185,9 @@ impl Container {
         })?;
 
         let pid = created.process.pid;
-        container.dir.save(&State {
-            id: request.id.clone(),
-            pid,
-            pid_start_time: process_stat(pid).map_or(0, |(start_time, _)| start_time),
-            rootfs: rootfs(&spec, &request.bundle),
-            bundle: request.bundle.clone(),
-            cgroup,
-            created: Timestamp::now().to_string(),
-        })?;
+        state.pid = pid;
+        state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
+        container.dir.save(&state)?;
         if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
             console::send(path, console)?;
         }
@@ -204,6 +217,7 @@ impl Drop for Container {
             let _ = group.remove();
         }
         let _ = self.dir.remove();
+        super::warn_of(self.poststop.iter().flat_map(Poststop::run));
     }
 }
 

@@ -5,16 +5,23 @@ use std::fmt::Write;
 use std::path::Path;
 
 use berth_cgroup::{Cgroup, Host};
+use berth_runtime_core::Poststop;
 use berth_sys::signals::send_signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{OCI_VERSION, detect_host};
+use super::{OCI_VERSION, detect_host, warn_of};
 use crate::args::{Args, Opt, Order, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
 use crate::state::{State, StateDir, Status};
+
+/// How long a killed process may take to end.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(
@@ -82,20 +89,34 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     match dir.load() {
         Ok(state) => {
             let status = state.status(&dir, &host);
-            if !force && matches!(status, Status::Running | Status::Paused) {
-                return Err(Error::new(format!(
-                    "cannot delete container {id} that is not stopped: {}",
-                    name(status)
-                )));
+            if !force && !matches!(status, Status::Created | Status::Stopped) {
+                return Err(not_stopped(&id, status));
             }
             end(&state, &host)?;
+            let hooks = poststop(&dir, &state);
+            dir.remove()?;
+            warn_of(hooks.iter().flat_map(Poststop::run));
         }
-        // `create` was killed before it wrote the state.
-        Err(error) if !force => return Err(error),
-        Err(_) => {}
+        Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
+        // `create` was killed before it wrote the state, or `delete` after it removed
+        // that: no process and no control group is left.
+        Err(_) => dir.remove()?,
     }
-    dir.remove()?;
     Ok(0)
+}
+
+fn not_stopped(id: &str, status: Status) -> Error {
+    Error::new(format!(
+        "cannot delete container {id} that is not stopped: {}",
+        status.name()
+    ))
+}
+
+fn poststop(dir: &StateDir, state: &State) -> Option<Poststop> {
+    if !state.poststop {
+        return None;
+    }
+    Poststop::new(&dir.load_config().ok()?, &state.id, &state.bundle)
 }
 
 /// Kills what is left and removes the control group.
@@ -107,8 +128,14 @@ fn end(state: &State, host: &Host) -> Result<()> {
             let _ = group.kill_all();
         }
         let mut fds = [PollFd::new(&process, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))
+        let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE)))
             .context(|| format!("wait for the end of {}", state.id))?;
+        if ended == 0 {
+            return Err(Error::new(format!(
+                "container {}: its first process {} did not end within 10 seconds of SIGKILL",
+                state.id, state.pid
+            )));
+        }
     }
     if group.exists() {
         let tried = || format!("remove control group {}", state.cgroup);
@@ -215,7 +242,7 @@ fn table(containers: &[(State, Status)]) -> String {
             } else {
                 state.pid.to_string()
             },
-            name(*status).to_owned(),
+            status.name().to_owned(),
             state.bundle.display().to_string(),
             state.created.clone(),
             "root".to_owned(),
@@ -239,13 +266,4 @@ fn table(containers: &[(State, Status)]) -> String {
         text.push('\n');
     }
     text
-}
-
-fn name(status: Status) -> &'static str {
-    match status {
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Paused => "paused",
-        Status::Stopped => "stopped",
-    }
 }
