@@ -28,7 +28,15 @@ struct RequiredRoot {
 /// It is missing, no JSON, lacks what is required, has a wrong type or value, or
 /// follows another version of the specification.
 pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
-    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::new(format!(
+                "JSON specification file {} not found",
+                path.display()
+            )));
+        }
+        result => result.context(|| format!("read {}", path.display()))?,
+    };
     let spec: Spec = parse(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;

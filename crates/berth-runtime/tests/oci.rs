@@ -88,7 +88,12 @@ impl Bundle {
     /// The error of a command that must fail.
     fn fails(&self, args: &[&str]) -> String {
         let output = self.output(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let code = if args.first() == Some(&"exec") {
+            255
+        } else {
+            1
+        };
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 
@@ -659,6 +664,9 @@ fn mistakes_are_told() {
         (&["run", "--nope", "a"], "unknown option `--nope`"),
         (&["run", "--bundle", "/no/such", "a"], "/no/such"),
         (&["kill", "a", "NOPE"], "unknown signal"),
+        (&["list", "-f", "x"], "invalid format option"),
+        (&["--log-format", "x", "list"], "invalid log-format: x"),
+        (&["--rootless", "x", "list"], "rootless"),
         (&["checkpoint", "a"], "not supported yet"),
         (&["nope"], "no such command"),
         (&[], "no command"),
@@ -669,6 +677,11 @@ fn mistakes_are_told() {
             bundle.fails(args)
         );
     }
+    // An error of exec is told from the program's own exit code.
+    let output = bundle.output(&["exec", "nope", "true"]);
+    assert_eq!(output.status.code(), Some(255));
+    assert!(bundle.ok(&["exec", "--help"]).contains("--ignore-paused"));
+    assert!(bundle.ok(&["help", "run"]).contains("--bundle DIR"));
     std::fs::write(bundle.path().join("config.json"), "{").unwrap();
     let output = Command::new(BINARY)
         .args(["run", "a"])

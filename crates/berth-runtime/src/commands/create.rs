@@ -18,7 +18,7 @@ use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
 use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("bundle").short('b'),
     Opt::value("console-socket"),
     Opt::value("pidfd-socket"),

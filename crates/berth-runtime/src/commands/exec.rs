@@ -18,7 +18,7 @@ use crate::inherit::{Inherit, PRESERVE_FDS};
 use crate::state::{StateDir, Status, replace};
 use crate::wait::Waiter;
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("process").short('p'),
     Opt::value("cwd"),
     Opt::value("env").short('e'),
@@ -178,7 +178,11 @@ fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Resul
         process.set_cwd(cwd.into());
     }
     let mut env = process.env().clone().unwrap_or_default();
-    env.extend(args.values("env").map(str::to_owned));
+    for variable in args.values("env") {
+        let name = variable.split('=').next();
+        env.retain(|known| known.split('=').next() != name);
+        env.push(variable.to_owned());
+    }
     process.set_env(Some(env));
     if args.has("no-new-privs") {
         process.set_no_new_privileges(Some(true));

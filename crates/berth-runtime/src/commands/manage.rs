@@ -1,5 +1,6 @@
 //! `kill`, `delete`, `state`, `list`.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::Path;
@@ -9,6 +10,7 @@ use berth_runtime_core::Poststop;
 use berth_sys::signals::send_signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
 use super::{OCI_VERSION, detect_host, warn_of};
 use crate::args::{Args, Opt, Order, only};
@@ -16,6 +18,11 @@ use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
 use crate::state::{State, StateDir, Status};
+
+pub(crate) const LIST: &[Opt] = &[
+    Opt::value("format").short('f'),
+    Opt::flag("quiet").short('q'),
+];
 
 /// How long a killed process may take to end.
 const PATIENCE: Timespec = Timespec {
@@ -53,7 +60,16 @@ pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let process = state
         .process()
         .ok_or_else(|| Error::new("container not running"))?;
-    send_signal(&process, signal).context(|| format!("send signal {signal} to {id}"))?;
+    send_signal(&process, signal).context(|| "unable to signal init".to_owned())?;
+    if signal == libc::SIGKILL {
+        // A frozen process of v1 takes it only when it thaws.
+        let group = Cgroup::open(&detect_host()?, &state.cgroup);
+        if group.is_frozen().unwrap_or(false) {
+            group
+                .thaw()
+                .context(|| format!("thaw control group {}", group.path()))?;
+        }
+    }
     Ok(0)
 }
 
@@ -151,26 +167,13 @@ pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
     let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let value = serde_json::json!({
-        "ociVersion": OCI_VERSION,
-        "id": state.id,
-        "pid": if status == Status::Stopped { 0 } else { state.pid },
-        "status": status,
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "annotations": annotations,
-        "owner": "",
-    });
-    print(&format!("{value:#}\n"))
+    let shown = Shown::new(&state, status, annotations, "");
+    let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
+    print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
-    const OPTIONS: &[Opt] = &[
-        Opt::value("format").short('f'),
-        Opt::flag("quiet").short('q'),
-    ];
-    let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
+    let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
     if let Some(extra) = arguments.first() {
         return Err(Error::new(format!(
             "unexpected argument `{}`",
@@ -188,26 +191,57 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     match args.value("format").unwrap_or("table") {
         "table" => print(&table(&containers)),
         "json" => {
-            let values: Vec<_> = containers
+            let shown: Vec<_> = containers
                 .iter()
-                .map(|(state, status)| {
-                    serde_json::json!({
-                        "ociVersion": OCI_VERSION,
-                        "id": state.id,
-                        "pid": if *status == Status::Stopped { 0 } else { state.pid },
-                        "status": status,
-                        "bundle": state.bundle,
-                        "rootfs": state.rootfs,
-                        "created": state.created,
-                        "owner": "root",
-                    })
-                })
+                .map(|(state, status)| Shown::new(state, *status, HashMap::new(), "root"))
                 .collect();
-            print(&format!("{}\n", serde_json::Value::from(values)))
+            let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
+            print(&(text + "\n"))
         }
         other => Err(Error::new(format!(
-            "invalid format {other:?}: expected table or json"
+            "invalid format option {other:?}: expected table or json"
         ))),
+    }
+}
+
+/// A container as `state` and `list` show it, in runc's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    oci_version: &'static str,
+    id: &'a str,
+    pid: u32,
+    status: Status,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    annotations: HashMap<String, String>,
+    owner: &'static str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(
+        state: &'a State,
+        status: Status,
+        annotations: HashMap<String, String>,
+        owner: &'static str,
+    ) -> Self {
+        Self {
+            oci_version: OCI_VERSION,
+            id: &state.id,
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                state.pid
+            },
+            status,
+            bundle: &state.bundle,
+            rootfs: &state.rootfs,
+            created: &state.created,
+            annotations,
+            owner,
+        }
     }
 }
 

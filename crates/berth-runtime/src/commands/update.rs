@@ -41,7 +41,7 @@ enum Kind {
     Size,
 }
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("resources").short('r'),
     Opt::value("blkio-weight"),
     Opt::value("cpu-period"),
