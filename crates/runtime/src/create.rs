@@ -49,11 +49,11 @@ impl<'a> Plan<'a> {
         let process = spec
             .process()
             .as_ref()
-            .ok_or_else(|| Error::invalid("the configuration has no process"))?;
+            .ok_or_else(|| Error::invalid("process is missing"))?;
         let linux = spec
             .linux()
             .as_ref()
-            .ok_or_else(|| Error::invalid("the configuration has no linux section"))?;
+            .ok_or_else(|| Error::invalid("linux is missing"))?;
         refuse_unsupported(linux)?;
         security::check_labels(process, linux.mount_label().as_deref())?;
         let mut goal = Goal::new(process, seccomp)?;

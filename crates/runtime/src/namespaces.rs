@@ -81,7 +81,9 @@ impl Namespaces {
         for entry in linux.namespaces().iter().flatten() {
             let (flag, name) = flag_of(entry.typ());
             if seen & flag != 0 {
-                return Err(Error::invalid(format!("namespace {name} is listed twice")));
+                return Err(Error::invalid(format!(
+                    "linux.namespaces: {name} is listed twice"
+                )));
             }
             seen |= flag;
             match entry
@@ -106,10 +108,14 @@ impl Namespaces {
         }
         for (clock, offset) in linux.time_offsets().iter().flatten() {
             if namespaces.new & CLONE_NEWTIME == 0 {
-                return Err(Error::invalid("time offsets need a new time namespace"));
+                return Err(Error::invalid(
+                    "linux.timeOffsets need a new time namespace",
+                ));
             }
             if !matches!(clock.as_str(), "monotonic" | "boottime") {
-                return Err(Error::invalid(format!("clock {clock:?} has no offset")));
+                return Err(Error::invalid(format!(
+                    "linux.timeOffsets: clock {clock:?} has no offset"
+                )));
             }
             namespaces.offsets.push_str(&format!(
                 "{clock} {} {}\n",
