@@ -483,3 +483,62 @@ fn spec_features_and_version() {
             .starts_with("berth-runtime version ")
     );
 }
+
+#[test]
+fn network_devices_move_in() {
+    // In a network namespace of our own, so that the host's is left alone.
+    let script = |bundle: &Bundle, text: &str| {
+        let output = Command::new("unshare")
+            .args(["--net", "sh", "-ec"])
+            .arg(format!(
+                "berth() {{ {BINARY} --root {} \"$@\"; }}; {text}",
+                bundle.state().display()
+            ))
+            .current_dir(bundle.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let make = "ip link add d0 type veth peer name d1; ip address add 192.0.2.7/25 dev d0; \
+        ip address add 2001:db8::7/64 dev d0 nodad;";
+    let mut bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "ip address show inside; ip link show d1 | head -n 1",
+    ]);
+    let without = bundle.config.clone();
+    bundle.config["linux"]["netDevices"] = json!({ "d0": { "name": "inside" }, "d1": {} });
+    for user in [false, true] {
+        if user {
+            let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+            bundle.config["linux"]["uidMappings"] = map.clone();
+            bundle.config["linux"]["gidMappings"] = map;
+            let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "type": "user" }));
+        }
+        bundle.save();
+        let (inside, error) = script(&bundle, &format!("{make} berth run a; ip -o link | wc -l"));
+        for part in ["192.0.2.7/25", "2001:db8::7/64", "UP", "d1:"] {
+            assert!(inside.contains(part), "{user} {part}: {inside} {error}");
+        }
+        // Only the loopback interface is left.
+        assert!(inside.ends_with("1\n"), "{inside}");
+    }
+    let (_, error) = script(&bundle, "berth run a");
+    assert!(
+        error.contains("linux.netDevices: move interface d0: no such device"),
+        "{error}"
+    );
+    bundle.config = without;
+    bundle.config["linux"]["netDevices"] = json!({ "d0": {} });
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    let error = bundle.fails(&["run", "a"]);
+    assert!(
+        error.contains("linux.netDevices need a network namespace"),
+        "{error}"
+    );
+    bundle.assert_empty();
+}

@@ -41,6 +41,7 @@ mod lookup;
 mod masks;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod options;
 mod paths;
 pub mod probe;

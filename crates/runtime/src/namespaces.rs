@@ -326,7 +326,7 @@ pub(crate) fn untie() -> Result<()> {
         .step(|| "untie the process from its parent")
 }
 
-fn open(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .step(|| format!("open namespace {}", path.display()))
 }

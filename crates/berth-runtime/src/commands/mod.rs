@@ -12,7 +12,7 @@ pub(crate) mod start;
 pub(crate) mod update;
 
 /// The version of the OCI runtime specification that is followed.
-pub(crate) const OCI_VERSION: &str = "1.2.1";
+pub(crate) const OCI_VERSION: &str = "1.3.0";
 
 use std::io::Write;
 
