@@ -131,13 +131,7 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
-    if let Some(whether) = global.value("rootless")
-        && !matches!(whether, "true" | "false" | "auto")
-    {
-        return Err(Error::new(format!(
-            "invalid value for rootless: {whether:?} is not true, false or auto"
-        )));
-    }
+    let rootless = commands::create::Rootless::parse(global.value("rootless"))?;
     if arguments.is_empty() {
         return Err(Error::new("no command given; see --help"));
     }
@@ -154,8 +148,8 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     }
     let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
     match verb.to_str() {
-        Some("run") => commands::create::run(&root, arguments),
-        Some("create") => commands::create::create(&root, arguments),
+        Some("run") => commands::create::run(&root, rootless, arguments),
+        Some("create") => commands::create::create(&root, rootless, arguments),
         Some("start") => commands::start::start(&root, arguments),
         Some("exec") => commands::exec::exec(&root, arguments),
         Some("kill") => commands::manage::kill(&root, arguments),

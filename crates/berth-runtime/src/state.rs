@@ -40,8 +40,8 @@ pub(crate) struct State {
     pub(crate) pid_start_time: u64,
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
-    /// Below the root of each hierarchy.
-    pub(crate) cgroup: String,
+    /// Below the root of each hierarchy; `None` when this user may make none.
+    pub(crate) cgroup: Option<String>,
     /// The configuration has hooks for when the container has been deleted.
     #[serde(default)]
     pub(crate) poststop: bool,
@@ -194,14 +194,28 @@ impl State {
         (start_time == self.pid_start_time && !ended).then_some(pidfd)
     }
 
+    pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
+        Some(Cgroup::open(host, self.cgroup.as_deref()?))
+    }
+
+    /// For what cannot be done without one.
+    pub(crate) fn needed_group(&self, host: &Host) -> Result<Cgroup> {
+        self.group(host).ok_or_else(|| {
+            Error::new(format!(
+                "container {} has no control group: its user may not make one",
+                self.id
+            ))
+        })
+    }
+
     pub(crate) fn status(&self, dir: &StateDir, host: &Host) -> Status {
         if dir.is_being_made() {
             Status::Creating
         } else if self.process().is_none() {
             Status::Stopped
-        } else if Cgroup::open(host, &self.cgroup)
-            .is_frozen()
-            .unwrap_or(false)
+        } else if self
+            .group(host)
+            .is_some_and(|group| group.is_frozen().unwrap_or(false))
         {
             Status::Paused
         } else if dir.path().join(START_SOCKET).exists() {
@@ -267,7 +281,7 @@ mod tests {
             pid_start_time,
             bundle: "/".into(),
             rootfs: "/".into(),
-            cgroup: "/x".into(),
+            cgroup: Some("/x".into()),
             poststop: false,
             created: String::new(),
         };

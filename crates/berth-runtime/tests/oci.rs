@@ -542,3 +542,51 @@ fn network_devices_move_in() {
     );
     bundle.assert_empty();
 }
+
+/// As Podman runs its runtime for a user: root of a user namespace, with no say over
+/// control groups.
+#[test]
+fn root_of_a_user_namespace_goes_without_a_control_group() {
+    let mut bundle = Bundle::new(&["sh", "-c", "echo in; sleep 1000"]);
+    let linux = bundle.config["linux"].as_object_mut().unwrap();
+    linux.remove("cgroupsPath");
+    linux.remove("resources");
+    // Only one group is mapped.
+    for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| !option.as_str().unwrap().starts_with("gid="));
+        }
+    }
+    bundle.save();
+    let user = |script: &str| {
+        let own = bundle.path().display();
+        let script =
+            format!("berth() {{ {BINARY} --root {own}/user-state \"$@\"; }}; cd {own}; {script}");
+        let status = Command::new("chown")
+            .args(["-R", "65534:65534"])
+            .arg(bundle.path())
+            .status();
+        assert!(status.unwrap().success());
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(["unshare", "-r", "-m", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (out, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (out, error) = user(
+        "berth run -d a >out 2>&1 </dev/null; berth exec a echo further; berth state a; \
+         berth pause a; berth kill a KILL; berth delete --force a; cat out; ls user-state",
+    );
+    assert!(
+        out.contains("further") && out.ends_with("in\n"),
+        "{out} {error}"
+    );
+    assert!(out.contains("\"status\": \"running\""), "{out} {error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("has no control group"), "{error}");
+    let (_, error) = user("berth --rootless false run a");
+    assert!(error.contains("create control group /a"), "{error}");
+}

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::Root;
 use crate::error::{Context as _, Error, Result};
+use crate::namespaces;
 
 /// Most of a hook's output that an error message quotes, in bytes.
 const MAX_OUTPUT: u64 = 4096;
@@ -124,6 +125,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     if !hook.path().is_absolute() {
         return Err(Error::invalid("the path is not absolute"));
     }
+    namespaces::check_at_home()?;
     let mut output = memory_file()?;
     let mut input = memory_file()?;
     input.write_all(state).step(|| "write the state")?;

@@ -9,6 +9,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_cgroup::Entry;
 use berth_sys::clone::{
@@ -268,6 +269,7 @@ impl Namespaces {
             _ => None,
         };
         if let Some(group) = group {
+            check_at_home()?;
             match clone::clone3(flags, Some(group)) {
                 Ok(cloned) => return Ok((cloned, true)),
                 // Not possible here (a threaded group, an outer sandbox): the child
@@ -292,8 +294,23 @@ impl Namespaces {
     }
 }
 
+/// This process could not come back from where it led its children.
+static STRANDED: AtomicBool = AtomicBool::new(false);
+
+/// To be asked before a process is made.
+pub(crate) fn check_at_home() -> Result<()> {
+    if STRANDED.load(Ordering::Relaxed) {
+        return Err(Error::step(
+            "make another process: this one may not go back to its own namespaces",
+            rustix::io::Errno::PERM,
+        ));
+    }
+    Ok(())
+}
+
 /// clone3, or clone where it is not allowed.
 pub(crate) fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    check_at_home()?;
     if probe::ways().clone3() {
         clone::clone3(flags, cgroup)
     } else {
@@ -338,7 +355,7 @@ fn name(flag: u64) -> &'static str {
 }
 
 /// The way back for a parent that led its children elsewhere: joins its own
-/// namespaces again when dropped.
+/// namespaces again when dropped, or makes [`check_at_home`] fail.
 #[derive(Debug)]
 pub(crate) struct Home(Vec<(u64, OwnedFd)>);
 
@@ -357,11 +374,11 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         for (flag, fd) in &self.0 {
-            // Joining one's own namespaces cannot fail for a process that had the
-            // right to leave them; were it to, later children would start in the
-            // wrong place, so this process must not go on.
+            // Root of a user namespace may leave the host's process namespace for one
+            // of its own, and not come back. Later children would start in the wrong
+            // place, so there must be none.
             if clone::setns(fd.as_fd(), *flag).is_err() {
-                std::process::abort();
+                STRANDED.store(true, Ordering::Relaxed);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
@@ -33,10 +33,10 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt::flag("keep"),
 ];
 
-pub(crate) fn create(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (mut container, created) = Container::make(root, &request, &args, &host, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
     // The state is complete before `start` can find the socket.
     start::keep_gate(&container.dir, created)?;
     container.making = None;
@@ -44,7 +44,7 @@ pub(crate) fn create(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     Ok(0)
 }
 
-pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let detach = args.has("detach");
@@ -53,7 +53,7 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (mut container, created) = Container::make(root, &request, &args, &host, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, false)?;
     container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
@@ -73,6 +73,42 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
         container.keep();
     }
     Ok(code)
+}
+
+/// Whether a control group that may not be made is gone without (`--rootless`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rootless(bool);
+
+impl Rootless {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
+        match text {
+            None | Some("auto") => Ok(Self(
+                !rustix::process::geteuid().is_root() || is_in_user_namespace(),
+            )),
+            Some("true") => Ok(Self(true)),
+            Some("false") => Ok(Self(false)),
+            Some(text) => Err(Error::new(format!(
+                "invalid value for rootless: {text:?} is not true, false or auto"
+            ))),
+        }
+    }
+
+    /// Only when nobody asked for one.
+    fn forgives(self, error: &berth_cgroup::Error, spec: &Spec) -> bool {
+        let linux = spec.linux().as_ref();
+        let asks = linux.is_some_and(|linux| {
+            let mut limits = linux.resources().clone().unwrap_or_default();
+            limits.set_devices(None);
+            linux.cgroups_path().is_some() || limits != LinuxResources::default()
+        });
+        self.0 && error.is_denied() && !asks
+    }
+}
+
+/// As Podman runs its runtime for a user without privileges.
+fn is_in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
 
 /// What to make a container from.
@@ -112,6 +148,7 @@ impl Container {
         request: &Request,
         args: &Args,
         host: &Host,
+        rootless: Rootless,
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
@@ -149,21 +186,24 @@ impl Container {
         container.making = Some(container.dir.making()?);
         container.dir.save_config(&config)?;
         let poststop = Poststop::new(&spec, &request.id, &request.bundle);
+        let cgroup = cgroup_path(&spec, &request.id);
         let mut state = State {
             id: request.id.clone(),
             pid: 0,
             pid_start_time: 0,
             rootfs: rootfs(&spec, &request.bundle),
             bundle: request.bundle.clone(),
-            cgroup: cgroup_path(&spec, &request.id),
+            cgroup: Some(cgroup.clone()),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
         };
         container.dir.save(&state)?;
         container.poststop = poststop;
-        let group = Cgroup::create(host, &state.cgroup, Some(&resources))
-            .context(|| format!("create control group {}", state.cgroup))?;
-        let group = container.group.insert(group);
+        match Cgroup::create(host, &cgroup, Some(&resources)) {
+            Ok(group) => container.group = Some(group),
+            Err(error) if rootless.forgives(&error, &spec) => state.cgroup = None,
+            Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
+        }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let created = berth_runtime_core::create(&Create {
@@ -176,7 +216,7 @@ impl Container {
             } else {
                 Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
             },
-            cgroup: Some(group),
+            cgroup: container.group.as_ref(),
             seccomp: None,
             network: None,
             sources: &[],

@@ -53,7 +53,7 @@ pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let state = dir.load()?;
     if args.has("all") {
         let host = detect_host()?;
-        let group = Cgroup::open(&host, &state.cgroup);
+        let group = state.needed_group(&host)?;
         signal_all(&group, signal)?;
         return Ok(0);
     }
@@ -63,8 +63,9 @@ pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     send_signal(&process, signal).context(|| "unable to signal init".to_owned())?;
     if signal == libc::SIGKILL {
         // A frozen process of v1 takes it only when it thaws.
-        let group = Cgroup::open(&detect_host()?, &state.cgroup);
-        if group.is_frozen().unwrap_or(false) {
+        if let Some(group) = state.group(&detect_host()?)
+            && group.is_frozen().unwrap_or(false)
+        {
             group
                 .thaw()
                 .context(|| format!("thaw control group {}", group.path()))?;
@@ -137,10 +138,10 @@ fn poststop(dir: &StateDir, state: &State) -> Option<Poststop> {
 
 /// Kills what is left and removes the control group.
 fn end(state: &State, host: &Host) -> Result<()> {
-    let group = Cgroup::open(host, &state.cgroup);
+    let group = state.group(host).filter(Cgroup::exists);
     if let Some(process) = state.process() {
         let _ = send_signal(&process, libc::SIGKILL);
-        if group.exists() {
+        if let Some(group) = &group {
             let _ = group.kill_all();
         }
         let mut fds = [PollFd::new(&process, PollFlags::IN)];
@@ -153,8 +154,8 @@ fn end(state: &State, host: &Host) -> Result<()> {
             )));
         }
     }
-    if group.exists() {
-        let tried = || format!("remove control group {}", state.cgroup);
+    if let Some(group) = group {
+        let tried = || format!("remove control group {}", group.path());
         group.kill_all().context(tried)?;
         group.remove().context(tried)?;
     }
