@@ -93,7 +93,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     clock.mark("child: devices and names");
     let identity = Identity::resolve(root, plan.process)?;
 
-    if plan.has_runtime_hooks() {
+    if plan.waits_for_hooks() {
         sync.wait_for_hooks()?;
     }
     let container_pid = rustix::process::getpid()

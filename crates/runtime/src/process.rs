@@ -46,11 +46,11 @@ pub(crate) struct Identity {
 impl<'a> Goal<'a> {
     pub(crate) fn new(process: &'a Process, seccomp: Option<&'a Program>) -> Result<Self> {
         if process.args().as_ref().is_none_or(Vec::is_empty) {
-            return Err(Error::invalid("the process has no args"));
+            return Err(Error::invalid("process.args is empty"));
         }
         if !process.cwd().is_absolute() {
             return Err(Error::invalid(format!(
-                "the working directory {:?} is not an absolute path",
+                "process.cwd: {:?} is not an absolute path",
                 process.cwd().display()
             )));
         }

@@ -442,7 +442,6 @@ fn read_only_root() {
 /// Nothing of a configuration is accepted and ignored.
 fn unsupported_parts_are_refused() {
     for (pointer, value) in [
-        ("/linux/netDevices", json!({"eth0": {}})),
         ("/linux/intelRdt", json!({})),
         ("/linux/rootfsPropagation", json!("sideways")),
         ("/process/apparmorProfile", json!("docker-default")),
