@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Opt};
-use error::{Error, Result};
+use error::{Context as _, Error, Result};
 
 const USAGE: &str = "\
 Usage: berth-runtime [global options] command [options] [arguments]
@@ -147,6 +147,9 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         return print(text);
     }
     let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
+    if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
+        seal()?;
+    }
     match verb.to_str() {
         Some("run") => commands::create::run(&root, rootless, arguments),
         Some("create") => commands::create::create(&root, rootless, arguments),
@@ -174,6 +177,17 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
             verb.to_string_lossy()
         ))),
     }
+}
+
+/// Goes on in a copy of this program that a container cannot overwrite: its
+/// processes can execute `/proc/self/exe` and open it (CVE-2019-5736).
+fn seal() -> Result<()> {
+    use berth_monitor::launcher::seal;
+    let tried = || "protect this program from the container".to_owned();
+    if seal::is_sealed().context(tried)? {
+        return Ok(());
+    }
+    Err(seal::execute_sealed_copy()).context(tried)
 }
 
 /// To standard output.

@@ -92,14 +92,23 @@ fn create_start_kill_delete() {
 }
 
 #[test]
-fn start_tells_why_the_program_does_not_run() {
-    let bundle = Bundle::new(&["no-such-program"]);
-    bundle.leave(&["create", "a"]);
-    let error = bundle.fails(&["start", "a"]);
+fn it_is_told_why_the_program_does_not_run() {
+    let mut bundle = Bundle::new(&["no-such-program"]);
+    let error = bundle.fails(&["create", "a"]);
     assert!(
         error.contains("executable file not found in $PATH"),
         "{error}"
     );
+    bundle.assert_empty();
+    // Only the kernel knows that it cannot execute this.
+    let junk = bundle.path().join("rootfs/junk");
+    std::fs::write(&junk, "\x7fELF").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&junk, mode).unwrap();
+    bundle.config["process"]["args"] = json!(["/junk"]);
+    bundle.leave(&["create", "a"]);
+    let error = bundle.fails(&["start", "a"]);
+    assert!(error.contains("exec format error"), "{error}");
     bundle.ok(&["delete", "--force", "a"]);
     bundle.assert_empty();
 }
@@ -335,6 +344,29 @@ fn exec_joins_a_group_below_the_containers() {
     let error = bundle.fails(&["exec", "a", "true"]);
     assert!(error.contains("--ignore-paused"), "{error}");
     bundle.ok(&["resume", "a"]);
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+/// CVE-2019-5736: what `/proc/self/exe` is to a container is a sealed copy.
+#[test]
+fn the_program_cannot_be_overwritten() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let script = "readlink /proc/$PPID/exe; echo x >> /proc/$PPID/exe || echo refused";
+    let run = [
+        "exec",
+        "a",
+        "/proc/self/exe",
+        "init",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let output = bundle.ok(&run);
+    assert!(output.starts_with("/memfd:"), "{output}");
+    assert!(output.ends_with("refused\n"), "{output}");
     bundle.ok(&["delete", "--force", "a"]);
     bundle.assert_empty();
 }

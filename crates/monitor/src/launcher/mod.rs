@@ -46,6 +46,8 @@ pub struct Options {
 /// `ready` and its process number to standard output and closes that.
 pub fn run(options: &Options) -> io::Result<()> {
     if !seal::is_sealed()? {
+        // Nothing of the caller's goes along but the standard descriptors.
+        berth_sys::exec::close_on_exec_from(3)?;
         return Err(seal::execute_sealed_copy());
     }
     let mut launcher = Launcher::set_up(options)?;

@@ -4,7 +4,8 @@
 //! become one of them as `/proc/<pid>/exe`, and could overwrite the file on
 //! the host through it (CVE-2019-5736). The launcher therefore runs from a
 //! copy that nobody can write, and everything it starts is a fork of it. The
-//! copy is made once per launcher.
+//! copy is made once per launcher; by the OCI commands that start processes,
+//! once per command.
 
 use std::fs::File;
 use std::io;
@@ -44,12 +45,7 @@ pub fn execute_sealed_copy() -> io::Error {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // Nothing of the caller's goes along but the standard descriptors.
-    let error = match berth_sys::exec::close_on_exec_from(3) {
-        Ok(()) => command.args(arguments).exec(),
-        Err(error) => error,
-    };
-    crate::context(error, || {
+    crate::context(command.args(arguments).exec(), || {
         "execute the sealed copy of the program".to_owned()
     })
 }
