@@ -45,6 +45,7 @@ also docker-registry docker-registry
 also skopeo skopeo
 also podman podman
 also buildah buildah
+also umoci umoci
 also fsck.erofs erofs-utils
 if [ ${#foreign[@]} -gt 0 ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing for the tests: ${foreign[*]}"
