@@ -121,9 +121,7 @@ impl Server {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.to_owned(), Arc::clone(&context));
-        context
-            .list(&mut out.clone())
-            .map_err(|error| error.to_string())
+        sent(context.list(&mut out.clone()), root)
     }
 
     fn read(&self, name: &str, numbers: &[u32], out: &Outgoing) -> Served {
