@@ -42,13 +42,10 @@ impl<'c> Copier<'c> {
     }
 
     pub(super) fn run<'a>(&self, draft: &mut Draft<'a>, from: Source<'a>) -> io::Result<()> {
-        if self.copy.sources.len() > 1 && !self.wants_directory() {
-            return Err(self.several());
-        }
+        // Several files for one name: none replaces the one before. BuildKit
+        // keeps the last, and loses the others without a word.
+        let mut has_file = false;
         for source in &self.copy.sources {
-            // A wildcard that matched several files: none of them replaces the
-            // one before.
-            let mut has_file = false;
             for found in select::select(self.copy, source, from)? {
                 if self.unpack(draft, &found)? {
                     continue;

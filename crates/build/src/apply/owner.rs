@@ -1,4 +1,6 @@
-//! `--chown`: names are looked up in the base.
+//! `--chown`, and the user WORKDIR works for: names are looked up in the base.
+//! One that is not there is root's, as BuildKit has it; without a base there is
+//! nothing to look in, and only "root" is known.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,24 +20,30 @@ pub(super) fn lookup(owner: &str, base: Option<BorrowedFd<'_>>) -> io::Result<(u
         _ if user.is_empty() => (0, 0),
         // A group of the same number, as Docker has it.
         Some(uid) => (uid, uid),
-        None => find(base, "passwd", user, |fields| {
-            Some((field(fields, 2)?, field(fields, 3)?))
-        })?
-        .ok_or_else(|| unknown("user", user, "passwd"))?,
+        None => {
+            let base = base.ok_or_else(|| unknown("user", user, "passwd"))?;
+            let ids = |fields: &[&str]| Some((field(fields, 2)?, field(fields, 3)?));
+            find(base, "passwd", user, ids)?.unwrap_or_default()
+        }
     };
-    let gid = match group {
-        None => own,
-        Some(group) => match number(group)? {
-            Some(gid) => gid,
-            None => find(base, "group", group, |fields| field(fields, 2))?
-                .ok_or_else(|| unknown("group", group, "group"))?,
-        },
+    let Some(group) = group else {
+        return Ok((uid, own));
+    };
+    let gid = match number(group)? {
+        Some(gid) => gid,
+        None => {
+            let base = base.ok_or_else(|| unknown("group", group, "group"))?;
+            find(base, "group", group, |fields| field(fields, 2))?.unwrap_or(own)
+        }
     };
     Ok((uid, gid))
 }
 
 /// None if it is a name.
 fn number(text: &str) -> io::Result<Option<u32>> {
+    if text == "root" {
+        return Ok(Some(0));
+    }
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
     }
@@ -47,14 +55,11 @@ fn number(text: &str) -> io::Result<Option<u32>> {
 }
 
 fn find<T>(
-    base: Option<BorrowedFd<'_>>,
+    base: BorrowedFd<'_>,
     file: &str,
     name: &str,
     read: impl Fn(&[&str]) -> Option<T>,
 ) -> io::Result<Option<T>> {
-    let Some(base) = base else {
-        return Ok(None);
-    };
     let path = format!("etc/{file}");
     let Some(bytes) = read_all(base, path.as_bytes(), MAX_FILE)? else {
         return Ok(None);
@@ -101,26 +106,34 @@ mod tests {
             ("5:", (5, 5)),
             (":staff", (0, 50)),
             ("0:staff", (0, 50)),
+            // No such names: root's, and the group that the user has.
+            ("x", (0, 0)),
+            ("broken", (0, 0)),
+            ("web:x", (33, 34)),
+            ("7:x", (7, 7)),
+            ("x:staff", (0, 50)),
         ] {
             assert_eq!(lookup(owner, base).unwrap(), wanted, "{owner}");
         }
+        let refused = lookup("4294967295", base).unwrap_err();
+        assert_eq!(refused.to_string(), "4294967295 is no user or group ID");
+    }
+
+    #[test]
+    fn without_a_base_only_root_has_a_name() {
+        assert_eq!(lookup("root:root", None).unwrap(), (0, 0));
+        assert_eq!(lookup("5:root", None).unwrap(), (5, 0));
         for (owner, message) in [
             (
-                "x",
-                "unable to find user x: no matching entries in passwd file",
+                "web",
+                "unable to find user web: no matching entries in passwd file",
             ),
             (
-                "web:x",
-                "unable to find group x: no matching entries in group file",
-            ),
-            ("4294967295", "4294967295 is no user or group ID"),
-            (
-                "broken",
-                "unable to find user broken: no matching entries in passwd file",
+                "root:web",
+                "unable to find group web: no matching entries in group file",
             ),
         ] {
-            assert_eq!(lookup(owner, base).unwrap_err().to_string(), message);
+            assert_eq!(lookup(owner, None).unwrap_err().to_string(), message);
         }
-        assert!(lookup("web", None).is_err());
     }
 }

@@ -8,7 +8,7 @@ const MAX_LINE: usize = 64 << 10;
 const MAX_FILE: usize = 2 << 20;
 
 /// A range of lines; the first line of a file is 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lines {
     pub start: usize,
     pub end: usize,

@@ -77,6 +77,13 @@ pub struct Query {
     pub platform: Platform,
 }
 
+/// A question that is open, and the first place that asks it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    pub query: Query,
+    pub lines: Lines,
+}
+
 /// What is known of it.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
@@ -91,7 +98,7 @@ pub struct Base {
 #[derive(Debug)]
 pub enum Outcome {
     /// These must be answered first (all at once).
-    Needs(Vec<Query>),
+    Needs(Vec<Need>),
     Done(Box<Plan>),
 }
 
@@ -119,7 +126,7 @@ pub fn plan(
     let target = stages.target()?;
     let needed = match stages.needed(file, target, bases)? {
         Ok(stages) => stages,
-        Err(queries) => return Ok(Outcome::Needs(queries)),
+        Err(needs) => return Ok(Outcome::Needs(needs)),
     };
     let planner = Planner::new(file, options, bases, &globals, &stages)?;
     Ok(Outcome::Done(Box::new(planner.plan(&needed, target)?)))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_store::{Platform, Reference};
 
-use super::{Base, Error, NamedContext, Options, Query, config::Config, platform};
+use super::{Base, Error, NamedContext, Need, Options, Query, config::Config, platform};
 use crate::dockerfile::{self, Dockerfile, Instruction, Lines, Mount, hinted};
 use crate::graph::Variables;
 
@@ -366,18 +366,25 @@ impl<'a> Stages<'a> {
         file: &Dockerfile,
         target: StageId,
         bases: &BTreeMap<Query, Base>,
-    ) -> Result<Result<BTreeSet<StageId>, Vec<Query>>, Error> {
+    ) -> Result<Result<BTreeSet<StageId>, Vec<Need>>, Error> {
         loop {
             let (stages, externals) = self.reached(target);
-            let queries: BTreeSet<&Query> = externals
-                .iter()
-                .filter_map(|id| match &self.externals[*id] {
-                    External::Image { query, .. } if !bases.contains_key(query) => Some(query),
-                    _ => None,
-                })
-                .collect();
-            if !queries.is_empty() {
-                return Ok(Err(queries.into_iter().cloned().collect()));
+            let mut needs: BTreeMap<&Query, Lines> = BTreeMap::new();
+            for (id, lines) in externals {
+                match &self.externals[id] {
+                    External::Image { query, .. } if !bases.contains_key(query) => {
+                        let first = needs.entry(query).or_insert(lines);
+                        *first = lines.min(*first);
+                    }
+                    _ => {}
+                }
+            }
+            if !needs.is_empty() {
+                let need = |(query, lines): (&Query, Lines)| Need {
+                    query: query.clone(),
+                    lines,
+                };
+                return Ok(Err(needs.into_iter().map(need).collect()));
             }
             let mut takes_more = false;
             for &id in &stages {
@@ -392,19 +399,25 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn reached(&self, target: StageId) -> (BTreeSet<StageId>, BTreeSet<ExternalId>) {
+    /// All that it stands on or takes from; what is no stage with the first
+    /// place that names it.
+    fn reached(&self, target: StageId) -> (BTreeSet<StageId>, BTreeMap<ExternalId, Lines>) {
         let mut stages = BTreeSet::new();
-        let mut externals = BTreeSet::new();
-        let mut open = vec![StandsOn::Stage(target)];
-        while let Some(next) = open.pop() {
+        let mut externals = BTreeMap::new();
+        let mut open = vec![(StandsOn::Stage(target), self.all[target].written.lines)];
+        while let Some((next, lines)) = open.pop() {
             match next {
                 StandsOn::External(id) => {
-                    externals.insert(id);
+                    let first = externals.entry(id).or_insert(lines);
+                    *first = lines.min(*first);
                 }
                 StandsOn::Stage(id) if stages.insert(id) => {
                     let stage = &self.all[id];
-                    open.push(stage.stands_on);
-                    open.extend(stage.steps.iter().flat_map(|step| &step.from).flatten());
+                    open.push((stage.stands_on, stage.written.lines));
+                    open.extend(stage.steps.iter().flat_map(|step| {
+                        let from = step.from.iter().flatten();
+                        from.map(|from| (*from, step.lines))
+                    }));
                 }
                 StandsOn::Stage(_) => {}
             }

@@ -139,28 +139,21 @@ pub(super) async fn ask(
     for _ in 0..MAX_ROUNDS {
         let outcome = plan::plan(file, options, bases)
             .map_err(|error| (Error::invalid(error.message), error.lines))?;
-        let queries = match outcome {
+        let needs = match outcome {
             Outcome::Done(plan) => return Ok(*plan),
-            Outcome::Needs(queries) => queries,
+            Outcome::Needs(needs) => needs,
         };
-        let answers = join_all(queries.iter().map(|query| images::answer(session, query))).await;
-        for (query, answer) in queries.into_iter().zip(answers) {
-            let base = answer.map_err(|error| (error, place(file, &query)))?;
-            bases.insert(query, base);
+        let answers = needs
+            .iter()
+            .map(|need| images::answer(session, &need.query));
+        let answers = join_all(answers).await;
+        for (need, answer) in needs.into_iter().zip(answers) {
+            let base = answer.map_err(|error| (error, Some(need.lines)))?;
+            bases.insert(need.query, base);
         }
     }
     let error = Error::system("the Dockerfile asks for one base image after the other");
     Err((error, None))
-}
-
-/// The FROM that names an image.
-fn place(file: &Dockerfile, query: &Query) -> Option<Lines> {
-    let names = |base: &str| {
-        berth_store::Reference::parse(base)
-            .is_ok_and(|reference| reference.full() == query.reference)
-    };
-    let stage = file.stages.iter().find(|stage| names(&stage.base))?;
-    Some(stage.lines)
 }
 
 fn options(

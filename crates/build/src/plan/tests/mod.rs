@@ -58,8 +58,8 @@ fn plan_on(text: &str, options: &Options, base: &Base) -> (Result<Plan, Error>, 
         match plan(&file, options, &bases) {
             Ok(Outcome::Done(plan)) => return (Ok(*plan), asked),
             Err(error) => return (Err(error), asked),
-            Ok(Outcome::Needs(queries)) => {
-                for query in queries {
+            Ok(Outcome::Needs(needs)) => {
+                for Need { query, .. } in needs {
                     asked.push(query.reference.clone());
                     bases.insert(query, base.clone());
                 }

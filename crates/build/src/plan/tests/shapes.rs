@@ -519,9 +519,28 @@ proptest::proptest! {
         if let Ok(file) = dockerfile::parse(&text) {
             let base = image(&json!({"OnBuild": ["COPY --from=a / /"]}));
             let mut bases = BTreeMap::new();
-            while let Ok(Outcome::Needs(queries)) = plan(&file, &options(), &bases) {
-                bases.extend(queries.into_iter().map(|query| (query, base.clone())));
+            while let Ok(Outcome::Needs(needs)) = plan(&file, &options(), &bases) {
+                bases.extend(needs.into_iter().map(|need| (need.query, base.clone())));
             }
         }
     }
+}
+
+#[test]
+fn what_must_be_looked_up_has_the_place_that_names_it_first() {
+    let text = "ARG BASE=one\nFROM $BASE AS a\nRUN x\nCOPY --from=two /x /y\nFROM a\nRUN --mount=from=two,target=/t x\nCOPY --from=one /x /z\n";
+    let file = dockerfile::parse(text).unwrap();
+    let Ok(Outcome::Needs(needs)) = plan(&file, &options(), &BTreeMap::new()) else {
+        panic!("it asks for nothing");
+    };
+    let places: Vec<(&str, usize)> = (needs.iter())
+        .map(|need| (need.query.reference.as_str(), need.lines.start))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            ("docker.io/library/one:latest", 2),
+            ("docker.io/library/two:latest", 4),
+        ]
+    );
 }

@@ -374,8 +374,13 @@ impl Ended {
                 let code = match kind {
                     Failure::NotFound => 127,
                     Failure::NotExecutable => 126,
-                    // The words say all: no such user, no such source.
-                    Failure::Invalid => return Err(solve::Error::Invalid(message)),
+                    // No such user, no such source: BuildKit's words around it.
+                    Failure::Invalid => {
+                        return Err(solve::Error::Invalid(format!(
+                            "process {:?} did not complete successfully: {message}",
+                            command()
+                        )));
+                    }
                     Failure::Conflict | Failure::System => {
                         return Err(solve::Error::System(message));
                     }
