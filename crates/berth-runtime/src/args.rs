@@ -30,6 +30,11 @@ impl Opt {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(crate) const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
         self

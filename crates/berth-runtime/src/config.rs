@@ -14,7 +14,15 @@ use crate::error::{Context, Error, Result};
 #[serde(rename_all = "camelCase")]
 struct Required {
     oci_version: Option<String>,
+    process: Option<RequiredProcess>,
     root: Option<RequiredRoot>,
+    linux: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct RequiredProcess {
+    #[serde(default)]
+    args: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -28,7 +36,15 @@ struct RequiredRoot {
 /// It is missing, no JSON, lacks what is required, has a wrong type or value, or
 /// follows another version of the specification.
 pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
-    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::new(format!(
+                "JSON specification file {} not found",
+                path.display()
+            )));
+        }
+        result => result.context(|| format!("read {}", path.display()))?,
+    };
     let spec: Spec = parse(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
@@ -38,13 +54,29 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
 /// A JSON document of the command line, with the path to what is wrong in it.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
-        let field = field_at(bytes, error.line(), error.column());
-        let place = match field.as_str() {
+        let why = error.to_string();
+        let mut steps = steps_to(bytes, error.line(), error.column());
+        if let Some(missing) = quoted_after(&why, "missing field `")
+            && let Some(Step::Key(key)) = steps.last_mut()
+        {
+            // It is noticed at the end of the object, after another field.
+            missing.clone_into(key);
+        }
+        let why = match quoted_after(&why, "no variant for ") {
+            Some(name) => format!("unknown capability {name}"),
+            None => why,
+        };
+        let place = match show(&steps).as_str() {
             "" => String::new(),
             field => format!("{field}: "),
         };
-        Error::new(format!("parse {}: {place}{error}", path.display()))
+        Error::new(format!("parse {}: {place}{why}", path.display()))
     })
+}
+
+/// The word after `start`, up to a quotation mark or a space.
+fn quoted_after<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+    text.split_once(start)?.1.split(['`', ' ']).next()
 }
 
 fn check(required: &Required) -> std::result::Result<(), String> {
@@ -59,9 +91,18 @@ fn check(required: &Required) -> std::result::Result<(), String> {
         Some(_) => {}
     }
     match &required.root {
-        Some(root) if root.path.as_deref().is_some_and(|path| !path.is_empty()) => Ok(()),
-        Some(_) => Err("root.path is missing".to_owned()),
-        None => Err("root is missing".to_owned()),
+        Some(root) if root.path.as_deref().is_some_and(|path| !path.is_empty()) => {}
+        Some(_) => return Err("root.path is missing".to_owned()),
+        None => return Err("root is missing".to_owned()),
+    }
+    match &required.process {
+        Some(process) if process.args.as_ref().is_some_and(|args| !args.is_empty()) => {}
+        Some(_) => return Err("process.args is missing".to_owned()),
+        None => return Err("process is missing".to_owned()),
+    }
+    match required.linux {
+        Some(_) => Ok(()),
+        None => Err("linux is missing".to_owned()),
     }
 }
 
@@ -77,8 +118,8 @@ fn is_supported(version: &str) -> bool {
     matches!(parts, (Some(1), Some(_), Some(_))) && numbers.next().is_none()
 }
 
-/// The path of the value that ends at, or holds, a place in a JSON text: "a.b[2]".
-fn field_at(text: &[u8], line: usize, column: usize) -> String {
+/// The path to the value that ends at, or holds, a place in a JSON text.
+fn steps_to(text: &[u8], line: usize, column: usize) -> Vec<Step> {
     let before: usize = (text.split_inclusive(|&b| b == b'\n'))
         .take(line.saturating_sub(1))
         .map(<[u8]>::len)
@@ -120,6 +161,11 @@ fn field_at(text: &[u8], line: usize, column: usize) -> String {
         }
         at += 1;
     }
+    path
+}
+
+/// "a.b[2]".
+fn show(path: &[Step]) -> String {
     let mut shown = String::new();
     for step in path {
         match step {
@@ -128,7 +174,7 @@ fn field_at(text: &[u8], line: usize, column: usize) -> String {
                 if !shown.is_empty() {
                     shown.push('.');
                 }
-                shown.push_str(&key);
+                shown.push_str(key);
             }
             Step::Index(index) => shown.push_str(&format!("[{index}]")),
         }
@@ -172,7 +218,7 @@ mod tests {
             ),
             (
                 r#"{"ociVersion":"1.0.0","mounts":[{"type":"tmpfs"}]}"#,
-                "mounts[0]",
+                "mounts[0].destination: ",
                 "missing field `destination`",
             ),
             (
@@ -184,6 +230,31 @@ mod tests {
                 r#"{"ociVersion":"1.0.0","linux":{"seccomp":{"defaultAction":"SCMP_ACT_X"}}}"#,
                 "linux.seccomp.defaultAction: ",
                 "unknown variant",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","process":{"user":{"uid":0,"gid":0},"args":["x"]}}"#,
+                "process.cwd: ",
+                "missing field",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","capabilities":{"bounding":["CAP_X"]}}}"#,
+                "process.capabilities.bounding[0]: ",
+                "unknown capability CAP_X",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"x"}}"#,
+                "process",
+                "missing",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"x"},"process":{"user":{"uid":0,"gid":0},"cwd":"/"}}"#,
+                "process.args",
+                "missing",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"x"},"process":{"user":{"uid":0,"gid":0},"cwd":"/","args":["x"]}}"#,
+                "linux",
+                "missing",
             ),
             ("{}", "ociVersion", "missing"),
             (
@@ -220,7 +291,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[\\[\\]{}\",:\\\\a\n ]{0,60}", line in 0_usize..9, column in 0_usize..70) {
-            let _ = field_at(text.as_bytes(), line, column);
+            let _ = show(&steps_to(text.as_bytes(), line, column));
         }
     }
 }

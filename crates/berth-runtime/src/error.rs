@@ -26,6 +26,18 @@ impl From<berth_runtime_core::Error> for Error {
     }
 }
 
+/// An answer of the kernel as the other parts of this program tell it: without
+/// Rust's "(os error 2)", in lower case.
+fn reason(text: &str) -> String {
+    let Some((text, _)) = text.split_once(" (os error ") else {
+        return text.to_owned();
+    };
+    match text.rsplit_once(": ") {
+        Some((before, last)) => format!("{before}: {}", last.to_lowercase()),
+        None => text.to_lowercase(),
+    }
+}
+
 /// Says what was tried when it failed.
 pub(crate) trait Context<T> {
     fn context(self, tried: impl FnOnce() -> String) -> Result<T>;
@@ -33,6 +45,26 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context(self, tried: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error(format!("{}: {error}", tried())))
+        self.map_err(|error| Error(format!("{}: {}", tried(), reason(&error.to_string()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn answers_of_the_kernel_are_in_its_usual_words() {
+        for (text, told) in [
+            (
+                "No such file or directory (os error 2)",
+                "no such file or directory",
+            ),
+            (
+                "open /X: Permission denied (os error 13)",
+                "open /X: permission denied",
+            ),
+            ("Some other Words", "Some other Words"),
+        ] {
+            assert_eq!(super::reason(text), told);
+        }
     }
 }

@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod console;
 mod error;
+mod help;
 mod inherit;
 mod init;
 mod signal;
@@ -53,6 +54,11 @@ Global options:
   --root DIR           where state is kept (default /run/berth-runtime)
   --log FILE           where errors are also written
   --log-format FORMAT  text or json
+  --debug              accepted; only errors are logged
+  --rootless WHETHER   true, false or auto (default): see what a user without
+                       privileges may do; no limits when control groups may not
+                       be made
+  --systemd-cgroup     not supported yet
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -61,9 +67,10 @@ const GLOBAL: &[Opt] = &[
     Opt::value("root"),
     Opt::value("log"),
     Opt::value("log-format"),
-    // Accepted because the engines pass them; they only choose how much is
-    // logged, and this runtime logs errors only.
+    // Accepted because the engines pass it; it chooses how much is logged, and this
+    // runtime logs errors only.
     Opt::flag("debug"),
+    Opt::value("rootless"),
     Opt::flag("systemd-cgroup"),
     Opt::flag("version").short('v'),
     Opt::flag("help").short('h'),
@@ -83,12 +90,23 @@ fn main() -> ExitCode {
     }
     let global = match Args::parse(&mut arguments, GLOBAL, args::Order::OptionsFirst) {
         Ok(global) => global,
-        Err(error) => return report(&error, None),
+        Err(error) => {
+            report(&error, None);
+            return ExitCode::from(1);
+        }
     };
     let log = Log::from(&global);
+    // As runc has it: 255 is not taken for the program's own exit code.
+    let failure = match arguments.first() {
+        Some(verb) if verb == "exec" => 255,
+        _ => 1,
+    };
     match dispatch(&global, arguments) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => report(&error, log.as_ref()),
+        Err(error) => {
+            report(&error, log.as_ref());
+            ExitCode::from(failure)
+        }
     }
 }
 
@@ -108,14 +126,30 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
             "--systemd-cgroup is not supported: control groups are made directly",
         ));
     }
+    if let Some(format) = global.value("log-format")
+        && !matches!(format, "text" | "json")
+    {
+        return Err(Error::new(format!("invalid log-format: {format}")));
+    }
+    let rootless = commands::create::Rootless::parse(global.value("rootless"))?;
     if arguments.is_empty() {
         return Err(Error::new("no command given; see --help"));
     }
     let verb = arguments.remove(0);
+    let asked = if verb == "help" {
+        arguments.first().and_then(|verb| verb.to_str())
+    } else {
+        (arguments.first())
+            .filter(|first| *first == "--help" || *first == "-h")
+            .and_then(|_| verb.to_str())
+    };
+    if let Some(text) = asked.and_then(help::of) {
+        return print(text);
+    }
     let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
     match verb.to_str() {
-        Some("run") => commands::create::run(&root, arguments),
-        Some("create") => commands::create::create(&root, arguments),
+        Some("run") => commands::create::run(&root, rootless, arguments),
+        Some("create") => commands::create::create(&root, rootless, arguments),
         Some("start") => commands::start::start(&root, arguments),
         Some("exec") => commands::exec::exec(&root, arguments),
         Some("kill") => commands::manage::kill(&root, arguments),
@@ -181,7 +215,7 @@ impl Log {
     }
 }
 
-fn report(error: &Error, log: Option<&Log>) -> ExitCode {
+fn report(error: &Error, log: Option<&Log>) {
     let mut stderr = std::io::stderr();
     if let Some(log) = log
         && let Err(failure) = log.write(&error.to_string())
@@ -194,5 +228,4 @@ fn report(error: &Error, log: Option<&Log>) -> ExitCode {
     }
     // Nowhere is left to tell that standard error cannot be written.
     let _ = writeln!(stderr, "berth-runtime: {error}");
-    ExitCode::from(1)
 }

@@ -9,10 +9,11 @@ const NAMES: [&str; 31] = [
 const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
-/// "9", "KILL", "SIGKILL", "RTMIN+3"; `None` when there is no such signal.
+/// "KILL", "SIGKILL", "RTMIN+3", or any number, which is for the kernel to judge
+/// ("0" asks whether the process is there); `None` when there is no such name.
 pub(crate) fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse() {
-        return (1..=RTMAX).contains(&number).then_some(number);
+        return Some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -47,9 +48,10 @@ mod tests {
             ("RTMAX-1", Some(63)),
             ("RTMIN+31", None),
             ("RTMIN+-1", None),
-            ("0", None),
-            ("65", None),
-            ("-1", None),
+            ("0", Some(0)),
+            ("65", Some(65)),
+            ("-1", Some(-1)),
+            ("99999999999", None),
             ("NOPE", None),
             ("", None),
         ] {

@@ -4,9 +4,13 @@
 //! state.json   this file's State, replaced atomically
 //! config.json  the configuration that the container was made from
 //! start.sock   while it waits for `start`
+//! making       while it is being made, locked by whoever does that
 //! ```
+//!
+//! The state is written before the control group is made, and removed after it: so
+//! what a killed command leaves behind can always be found and deleted.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -14,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
 use oci_spec::runtime::Spec;
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -21,20 +26,25 @@ use crate::config;
 use crate::error::{Context, Error, Result};
 
 pub(crate) const START_SOCKET: &str = "start.sock";
+const MAKING: &str = "making";
 
 /// What is remembered of a container.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct State {
     pub(crate) id: String,
+    /// 0 until there is a process.
     pub(crate) pid: u32,
     /// Clock ticks after boot (field 22 of /proc/<pid>/stat): tells the
     /// process from another that got its number later.
     pub(crate) pid_start_time: u64,
     pub(crate) bundle: PathBuf,
     pub(crate) rootfs: PathBuf,
-    /// Below the root of each hierarchy.
-    pub(crate) cgroup: String,
+    /// Below the root of each hierarchy; `None` when this user may make none.
+    pub(crate) cgroup: Option<String>,
+    /// The configuration has hooks for when the container has been deleted.
+    #[serde(default)]
+    pub(crate) poststop: bool,
     /// RFC 3339.
     pub(crate) created: String,
 }
@@ -43,6 +53,7 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
+    Creating,
     Created,
     Running,
     Paused,
@@ -52,6 +63,21 @@ pub(crate) enum Status {
 /// The directory of one container.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir(PathBuf);
+
+/// Says that a container is being made for as long as it and this process live.
+#[derive(Debug)]
+pub(crate) struct Making {
+    path: PathBuf,
+    /// Locked for this process alone: those it forks do not inherit that.
+    _lock: File,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // Unlocked it says nothing, should it stay.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
 
 impl StateDir {
     /// Makes the directory of a new container.
@@ -67,10 +93,27 @@ impl StateDir {
         match builder.recursive(false).create(&path) {
             Ok(()) => Ok(Self(path)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(Error::new(format!("container with id {id} already exists")))
+                Err(Error::new("container with given ID already exists"))
             }
             Err(error) => Err(error).context(|| format!("create {}", path.display())),
         }
+    }
+
+    /// To be called right after [`StateDir::create`].
+    pub(crate) fn making(&self) -> Result<Making> {
+        let path = self.0.join(MAKING);
+        let tried = || format!("lock {}", path.display());
+        let lock = File::create_new(&path).context(tried)?;
+        fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).context(tried)?;
+        Ok(Making { path, _lock: lock })
+    }
+
+    /// Whether the process that makes the container is still at it.
+    pub(crate) fn is_being_made(&self) -> bool {
+        File::options()
+            .write(true)
+            .open(self.0.join(MAKING))
+            .is_ok_and(|file| fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
     }
 
     pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
@@ -79,7 +122,7 @@ impl StateDir {
         if path.is_dir() {
             Ok(Self(path))
         } else {
-            Err(Error::new(format!("container {id} does not exist")))
+            Err(Error::new("container does not exist"))
         }
     }
 
@@ -127,9 +170,22 @@ impl StateDir {
     }
 }
 
+impl Status {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl State {
     /// The container's first process; `None` when it has ended.
     pub(crate) fn process(&self) -> Option<OwnedFd> {
+        // Not 0, for that is none.
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         // In this order: if the start time is right now, the descriptor is of
         // that process too.
@@ -138,16 +194,32 @@ impl State {
         (start_time == self.pid_start_time && !ended).then_some(pidfd)
     }
 
+    pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
+        Some(Cgroup::open(host, self.cgroup.as_deref()?))
+    }
+
+    /// For what cannot be done without one.
+    pub(crate) fn needed_group(&self, host: &Host) -> Result<Cgroup> {
+        self.group(host).ok_or_else(|| {
+            Error::new(format!(
+                "container {} has no control group: its user may not make one",
+                self.id
+            ))
+        })
+    }
+
     pub(crate) fn status(&self, dir: &StateDir, host: &Host) -> Status {
-        if self.process().is_none() {
+        if dir.is_being_made() {
+            Status::Creating
+        } else if self.process().is_none() {
             Status::Stopped
-        } else if dir.path().join(START_SOCKET).exists() {
-            Status::Created
-        } else if Cgroup::open(host, &self.cgroup)
-            .is_frozen()
-            .unwrap_or(false)
+        } else if self
+            .group(host)
+            .is_some_and(|group| group.is_frozen().unwrap_or(false))
         {
             Status::Paused
+        } else if dir.path().join(START_SOCKET).exists() {
+            Status::Created
         } else {
             Status::Running
         }
@@ -169,7 +241,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
-    std::fs::File::create(&temporary)
+    File::create(&temporary)
         .and_then(|mut file| file.write_all(content))
         .and_then(|()| std::fs::rename(&temporary, path))
         .context(|| format!("write {}", path.display()))
@@ -179,7 +251,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
 fn check_id(id: &str) -> Result<()> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
     if id.is_empty() || id == "." || id == ".." || !id.bytes().all(good) {
-        return Err(Error::new(format!("invalid container id {id:?}")));
+        return Err(Error::new(format!("invalid container ID format: {id:?}")));
     }
     Ok(())
 }
@@ -209,11 +281,14 @@ mod tests {
             pid_start_time,
             bundle: "/".into(),
             rootfs: "/".into(),
-            cgroup: "/x".into(),
+            cgroup: Some("/x".into()),
+            poststop: false,
             created: String::new(),
         };
         assert!(state.process().is_some());
         state.pid_start_time += 1;
+        assert!(state.process().is_none());
+        state.pid = 0;
         assert!(state.process().is_none());
     }
 }

@@ -5,122 +5,11 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use common::bundle::Bundle;
 use common::*;
 use serde_json::{Value, json};
-
-/// A bundle and a root for states.
-struct Bundle {
-    dir: tempfile::TempDir,
-    config: Value,
-}
-
-impl Bundle {
-    fn new(args: &[&str]) -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        make_rootfs(&dir.path().join("rootfs"));
-        let mut bundle = Self {
-            dir,
-            config: config(args),
-        };
-        bundle.config["linux"]["cgroupsPath"] = json!(format!(
-            "/berth-test/{}",
-            bundle.dir.path().file_name().unwrap().display()
-        ));
-        bundle
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn state(&self) -> PathBuf {
-        self.path().join("state")
-    }
-
-    fn save(&self) {
-        std::fs::write(self.path().join("config.json"), self.config.to_string()).unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        self.save();
-        let mut command = Command::new(BINARY);
-        command
-            .arg("--root")
-            .arg(self.state())
-            .args(args)
-            .current_dir(self.path());
-        command
-    }
-
-    /// Not for what leaves a container running: that holds the pipes open.
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).stdin(Stdio::null()).output().unwrap()
-    }
-
-    /// Standard output of a command that must succeed.
-    fn ok(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// A command that leaves a container behind, which would hold pipes open.
-    fn leave(&self, args: &[&str]) {
-        let log = self.path().join("stderr");
-        let stderr = std::fs::File::create(&log).unwrap();
-        let mut command = self.command(args);
-        let status = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .status();
-        assert!(
-            status.unwrap().success(),
-            "{args:?}: {}",
-            std::fs::read_to_string(log).unwrap()
-        );
-    }
-
-    /// The error of a command that must fail.
-    fn fails(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}");
-        String::from_utf8(output.stderr).unwrap()
-    }
-
-    fn state_of(&self, id: &str) -> Value {
-        serde_json::from_str(&self.ok(&["state", id])).unwrap()
-    }
-
-    fn assert_empty(&self) {
-        assert_eq!(self.ok(&["list", "-q"]), "");
-        let host = berth_cgroup::Host::detect().unwrap();
-        let path = self.config["linux"]["cgroupsPath"].as_str().unwrap();
-        assert!(
-            !berth_cgroup::Cgroup::open(&host, path).exists(),
-            "the control group is left"
-        );
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for entry in std::fs::read_dir(self.state())
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let id = entry.file_name();
-                let _ = self.output(&["delete", "--force", id.to_str().unwrap()]);
-            }
-        }
-    }
-}
 
 #[test]
 fn run_passes_output_and_exit_code_and_leaves_nothing() {
@@ -536,7 +425,7 @@ fn errors_are_also_logged() {
     // `--root` stands before the others here, `--log` after it.
     let line: Value = serde_json::from_str(&std::fs::read_to_string(log).unwrap()).unwrap();
     assert_eq!(line["level"], "error");
-    assert_eq!(line["msg"], "container nope does not exist");
+    assert_eq!(line["msg"], "container does not exist");
 }
 
 #[test]
@@ -544,10 +433,13 @@ fn mistakes_are_told() {
     let bundle = Bundle::new(&["true"]);
     for (args, text) in [
         (&["run"][..], "container id is missing"),
-        (&["run", "a/b"], "invalid container id"),
+        (&["run", "a/b"], "invalid container ID"),
         (&["run", "--nope", "a"], "unknown option `--nope`"),
         (&["run", "--bundle", "/no/such", "a"], "/no/such"),
         (&["kill", "a", "NOPE"], "unknown signal"),
+        (&["list", "-f", "x"], "invalid format option"),
+        (&["--log-format", "x", "list"], "invalid log-format: x"),
+        (&["--rootless", "x", "list"], "rootless"),
         (&["checkpoint", "a"], "not supported yet"),
         (&["nope"], "no such command"),
         (&[], "no command"),
@@ -558,6 +450,11 @@ fn mistakes_are_told() {
             bundle.fails(args)
         );
     }
+    // An error of exec is told from the program's own exit code.
+    let output = bundle.output(&["exec", "nope", "true"]);
+    assert_eq!(output.status.code(), Some(255));
+    assert!(bundle.ok(&["exec", "--help"]).contains("--ignore-paused"));
+    assert!(bundle.ok(&["help", "run"]).contains("--bundle DIR"));
     std::fs::write(bundle.path().join("config.json"), "{").unwrap();
     let output = Command::new(BINARY)
         .args(["run", "a"])
@@ -585,4 +482,111 @@ fn spec_features_and_version() {
             .ok(&["--version"])
             .starts_with("berth-runtime version ")
     );
+}
+
+#[test]
+fn network_devices_move_in() {
+    // In a network namespace of our own, so that the host's is left alone.
+    let script = |bundle: &Bundle, text: &str| {
+        let output = Command::new("unshare")
+            .args(["--net", "sh", "-ec"])
+            .arg(format!(
+                "berth() {{ {BINARY} --root {} \"$@\"; }}; {text}",
+                bundle.state().display()
+            ))
+            .current_dir(bundle.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let make = "ip link add d0 type veth peer name d1; ip address add 192.0.2.7/25 dev d0; \
+        ip address add 2001:db8::7/64 dev d0 nodad;";
+    let mut bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "ip address show inside; ip link show d1 | head -n 1",
+    ]);
+    let without = bundle.config.clone();
+    bundle.config["linux"]["netDevices"] = json!({ "d0": { "name": "inside" }, "d1": {} });
+    for user in [false, true] {
+        if user {
+            let map = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+            bundle.config["linux"]["uidMappings"] = map.clone();
+            bundle.config["linux"]["gidMappings"] = map;
+            let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "type": "user" }));
+        }
+        bundle.save();
+        let (inside, error) = script(&bundle, &format!("{make} berth run a; ip -o link | wc -l"));
+        for part in ["192.0.2.7/25", "2001:db8::7/64", "UP", "d1:"] {
+            assert!(inside.contains(part), "{user} {part}: {inside} {error}");
+        }
+        // Only the loopback interface is left.
+        assert!(inside.ends_with("1\n"), "{inside}");
+    }
+    let (_, error) = script(&bundle, "berth run a");
+    assert!(
+        error.contains("linux.netDevices: move interface d0: no such device"),
+        "{error}"
+    );
+    bundle.config = without;
+    bundle.config["linux"]["netDevices"] = json!({ "d0": {} });
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    let error = bundle.fails(&["run", "a"]);
+    assert!(
+        error.contains("linux.netDevices need a network namespace"),
+        "{error}"
+    );
+    bundle.assert_empty();
+}
+
+/// As Podman runs its runtime for a user: root of a user namespace, with no say over
+/// control groups.
+#[test]
+fn root_of_a_user_namespace_goes_without_a_control_group() {
+    let mut bundle = Bundle::new(&["sh", "-c", "echo in; sleep 1000"]);
+    let linux = bundle.config["linux"].as_object_mut().unwrap();
+    linux.remove("cgroupsPath");
+    linux.remove("resources");
+    // Only one group is mapped.
+    for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| !option.as_str().unwrap().starts_with("gid="));
+        }
+    }
+    bundle.save();
+    let user = |script: &str| {
+        let own = bundle.path().display();
+        let script =
+            format!("berth() {{ {BINARY} --root {own}/user-state \"$@\"; }}; cd {own}; {script}");
+        let status = Command::new("chown")
+            .args(["-R", "65534:65534"])
+            .arg(bundle.path())
+            .status();
+        assert!(status.unwrap().success());
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args(["unshare", "-r", "-m", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (out, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (out, error) = user(
+        "berth run -d a >out 2>&1 </dev/null; berth exec a echo further; berth state a; \
+         berth pause a; berth kill a KILL; berth delete --force a; cat out; ls user-state",
+    );
+    assert!(
+        out.contains("further") && out.ends_with("in\n"),
+        "{out} {error}"
+    );
+    assert!(out.contains("\"status\": \"running\""), "{out} {error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains("has no control group"), "{error}");
+    let (_, error) = user("berth --rootless false run a");
+    assert!(error.contains("create control group /a"), "{error}");
 }

@@ -39,6 +39,16 @@ impl Error {
         }
     }
 
+    /// This user may not do it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        use rustix::io::Errno;
+        matches!(
+            self.errno(),
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)
+        )
+    }
+
     pub(crate) fn is_absent(&self) -> bool {
         matches!(
             self.errno(),

@@ -263,6 +263,18 @@ mod tests {
     }
 
     #[test]
+    fn the_root_group_is_nobodys_to_end() {
+        // Of hierarchies that are not there: a test that fails ends nothing.
+        let text = "27 26 0:24 / /nonexistent/cgroup rw - cgroup2 cgroup2 rw";
+        let host = Host::parse(text).unwrap();
+        for path in ["", "/", "//", "/..", "/berth/../.."] {
+            let group = crate::Cgroup::open(&host, path);
+            assert!(matches!(group.kill_all(), Err(Error::Invalid(_))), "{path}");
+            assert!(matches!(group.remove(), Err(Error::Invalid(_))), "{path}");
+        }
+    }
+
+    #[test]
     fn whole_mounts_come_before_parts() {
         let mount = |text: &str| {
             let host = Host::parse(text).unwrap();

@@ -144,7 +144,11 @@ impl Cgroup {
 
     /// SIGKILL to everything in the group and below, until none is left. Gives
     /// up after ten seconds: a process in uninterruptible sleep cannot be ended.
+    ///
+    /// # Errors
+    /// `Invalid` for the root group: the whole machine is in it.
     pub fn kill_all(&self) -> Result<(), Error> {
+        host::check_path(&self.path)?;
         kill::kill_all(self)
     }
 
@@ -170,7 +174,11 @@ impl Cgroup {
     /// Removes the group and its children; a group that is gone is no error.
     /// A group whose last process is still ending is waited for, two seconds at
     /// most.
+    ///
+    /// # Errors
+    /// `Invalid` for the root group.
     pub fn remove(&self) -> Result<(), Error> {
+        host::check_path(&self.path)?;
         let mut first_error = None;
         for (_, dir) in self.dirs() {
             if let Err(error) = files::remove_tree(&dir, Duration::from_secs(2)) {

@@ -91,3 +91,26 @@ fn it_is_pushed_saved_and_run_without_blobs_of_its_layers() {
     assert_eq!(there, id);
     works(&other, &name);
 }
+
+/// Overlayfs leaves other things behind on layers of another form.
+#[test]
+fn layers_are_the_same_in_whatever_form_the_store_keeps_them() {
+    let text = r#"FROM busybox
+RUN mkdir -p /new/in /etc/a/b /opt/m && ln -s b /etc/a/l && mkfifo /new/p && chmod 1777 /new
+RUN rm -rf /etc/a && mkdir -m 700 /etc/a && mkdir /moved && mkdir /moved/sub && mv /moved /etc/a/ && mv /opt/m /etc/a/b
+RUN rm -rf /new && mkdir -p /new/in/deep && ls -A /etc/a > /seen
+RUN test "$(echo $(cat /seen) $(ls -A /new))" = "b moved in" && test ! -e /etc/a/l
+"#;
+    let layers = ["directory", "erofs"].map(|form| {
+        let engine = Engine::start_form_in(&std::env::temp_dir(), &[], Some(form));
+        engine.import_busybox();
+        let built = engine.berth_with(&["build", "-q", "-t", "forms", "-"], text.as_bytes());
+        built.ok();
+        let format = "{{json .RootFS.Layers}}";
+        let inspected = engine.berth(&["image", "inspect", "-f", format, "forms"]);
+        let layers: Vec<String> = serde_json::from_str(&inspected.ok()).unwrap();
+        assert_eq!(layers.len(), 4);
+        layers
+    });
+    assert_eq!(layers[0], layers[1]);
+}

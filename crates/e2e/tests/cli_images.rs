@@ -370,7 +370,7 @@ fn space_is_shown_and_given_back() {
     let question = engine.berth(&["system", "prune", "-a"]);
     assert_eq!(
         question.stdout,
-        "WARNING! This will remove:\n  - all stopped containers\n  - all images without at least one container associated to them\n\nAre you sure you want to continue? [y/N] "
+        "WARNING! This will remove:\n  - all stopped containers\n  - all images without at least one container associated to them\n  - all build cache\n\nAre you sure you want to continue? [y/N] "
     );
     assert_eq!(question.code, 0);
     same(&engine, &["image", "prune"]).ok();

@@ -162,7 +162,7 @@ fn the_api_answers_bad_requests() {
         400
     );
     // What exists in Docker and not here yet says so.
-    let (code, text) = message(http(&engine, "POST", "/v1.44/build", ""));
+    let (code, text) = message(http(&engine, "GET", "/v1.44/containers/x/changes", ""));
     assert!(
         code == 501 && text.contains("not supported"),
         "{code} {text}"

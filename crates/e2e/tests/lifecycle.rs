@@ -122,13 +122,15 @@ fn pause_stops_time_for_the_processes() {
         engine.client(client, &["unpause", "cc"]).ok();
         let first: u64 = engine
             .client(client, &["exec", "cc", "cat", "/count"])
-            .ok()
+            .stdout
+            .trim()
             .parse()
             .unwrap_or_default();
         eventually("it counts on", || {
             let count: u64 = engine
                 .client(client, &["exec", "cc", "cat", "/count"])
-                .ok()
+                .stdout
+                .trim()
                 .parse()
                 .unwrap_or_default();
             (count > first).then_some(())

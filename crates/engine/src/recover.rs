@@ -330,12 +330,12 @@ fn collect_steps(engine: &Engine) {
     for id in ids_in(&steps) {
         let dir = steps.join(&id);
         let swept = match std::fs::read_to_string(dir.join(build::CGROUP_FILE)) {
-            Ok(cgroup) => {
+            Ok(cgroup) if cgroup.ends_with(&format!("/{id}")) => {
                 let deadline = Instant::now() + PATIENCE;
                 sweep_by(engine, &cgroup, &dir.join(build::RUN_DIR), deadline)
             }
-            // Killed before it was started.
-            Err(_) => Ok(()),
+            // Killed before it was started. Any other group is not the step's.
+            _ => Ok(()),
         };
         if let Err(error) = swept.and_then(|()| std::fs::remove_dir_all(&dir)) {
             tracing::warn!(step = id, "clean up after a step of a build: {error}");

@@ -93,7 +93,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     clock.mark("child: devices and names");
     let identity = Identity::resolve(root, plan.process)?;
 
-    if plan.has_runtime_hooks() {
+    if plan.waits_for_hooks() {
         sync.wait_for_hooks()?;
     }
     let container_pid = rustix::process::getpid()
@@ -118,6 +118,18 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         rootfs::make_read_only(root)?;
     }
 
+    // Before the gate: whoever reads the output of `create` waits for its end.
+    match (&plan.request.stdio, &terminal) {
+        (Stdio::Fds(fds), _) => process::set_stdio(*fds)?,
+        (Stdio::Terminal { .. }, Some(terminal)) => {
+            terminal.control()?;
+            process::set_stdio([terminal.slave.as_fd(); 3])?;
+        }
+        (Stdio::Terminal { .. }, None) => {}
+    }
+    if plan.request.gate {
+        process::find_program(plan.process, &identity)?;
+    }
     clock.mark("child: masks and pivot");
     sync.steps(&clock.into_steps())?;
     sync.made(&made.places)?;
@@ -134,14 +146,6 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         ContainerState::Created,
         container_pid,
     )?;
-    match (&plan.request.stdio, &terminal) {
-        (Stdio::Fds(fds), _) => process::set_stdio(*fds)?,
-        (Stdio::Terminal { .. }, Some(terminal)) => {
-            terminal.control()?;
-            process::set_stdio([terminal.slave.as_fd(); 3])?;
-        }
-        (Stdio::Terminal { .. }, None) => {}
-    }
     process::become_program(&plan.goal, &identity, procfs.as_ref(), sync)
 }
 

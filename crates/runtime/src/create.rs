@@ -1,6 +1,7 @@
 //! Making a container, seen from the parent.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use berth_cgroup::Entry;
 use berth_seccomp::Program;
@@ -14,7 +15,8 @@ use crate::hooks::{self, State};
 use crate::idmap;
 use crate::listener::{self, Listener};
 use crate::mounts::{self, Prepared, Setting};
-use crate::namespaces::{Namespaces, Side};
+use crate::namespaces::{self, Namespaces, Side};
+use crate::netdev;
 use crate::options;
 use crate::process::Goal;
 use crate::rootfs;
@@ -41,6 +43,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) state: State,
     pub(crate) goal: Goal<'a>,
     listener: Option<Listener>,
+    net_devices: Vec<netdev::Device>,
 }
 
 impl<'a> Plan<'a> {
@@ -49,12 +52,16 @@ impl<'a> Plan<'a> {
         let process = spec
             .process()
             .as_ref()
-            .ok_or_else(|| Error::invalid("the configuration has no process"))?;
+            .ok_or_else(|| Error::invalid("process is missing"))?;
         let linux = spec
             .linux()
             .as_ref()
-            .ok_or_else(|| Error::invalid("the configuration has no linux section"))?;
+            .ok_or_else(|| Error::invalid("linux is missing"))?;
         refuse_unsupported(linux)?;
+        let net_devices = match linux.net_devices() {
+            Some(devices) => netdev::devices(devices)?,
+            None => Vec::new(),
+        };
         security::check_labels(process, linux.mount_label().as_deref())?;
         let mut goal = Goal::new(process, seccomp)?;
         goal.personality = linux.personality().as_ref();
@@ -67,6 +74,11 @@ impl<'a> Plan<'a> {
         listener::check(seccomp, listener.as_ref())?;
         let namespaces = Namespaces::open(linux, request.network)?;
         check_names(spec, &namespaces)?;
+        if !net_devices.is_empty() && !namespaces.is_separate(CLONE_NEWNET) {
+            return Err(Error::invalid(
+                "linux.netDevices need a network namespace to go to",
+            ));
+        }
         let own = sysctl::Own {
             ipc: namespaces.is_separate(CLONE_NEWIPC),
             network: namespaces.is_separate(CLONE_NEWNET),
@@ -108,6 +120,7 @@ impl<'a> Plan<'a> {
             state: State::new(spec, request.id, &request.root),
             goal,
             listener,
+            net_devices,
         })
     }
 
@@ -128,10 +141,18 @@ impl<'a> Plan<'a> {
         [("prestart", prestart), ("createRuntime", create)]
     }
 
-    pub(crate) fn has_runtime_hooks(&self) -> bool {
-        self.runtime_hooks()
-            .iter()
-            .any(|(_, hooks)| hooks.is_some_and(|hooks| !hooks.is_empty()))
+    /// Whether the parent has something to do once the namespaces are complete.
+    pub(crate) fn waits_for_hooks(&self) -> bool {
+        let has_hooks = |hooks: Option<&Vec<Hook>>| hooks.is_some_and(|hooks| !hooks.is_empty());
+        !self.net_devices.is_empty() || self.runtime_hooks().iter().any(|(_, h)| has_hooks(*h))
+    }
+
+    fn move_devices(&self, pid: u32) -> Result<()> {
+        if self.net_devices.is_empty() {
+            return Ok(());
+        }
+        let network = namespaces::open(Path::new(&format!("/proc/{pid}/ns/net")))?;
+        netdev::move_all(&self.net_devices, network.as_fd())
     }
 
     pub(crate) fn is_root_read_only(&self) -> bool {
@@ -146,13 +167,6 @@ impl<'a> Plan<'a> {
 
 /// What the specification has and this runtime does not: never ignored.
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    if linux
-        .net_devices()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty())
-    {
-        return Err(Error::invalid("linux.netDevices is not supported"));
-    }
     if linux.intel_rdt().is_some() {
         return Err(Error::invalid("linux.intelRdt is not supported"));
     }
@@ -294,6 +308,7 @@ impl Creation<'_, '_> {
                     self.sync.go()?;
                 }
                 Some(Message::Hooks) => {
+                    self.plan.move_devices(self.pid())?;
                     for (name, hooks) in self.plan.runtime_hooks() {
                         let pid = self.pid();
                         hooks::run(name, hooks, &self.plan.state, ContainerState::Creating, pid)?;

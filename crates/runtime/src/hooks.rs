@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::Root;
 use crate::error::{Context as _, Error, Result};
+use crate::namespaces;
 
 /// Most of a hook's output that an error message quotes, in bytes.
 const MAX_OUTPUT: u64 = 4096;
@@ -67,27 +68,64 @@ pub(crate) fn run(
     };
     let state = state.value(status, pid).to_string().into_bytes();
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, &state).map_err(|error| {
-            let text = format!(
-                "error running {name} hook #{index} ({})",
-                hook.path().display()
-            );
-            match error {
-                Error::Step { step, source } => Error::Step {
-                    step: format!("{text}: {step}"),
-                    source,
-                },
-                other => Error::step(text, std::io::Error::other(other.to_string())),
-            }
-        })?;
+        run_one(hook, &state).map_err(|error| named(name, index, hook, error))?;
     }
     Ok(())
+}
+
+/// The hooks for when a container has been deleted.
+#[derive(Debug)]
+pub struct Poststop {
+    hooks: Vec<Hook>,
+    state: State,
+}
+
+impl Poststop {
+    /// `None` when the configuration has none.
+    #[must_use]
+    pub fn new(spec: &Spec, id: &str, bundle: &std::path::Path) -> Option<Self> {
+        let hooks = spec.hooks().as_ref()?.poststop().clone()?;
+        Some(Self {
+            hooks,
+            state: State::new(spec, id, &Root::Bundle(bundle)),
+        })
+    }
+
+    /// Runs all of them: one that fails is no reason not to run the others.
+    /// Returns what failed.
+    #[must_use]
+    pub fn run(&self) -> Vec<Error> {
+        let state = self.state.value(ContainerState::Stopped, 0).to_string();
+        let hooks = self.hooks.iter().enumerate();
+        hooks
+            .filter_map(|(index, hook)| {
+                let failed = run_one(hook, state.as_bytes()).err()?;
+                Some(named("poststop", index, hook, failed))
+            })
+            .collect()
+    }
+}
+
+/// An error with the hook it is about.
+fn named(name: &str, index: usize, hook: &Hook, error: Error) -> Error {
+    let text = format!(
+        "error running {name} hook #{index} ({})",
+        hook.path().display()
+    );
+    match error {
+        Error::Step { step, source } => Error::Step {
+            step: format!("{text}: {step}"),
+            source,
+        },
+        other => Error::step(text, std::io::Error::other(other.to_string())),
+    }
 }
 
 fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     if !hook.path().is_absolute() {
         return Err(Error::invalid("the path is not absolute"));
     }
+    namespaces::check_at_home()?;
     let mut output = memory_file()?;
     let mut input = memory_file()?;
     input.write_all(state).step(|| "write the state")?;

@@ -41,6 +41,7 @@ mod lookup;
 mod masks;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod options;
 mod paths;
 pub mod probe;
@@ -62,6 +63,7 @@ use berth_seccomp::Program;
 use oci_spec::runtime::{Process, Spec};
 
 pub use error::Error;
+pub use hooks::Poststop;
 pub use listener::Listener;
 pub use resources::resources;
 

@@ -91,8 +91,9 @@ pub(crate) fn set_scheduling(process: &Process) -> Result<()> {
             policy,
             flags: scheduler.flags().iter().flatten().map(flag).sum(),
             nice: scheduler.nice().unwrap_or(0),
-            priority: u32::try_from(priority)
-                .map_err(|_| Error::invalid(format!("{priority} is no scheduling priority")))?,
+            priority: u32::try_from(priority).map_err(|_| {
+                Error::invalid(format!("process.scheduler: {priority} is no priority"))
+            })?,
             runtime: scheduler.runtime().unwrap_or(0),
             deadline: scheduler.deadline().unwrap_or(0),
             period: scheduler.period().unwrap_or(0),
@@ -110,7 +111,7 @@ pub(crate) fn set_scheduling(process: &Process) -> Result<()> {
             .filter(|level| *level <= 7);
         let level = level.ok_or_else(|| {
             Error::invalid(format!(
-                "{} is no I/O priority: 0 to 7",
+                "process.ioPriority: {} is not from 0 to 7",
                 priority.priority()
             ))
         })?;
@@ -124,7 +125,7 @@ pub(crate) fn set_personality(personality: &LinuxPersonality) -> Result<()> {
     if let Some(flag) = personality.flags().iter().flatten().next() {
         // The specification defines none yet.
         return Err(Error::invalid(format!(
-            "personality flag {flag:?} is not supported"
+            "linux.personality: flag {flag:?} is not supported"
         )));
     }
     let domain = match personality.domain() {

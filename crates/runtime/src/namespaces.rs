@@ -9,6 +9,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_cgroup::Entry;
 use berth_sys::clone::{
@@ -81,7 +82,9 @@ impl Namespaces {
         for entry in linux.namespaces().iter().flatten() {
             let (flag, name) = flag_of(entry.typ());
             if seen & flag != 0 {
-                return Err(Error::invalid(format!("namespace {name} is listed twice")));
+                return Err(Error::invalid(format!(
+                    "linux.namespaces: {name} is listed twice"
+                )));
             }
             seen |= flag;
             match entry
@@ -106,10 +109,14 @@ impl Namespaces {
         }
         for (clock, offset) in linux.time_offsets().iter().flatten() {
             if namespaces.new & CLONE_NEWTIME == 0 {
-                return Err(Error::invalid("time offsets need a new time namespace"));
+                return Err(Error::invalid(
+                    "linux.timeOffsets need a new time namespace",
+                ));
             }
             if !matches!(clock.as_str(), "monotonic" | "boottime") {
-                return Err(Error::invalid(format!("clock {clock:?} has no offset")));
+                return Err(Error::invalid(format!(
+                    "linux.timeOffsets: clock {clock:?} has no offset"
+                )));
             }
             namespaces.offsets.push_str(&format!(
                 "{clock} {} {}\n",
@@ -262,6 +269,7 @@ impl Namespaces {
             _ => None,
         };
         if let Some(group) = group {
+            check_at_home()?;
             match clone::clone3(flags, Some(group)) {
                 Ok(cloned) => return Ok((cloned, true)),
                 // Not possible here (a threaded group, an outer sandbox): the child
@@ -286,8 +294,23 @@ impl Namespaces {
     }
 }
 
+/// This process could not come back from where it led its children.
+static STRANDED: AtomicBool = AtomicBool::new(false);
+
+/// To be asked before a process is made.
+pub(crate) fn check_at_home() -> Result<()> {
+    if STRANDED.load(Ordering::Relaxed) {
+        return Err(Error::step(
+            "make another process: this one may not go back to its own namespaces",
+            rustix::io::Errno::PERM,
+        ));
+    }
+    Ok(())
+}
+
 /// clone3, or clone where it is not allowed.
 pub(crate) fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned> {
+    check_at_home()?;
     if probe::ways().clone3() {
         clone::clone3(flags, cgroup)
     } else {
@@ -320,7 +343,7 @@ pub(crate) fn untie() -> Result<()> {
         .step(|| "untie the process from its parent")
 }
 
-fn open(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
     rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .step(|| format!("open namespace {}", path.display()))
 }
@@ -332,7 +355,7 @@ fn name(flag: u64) -> &'static str {
 }
 
 /// The way back for a parent that led its children elsewhere: joins its own
-/// namespaces again when dropped.
+/// namespaces again when dropped, or makes [`check_at_home`] fail.
 #[derive(Debug)]
 pub(crate) struct Home(Vec<(u64, OwnedFd)>);
 
@@ -351,11 +374,11 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         for (flag, fd) in &self.0 {
-            // Joining one's own namespaces cannot fail for a process that had the
-            // right to leave them; were it to, later children would start in the
-            // wrong place, so this process must not go on.
+            // Root of a user namespace may leave the host's process namespace for one
+            // of its own, and not come back. Later children would start in the wrong
+            // place, so there must be none.
             if clone::setns(fd.as_fd(), *flag).is_err() {
-                std::process::abort();
+                STRANDED.store(true, Ordering::Relaxed);
             }
         }
     }

@@ -108,7 +108,7 @@ pub(crate) fn root_propagation(word: &str) -> Result<(u64, bool)> {
         "" => Ok((MS_PRIVATE, true)),
         word => propagation(word).ok_or_else(|| {
             Error::invalid(format!(
-                "rootfsPropagation {word:?} is not a mount propagation"
+                "linux.rootfsPropagation: {word:?} is not a mount propagation"
             ))
         }),
     }

@@ -46,11 +46,11 @@ pub(crate) struct Identity {
 impl<'a> Goal<'a> {
     pub(crate) fn new(process: &'a Process, seccomp: Option<&'a Program>) -> Result<Self> {
         if process.args().as_ref().is_none_or(Vec::is_empty) {
-            return Err(Error::invalid("the process has no args"));
+            return Err(Error::invalid("process.args is empty"));
         }
         if !process.cwd().is_absolute() {
             return Err(Error::invalid(format!(
-                "the working directory {:?} is not an absolute path",
+                "process.cwd: {:?} is not an absolute path",
                 process.cwd().display()
             )));
         }
@@ -167,15 +167,7 @@ pub(crate) fn become_program(
         .iter()
         .map(|arg| c_string(arg))
         .collect::<Result<Vec<_>>>()?;
-    let program = lookup::find(
-        args.first()
-            .map(|arg| arg.to_str())
-            .transpose()
-            .ok()
-            .flatten()
-            .unwrap_or_default(),
-        &env,
-    )?;
+    let program = lookup::find(name_of(process), &env)?;
     let args: Vec<&CStr> = args.iter().map(CString::as_c_str).collect();
     let env: Vec<&CStr> = env.iter().map(CString::as_c_str).collect();
 
@@ -206,6 +198,20 @@ pub(crate) fn become_program(
     }
     berth_sys::exec::execve(&program, &args, &env)
         .map_err(|error| lookup::exec_failed(&program, &error))
+}
+
+/// What needs no waiting for `start` to be found out: engines tell a program
+/// that is missing (127) from one that cannot be executed (126) by what `create`
+/// says. The last word is [`become_program`]'s, as the user.
+pub(crate) fn find_program(process: &Process, identity: &Identity) -> Result<()> {
+    if rustix::process::chdir(process.cwd()).is_ok() {
+        check_cwd()?;
+    }
+    lookup::find(name_of(process), &environment(process, identity)?).map(drop)
+}
+
+fn name_of(process: &Process) -> &str {
+    (process.args().iter().flatten().next()).map_or("", String::as_str)
 }
 
 /// Groups, group, user; the permitted capabilities survive for

@@ -38,6 +38,24 @@ pub(crate) fn prepare(root: &Root<'_>, spec: &Spec) -> Result<OwnedFd> {
                     path.display()
                 )));
             }
+            // A copy of a mount that is shared is shared too, and pivot_root(2)
+            // refuses one; the container's mounts are not to reach the host
+            // either. A slave stays one: what the host mounts there is wanted.
+            let (wanted, _) = options::root_propagation(
+                (spec.linux().as_ref())
+                    .and_then(|linux| linux.rootfs_propagation().as_deref())
+                    .unwrap_or_default(),
+            )?;
+            let attr = MountAttr {
+                propagation: if wanted == options::MS_SLAVE {
+                    options::MS_SLAVE
+                } else {
+                    options::MS_PRIVATE
+                },
+                ..MountAttr::default()
+            };
+            mount_setattr(tree.as_fd(), &attr, true)
+                .step(|| "cut the root filesystem off from the host")?;
             Ok(tree)
         }
     }

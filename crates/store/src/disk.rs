@@ -64,6 +64,24 @@ fn empty(
     Ok(())
 }
 
+/// Removes a directory and all below, however deep: std's `remove_dir_all` keeps
+/// a descriptor and stack for each level, and who fills a directory decides how
+/// many there are. Blocks.
+///
+/// # Errors
+/// `NotFound` if there is none; `NotADirectory` for anything else.
+pub fn remove_directory(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if !path.symlink_metadata()?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let parent = OwnedFd::from(File::open(parent)?);
+    Ok(remove_tree(parent.as_fd(), name.as_bytes())?)
+}
+
 /// Bytes in the files below `directory`, hard links counted each time.
 /// Each directory is opened by its whole path below `directory`; what is nested
 /// deeper than a path can say (4095 bytes) is not counted.
@@ -178,8 +196,10 @@ mod tests {
             here = open_directory(here.as_fd(), name.as_bytes()).unwrap();
         }
         assert!(tree_size(&top).unwrap() >= 5 * 20);
-        remove_tree(top.as_fd(), b"deep").unwrap();
+        remove_directory(&dir.path().join("deep")).unwrap();
         assert_eq!(children(&top).unwrap(), vec![]);
+        let again = remove_directory(&dir.path().join("deep")).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

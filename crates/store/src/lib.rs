@@ -72,6 +72,7 @@ pub use crate::blob::digest_of;
 pub use crate::check::{Damage, Report};
 pub use crate::decompress::inflate;
 pub use crate::diff::DiffOptions;
+pub use crate::disk::remove_directory;
 pub use crate::error::Error;
 pub use crate::incoming::{Blob, Incoming, Ingest, IngestReader};
 pub use crate::layer::is_wanted as is_wanted_xattr;

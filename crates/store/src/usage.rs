@@ -238,7 +238,7 @@ impl Store {
         let inner = &*self.inner;
         let mut removed = Vec::new();
         let free = self.free()?;
-        let before = self.stored()?;
+        let before = self.used_by_images()?;
         let mut used = before;
         while limits.are_passed(used, free.saturating_add(before.saturating_sub(used))) {
             {
@@ -252,7 +252,7 @@ impl Store {
                 let mut state = inner.update_images(&turn, state, change)?;
                 collect(inner, &mut state);
             }
-            used = self.stored()?;
+            used = self.used_by_images()?;
         }
         let turn = inner.turn();
         let mut state = inner.state();
@@ -292,21 +292,46 @@ impl Store {
 
     /// Bytes on disk of all layers and blobs, without the writable parts.
     fn stored(&self) -> Result<u64> {
+        let (layers, blobs) = self.usage_of_parts()?;
+        Ok(layers.values().chain(blobs.values()).sum())
+    }
+
+    /// Bytes on disk of each layer and each blob.
+    fn usage_of_parts(&self) -> Result<(Sizes, Sizes)> {
         let (layers, blobs) = {
             let state = self.inner.state();
             let layers: Vec<Digest> = state.layers.keys().cloned().collect();
             let blobs: Vec<Digest> = state.blobs.keys().cloned().collect();
             (layers, blobs)
         };
-        let mut total = 0;
-        for diff_id in &layers {
-            total += self.layer_usage(diff_id)?;
+        let mut sizes = (Sizes::new(), Sizes::new());
+        for diff_id in layers {
+            let size = self.layer_usage(&diff_id)?;
+            sizes.0.insert(diff_id, size);
         }
-        for digest in &blobs {
-            total += or_nothing(entry_usage(&self.inner.dirs.blobs, hex(digest).as_bytes()))
-                .map_err(Error::io("measure blob", digest))?;
+        for digest in blobs {
+            let size = or_nothing(entry_usage(&self.inner.dirs.blobs, hex(&digest).as_bytes()))
+                .map_err(Error::io("measure blob", &digest))?;
+            sizes.1.insert(digest, size);
         }
-        Ok(total)
+        Ok(sizes)
+    }
+
+    /// Bytes on disk that images keep and pins do not: removing images can give
+    /// no others back.
+    fn used_by_images(&self) -> Result<u64> {
+        let usage = self.usage_of_parts()?;
+        let state = self.inner.state();
+        let pinned: HashSet<&Digest> = state.pins.layers().collect();
+        let parts: BTreeSet<Part<'_>> = (state.images.values())
+            .flat_map(|record| parts(record))
+            .filter(|part| !matches!(part, Part::Layer(layer) if pinned.contains(layer)))
+            .collect();
+        let size = |part: &Part<'_>| match part {
+            Part::Layer(digest) => usage.0.get(*digest),
+            Part::Blob(digest) => usage.1.get(*digest),
+        };
+        Ok(parts.iter().filter_map(size).sum())
     }
 
     /// Bytes free for everybody on the data root's file system.
@@ -328,9 +353,18 @@ fn collect(inner: &Inner, state: &mut State) {
         .retain(|diff_id, _| layers.contains_key(diff_id));
 }
 
-/// The image that was not needed for the longest time.
+/// The image that was not needed for the longest time, of those whose removal
+/// gives something back.
 fn least_recently_used(state: &State, in_use: &dyn Fn(&Image) -> bool) -> Option<Arc<Record>> {
+    let pinned: HashSet<&Digest> = state.pins.layers().collect();
+    let gives = |record: &Record| {
+        let layers = record.manifests.iter().flat_map(|found| &found.layers);
+        let mut blobs = layers.map(|(_, blob)| blob);
+        record.layers.iter().any(|layer| !pinned.contains(layer))
+            || blobs.any(|blob| state.blobs.contains_key(blob))
+    };
     (state.images.values())
+        .filter(|record| gives(record))
         .filter(|record| !has_snapshot(state, record) && !in_use(&record.image))
         .min_by_key(|record| last_use(record))
         .cloned()
@@ -381,6 +415,9 @@ enum Part<'a> {
     Layer(&'a Digest),
     Blob(&'a Digest),
 }
+
+/// Bytes by digest.
+type Sizes = HashMap<Digest, u64>;
 
 /// Which images have a part.
 fn users(images: &Images) -> HashMap<Part<'_>, Vec<Digest>> {
@@ -465,6 +502,43 @@ mod tests {
             .collect();
         assert_eq!(left.len(), 2);
         assert_eq!(store.prune(&|_| true).unwrap().0, gone(&c));
+    }
+
+    /// What the build cache keeps comes not back with its image.
+    #[test]
+    fn limits_leave_images_whose_removal_gives_nothing() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let incoming = store.incoming().unwrap();
+        let plain = Tar::default().file("f", &[7; 500_000]).finish();
+        let built = incoming.layer(&mut plain.as_slice()).unwrap();
+        let mut plain = Vec::new();
+        let mut blob = incoming.open_blob(&built).unwrap().0;
+        std::io::Read::read_to_end(&mut blob, &mut plain).unwrap();
+        let archive = docker_archive(&["built:1"], &[plain]);
+        let kept = load(&store, &archive).unwrap().remove(0);
+        let pin = crate::Pin {
+            key: "step".to_owned(),
+            layers: vec![built.clone()],
+            data: String::new(),
+        };
+        store.pin(pin).unwrap();
+        drop(incoming);
+        // Used later, so that it would go last.
+        let pulled = image(&store, "pulled:1", 1);
+        let max_used = |max_used| Limits {
+            max_used,
+            ..Limits::default()
+        };
+        let collect = |limit| store.collect_within(max_used(limit), &|_| false).unwrap();
+        assert_eq!(collect(1_200_000).0, []);
+        let (removed, space) = collect(1);
+        assert!(matches!(&removed[1], Removed::Deleted(id) if *id == pulled.id));
+        assert!(space > 900_000, "{space}");
+        assert_eq!(store.images().remove(0).id, kept.id);
+        store.unpin(&["step".to_owned()]).unwrap();
+        assert_eq!(collect(1).0.len(), 2);
+        assert!(store.layer_usages().unwrap().is_empty());
     }
 
     #[test]

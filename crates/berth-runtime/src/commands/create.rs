@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Root, Stdio};
-use oci_spec::runtime::Spec;
+use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
@@ -15,10 +15,10 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
-use crate::state::{State, StateDir, process_stat, replace};
+use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("bundle").short('b'),
     Opt::value("console-socket"),
     Opt::value("pidfd-socket"),
@@ -33,17 +33,18 @@ const OPTIONS: &[Opt] = &[
     Opt::flag("keep"),
 ];
 
-pub(crate) fn create(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (container, created) = Container::make(root, &request, &args, &host, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
     // The state is complete before `start` can find the socket.
     start::keep_gate(&container.dir, created)?;
+    container.making = None;
     container.keep();
     Ok(0)
 }
 
-pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let detach = args.has("detach");
@@ -52,7 +53,8 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (container, created) = Container::make(root, &request, &args, &host, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, false)?;
+    container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
         return Ok(0);
@@ -71,6 +73,42 @@ pub(crate) fn run(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
         container.keep();
     }
     Ok(code)
+}
+
+/// Whether a control group that may not be made is gone without (`--rootless`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rootless(bool);
+
+impl Rootless {
+    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
+        match text {
+            None | Some("auto") => Ok(Self(
+                !rustix::process::geteuid().is_root() || is_in_user_namespace(),
+            )),
+            Some("true") => Ok(Self(true)),
+            Some("false") => Ok(Self(false)),
+            Some(text) => Err(Error::new(format!(
+                "invalid value for rootless: {text:?} is not true, false or auto"
+            ))),
+        }
+    }
+
+    /// Only when nobody asked for one.
+    fn forgives(self, error: &berth_cgroup::Error, spec: &Spec) -> bool {
+        let linux = spec.linux().as_ref();
+        let asks = linux.is_some_and(|linux| {
+            let mut limits = linux.resources().clone().unwrap_or_default();
+            limits.set_devices(None);
+            linux.cgroups_path().is_some() || limits != LinuxResources::default()
+        });
+        self.0 && error.is_denied() && !asks
+    }
+}
+
+/// As Podman runs its runtime for a user without privileges.
+fn is_in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
 
 /// What to make a container from.
@@ -98,7 +136,9 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
 /// A container being made; removed on drop unless it is to be kept.
 struct Container {
     dir: StateDir,
+    making: Option<Making>,
     group: Option<Cgroup>,
+    poststop: Option<Poststop>,
     keep: bool,
 }
 
@@ -108,6 +148,7 @@ impl Container {
         request: &Request,
         args: &Args,
         host: &Host,
+        rootless: Rootless,
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
@@ -134,17 +175,35 @@ impl Container {
             ));
         }
 
+        let resources = berth_runtime_core::resources(&spec)?;
         let mut container = Self {
             dir: StateDir::create(root, &request.id)?,
+            making: None,
             group: None,
+            poststop: None,
             keep: false,
         };
+        container.making = Some(container.dir.making()?);
         container.dir.save_config(&config)?;
+        let poststop = Poststop::new(&spec, &request.id, &request.bundle);
         let cgroup = cgroup_path(&spec, &request.id);
-        let resources = berth_runtime_core::resources(&spec)?;
-        let group = Cgroup::create(host, &cgroup, Some(&resources))
-            .context(|| format!("create control group {cgroup}"))?;
-        let group = container.group.insert(group);
+        let mut state = State {
+            id: request.id.clone(),
+            pid: 0,
+            pid_start_time: 0,
+            rootfs: rootfs(&spec, &request.bundle),
+            bundle: request.bundle.clone(),
+            cgroup: Some(cgroup.clone()),
+            poststop: poststop.is_some(),
+            created: Timestamp::now().to_string(),
+        };
+        container.dir.save(&state)?;
+        container.poststop = poststop;
+        match Cgroup::create(host, &cgroup, Some(&resources)) {
+            Ok(group) => container.group = Some(group),
+            Err(error) if rootless.forgives(&error, &spec) => state.cgroup = None,
+            Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
+        }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let created = berth_runtime_core::create(&Create {
@@ -157,7 +216,7 @@ impl Container {
             } else {
                 Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
             },
-            cgroup: Some(group),
+            cgroup: container.group.as_ref(),
             seccomp: None,
             network: None,
             sources: &[],
@@ -166,15 +225,9 @@ impl Container {
         })?;
 
         let pid = created.process.pid;
-        container.dir.save(&State {
-            id: request.id.clone(),
-            pid,
-            pid_start_time: process_stat(pid).map_or(0, |(start_time, _)| start_time),
-            rootfs: rootfs(&spec, &request.bundle),
-            bundle: request.bundle.clone(),
-            cgroup,
-            created: Timestamp::now().to_string(),
-        })?;
+        state.pid = pid;
+        state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
+        container.dir.save(&state)?;
         if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
             console::send(path, console)?;
         }
@@ -204,6 +257,7 @@ impl Drop for Container {
             let _ = group.remove();
         }
         let _ = self.dir.remove();
+        super::warn_of(self.poststop.iter().flat_map(Poststop::run));
     }
 }
 

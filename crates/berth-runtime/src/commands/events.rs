@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use berth_cgroup::{BlkioEntry, Cgroup, Stats};
+use berth_cgroup::{BlkioEntry, Stats};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub(crate) fn events(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     if state.status(&dir, &host) == Status::Stopped {
         return Err(Error::new(format!("container with id {id} is not running")));
     }
-    let group = Cgroup::open(&host, &state.cgroup);
+    let group = state.needed_group(&host)?;
     let tell = |kind: &str, data: Option<Value>| {
         let mut event = json!({ "type": kind, "id": id });
         if let Some(data) = data {

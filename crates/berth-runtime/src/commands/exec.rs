@@ -15,10 +15,10 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, PRESERVE_FDS};
-use crate::state::{StateDir, Status, replace};
+use crate::state::{State, StateDir, Status, replace};
 use crate::wait::Waiter;
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("process").short('p'),
     Opt::value("cwd"),
     Opt::value("env").short('e'),
@@ -84,7 +84,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         ));
     }
 
-    let group = group(&host, &state.cgroup, &args)?;
+    let group = group(&host, &state, &args)?;
 
     let waiter = if args.has("detach") {
         None
@@ -102,7 +102,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         } else {
             Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
         },
-        cgroup: Some(&group),
+        cgroup: group.as_ref(),
         seccomp: seccomp.as_ref(),
         listener: listener.as_ref(),
         inherit: inherit.what(),
@@ -132,9 +132,9 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
 }
 
 /// The container's group, or one of its children (`--cgroup`).
-fn group(host: &Host, container: &str, args: &Args) -> Result<Cgroup> {
+fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
     let Some(wanted) = args.value("cgroup") else {
-        return Ok(Cgroup::open(host, container));
+        return Ok(state.group(host));
     };
     if wanted.contains(':') {
         return Err(Error::new(format!(
@@ -147,9 +147,10 @@ fn group(host: &Host, container: &str, args: &Args) -> Result<Cgroup> {
             "--cgroup {wanted:?} is not below the container's control group"
         )));
     }
-    let group = Cgroup::open(host, &format!("{container}/{below}"));
+    let container = state.needed_group(host)?;
+    let group = Cgroup::open(host, &format!("{}/{below}", container.path()));
     if group.exists() {
-        Ok(group)
+        Ok(Some(group))
     } else {
         Err(Error::new(format!(
             "control group {} does not exist",
@@ -178,7 +179,11 @@ fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Resul
         process.set_cwd(cwd.into());
     }
     let mut env = process.env().clone().unwrap_or_default();
-    env.extend(args.values("env").map(str::to_owned));
+    for variable in args.values("env") {
+        let name = variable.split('=').next();
+        env.retain(|known| known.split('=').next() != name);
+        env.push(variable.to_owned());
+    }
     process.set_env(Some(env));
     if args.has("no-new-privs") {
         process.set_no_new_privileges(Some(true));

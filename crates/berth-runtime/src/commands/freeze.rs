@@ -38,5 +38,5 @@ fn find(root: &Path, arguments: Vec<OsString>) -> Result<(Cgroup, Status)> {
     let state = dir.load()?;
     let host = detect_host()?;
     let status = state.status(&dir, &host);
-    Ok((Cgroup::open(&host, &state.cgroup), status))
+    Ok((state.needed_group(&host)?, status))
 }

@@ -1,20 +1,34 @@
 //! `kill`, `delete`, `state`, `list`.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::Path;
 
 use berth_cgroup::{Cgroup, Host};
+use berth_runtime_core::Poststop;
 use berth_sys::signals::send_signal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
-use super::{OCI_VERSION, detect_host};
+use super::{OCI_VERSION, detect_host, warn_of};
 use crate::args::{Args, Opt, Order, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
 use crate::state::{State, StateDir, Status};
+
+pub(crate) const LIST: &[Opt] = &[
+    Opt::value("format").short('f'),
+    Opt::flag("quiet").short('q'),
+];
+
+/// How long a killed process may take to end.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(
@@ -39,14 +53,24 @@ pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let state = dir.load()?;
     if args.has("all") {
         let host = detect_host()?;
-        let group = Cgroup::open(&host, &state.cgroup);
+        let group = state.needed_group(&host)?;
         signal_all(&group, signal)?;
         return Ok(0);
     }
     let process = state
         .process()
         .ok_or_else(|| Error::new("container not running"))?;
-    send_signal(&process, signal).context(|| format!("send signal {signal} to {id}"))?;
+    send_signal(&process, signal).context(|| "unable to signal init".to_owned())?;
+    if signal == libc::SIGKILL {
+        // A frozen process of v1 takes it only when it thaws.
+        if let Some(group) = state.group(&detect_host()?)
+            && group.is_frozen().unwrap_or(false)
+        {
+            group
+                .thaw()
+                .context(|| format!("thaw control group {}", group.path()))?;
+        }
+    }
     Ok(0)
 }
 
@@ -82,36 +106,56 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     match dir.load() {
         Ok(state) => {
             let status = state.status(&dir, &host);
-            if !force && matches!(status, Status::Running | Status::Paused) {
-                return Err(Error::new(format!(
-                    "cannot delete container {id} that is not stopped: {}",
-                    name(status)
-                )));
+            if !force && !matches!(status, Status::Created | Status::Stopped) {
+                return Err(not_stopped(&id, status));
             }
             end(&state, &host)?;
+            let hooks = poststop(&dir, &state);
+            dir.remove()?;
+            warn_of(hooks.iter().flat_map(Poststop::run));
         }
-        // `create` was killed before it wrote the state.
-        Err(error) if !force => return Err(error),
-        Err(_) => {}
+        Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
+        // `create` was killed before it wrote the state, or `delete` after it removed
+        // that: no process and no control group is left.
+        Err(_) => dir.remove()?,
     }
-    dir.remove()?;
     Ok(0)
+}
+
+fn not_stopped(id: &str, status: Status) -> Error {
+    Error::new(format!(
+        "cannot delete container {id} that is not stopped: {}",
+        status.name()
+    ))
+}
+
+fn poststop(dir: &StateDir, state: &State) -> Option<Poststop> {
+    if !state.poststop {
+        return None;
+    }
+    Poststop::new(&dir.load_config().ok()?, &state.id, &state.bundle)
 }
 
 /// Kills what is left and removes the control group.
 fn end(state: &State, host: &Host) -> Result<()> {
-    let group = Cgroup::open(host, &state.cgroup);
+    let group = state.group(host).filter(Cgroup::exists);
     if let Some(process) = state.process() {
         let _ = send_signal(&process, libc::SIGKILL);
-        if group.exists() {
+        if let Some(group) = &group {
             let _ = group.kill_all();
         }
         let mut fds = [PollFd::new(&process, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))
+        let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE)))
             .context(|| format!("wait for the end of {}", state.id))?;
+        if ended == 0 {
+            return Err(Error::new(format!(
+                "container {}: its first process {} did not end within 10 seconds of SIGKILL",
+                state.id, state.pid
+            )));
+        }
     }
-    if group.exists() {
-        let tried = || format!("remove control group {}", state.cgroup);
+    if let Some(group) = group {
+        let tried = || format!("remove control group {}", group.path());
         group.kill_all().context(tried)?;
         group.remove().context(tried)?;
     }
@@ -124,26 +168,13 @@ pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
     let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let value = serde_json::json!({
-        "ociVersion": OCI_VERSION,
-        "id": state.id,
-        "pid": if status == Status::Stopped { 0 } else { state.pid },
-        "status": status,
-        "bundle": state.bundle,
-        "rootfs": state.rootfs,
-        "created": state.created,
-        "annotations": annotations,
-        "owner": "",
-    });
-    print(&format!("{value:#}\n"))
+    let shown = Shown::new(&state, status, annotations, "");
+    let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
+    print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
-    const OPTIONS: &[Opt] = &[
-        Opt::value("format").short('f'),
-        Opt::flag("quiet").short('q'),
-    ];
-    let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
+    let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
     if let Some(extra) = arguments.first() {
         return Err(Error::new(format!(
             "unexpected argument `{}`",
@@ -161,26 +192,57 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     match args.value("format").unwrap_or("table") {
         "table" => print(&table(&containers)),
         "json" => {
-            let values: Vec<_> = containers
+            let shown: Vec<_> = containers
                 .iter()
-                .map(|(state, status)| {
-                    serde_json::json!({
-                        "ociVersion": OCI_VERSION,
-                        "id": state.id,
-                        "pid": if *status == Status::Stopped { 0 } else { state.pid },
-                        "status": status,
-                        "bundle": state.bundle,
-                        "rootfs": state.rootfs,
-                        "created": state.created,
-                        "owner": "root",
-                    })
-                })
+                .map(|(state, status)| Shown::new(state, *status, HashMap::new(), "root"))
                 .collect();
-            print(&format!("{}\n", serde_json::Value::from(values)))
+            let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
+            print(&(text + "\n"))
         }
         other => Err(Error::new(format!(
-            "invalid format {other:?}: expected table or json"
+            "invalid format option {other:?}: expected table or json"
         ))),
+    }
+}
+
+/// A container as `state` and `list` show it, in runc's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    oci_version: &'static str,
+    id: &'a str,
+    pid: u32,
+    status: Status,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    annotations: HashMap<String, String>,
+    owner: &'static str,
+}
+
+impl<'a> Shown<'a> {
+    fn new(
+        state: &'a State,
+        status: Status,
+        annotations: HashMap<String, String>,
+        owner: &'static str,
+    ) -> Self {
+        Self {
+            oci_version: OCI_VERSION,
+            id: &state.id,
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                state.pid
+            },
+            status,
+            bundle: &state.bundle,
+            rootfs: &state.rootfs,
+            created: &state.created,
+            annotations,
+            owner,
+        }
     }
 }
 
@@ -215,7 +277,7 @@ fn table(containers: &[(State, Status)]) -> String {
             } else {
                 state.pid.to_string()
             },
-            name(*status).to_owned(),
+            status.name().to_owned(),
             state.bundle.display().to_string(),
             state.created.clone(),
             "root".to_owned(),
@@ -239,13 +301,4 @@ fn table(containers: &[(State, Status)]) -> String {
         text.push('\n');
     }
     text
-}
-
-fn name(status: Status) -> &'static str {
-    match status {
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Paused => "paused",
-        Status::Stopped => "stopped",
-    }
 }

@@ -12,11 +12,21 @@ pub(crate) mod start;
 pub(crate) mod update;
 
 /// The version of the OCI runtime specification that is followed.
-pub(crate) const OCI_VERSION: &str = "1.2.1";
+pub(crate) const OCI_VERSION: &str = "1.3.0";
+
+use std::io::Write;
 
 use berth_cgroup::Host;
 
 use crate::error::{Context, Result};
+
+/// What went wrong and changes nothing.
+fn warn_of(errors: impl IntoIterator<Item = berth_runtime_core::Error>) {
+    for error in errors {
+        // Nowhere is left to tell that standard error cannot be written.
+        let _ = writeln!(std::io::stderr(), "berth-runtime: warning: {error}");
+    }
+}
 
 fn detect_host() -> Result<Host> {
     Host::detect().context(|| "find the control group hierarchies".to_owned())

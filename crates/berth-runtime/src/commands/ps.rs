@@ -4,8 +4,6 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use berth_cgroup::Cgroup;
-
 use super::detect_host;
 use crate::args::{Args, Opt, Order};
 use crate::error::{Context, Error, Result};
@@ -31,7 +29,7 @@ pub(crate) fn ps(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     if state.status(&dir, &host) == Status::Stopped {
         return Err(Error::new(format!("container {id} is not running")));
     }
-    let group = Cgroup::open(&host, &state.cgroup);
+    let group = state.needed_group(&host)?;
     let pids = group
         .processes()
         .context(|| format!("read the processes of control group {}", group.path()))?;

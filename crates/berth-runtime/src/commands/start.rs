@@ -16,9 +16,10 @@ use berth_runtime_core::Created;
 use berth_sys::{fork, socket};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::detect_host;
 use crate::args::only;
 use crate::error::{Context, Error, Result};
-use crate::state::{START_SOCKET, StateDir};
+use crate::state::{START_SOCKET, StateDir, Status};
 
 /// Answer of the keeper when the program has been executed.
 const STARTED: &[u8] = b"started";
@@ -27,22 +28,27 @@ pub(crate) fn start(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     let id = only(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
+    match state.status(&dir, &detect_host()?) {
+        Status::Created => {}
+        other => return Err(cannot_start(other)),
+    }
+    let gone = || cannot_start(Status::Stopped);
     let handle = endpoint::open_dir(dir.path()).context(|| "start".to_owned())?;
-    let not_created = || {
-        let status = if state.process().is_some() {
-            "running"
-        } else {
-            "stopped"
-        };
-        Error::new(format!("cannot start a container that is {status}"))
-    };
-    let keeper = endpoint::connect_in(handle.as_fd(), START_SOCKET).map_err(|_| not_created())?;
+    let keeper = endpoint::connect_in(handle.as_fd(), START_SOCKET).map_err(|_| gone())?;
     rustix::io::ioctl_fionbio(&keeper, false).context(|| "start".to_owned())?;
     match socket::receive(&keeper).context(|| "wait for the start".to_owned())? {
         Some((answer, _)) if answer == STARTED => Ok(0),
         Some((answer, _)) => Err(Error::new(String::from_utf8_lossy(&answer))),
-        None => Err(not_created()),
+        None => Err(gone()),
     }
+}
+
+fn cannot_start(status: Status) -> Error {
+    Error::new(match status {
+        Status::Running => "cannot start an already running container".to_owned(),
+        Status::Stopped => "cannot start a container that has stopped".to_owned(),
+        other => format!("cannot start a container in the {} state", other.name()),
+    })
 }
 
 /// Leaves a process behind that opens the gate when `start` connects.

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
 
-use berth_cgroup::Cgroup;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
@@ -41,7 +40,7 @@ enum Kind {
     Size,
 }
 
-const OPTIONS: &[Opt] = &[
+pub(crate) const OPTIONS: &[Opt] = &[
     Opt::value("resources").short('r'),
     Opt::value("blkio-weight"),
     Opt::value("cpu-period"),
@@ -83,7 +82,8 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     };
     let resources: LinuxResources = serde_json::from_value(wanted.clone())
         .map_err(|error| Error::new(format!("the limits are not valid: {error}")))?;
-    Cgroup::open(&host, &state.cgroup)
+    state
+        .needed_group(&host)?
         .apply(&resources)
         .context(|| format!("update the limits of {id}"))?;
     // What is known of the container says what holds.

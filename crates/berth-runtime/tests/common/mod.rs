@@ -4,6 +4,8 @@
 // Each test file uses its own part of this; a failure here fails the test.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod bundle;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

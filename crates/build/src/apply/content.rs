@@ -46,14 +46,19 @@ pub fn content_of(copy: Option<&graph::Copy>, source: &str, tree: &Tree) -> Resu
 }
 
 /// Names what is below a path of a root filesystem, as [`content_of`] does;
-/// owners too.
+/// owners too, and the mode and owner of what is at the path itself: it is
+/// seen where it is mounted.
 ///
 /// # Errors
 /// `NotFound` if there is no such path.
 pub fn content_below(root: BorrowedFd<'_>, source: &str) -> Result<Digest, Error> {
     let from = Source::Root(root);
     let mut names = Names::default();
-    names.all(from, &select::one(source, from)?, None)?;
+    let found = select::one(source, from)?;
+    if found.item.is_directory() {
+        names.item(&found.item)?;
+    }
+    names.all(from, &found, None)?;
     Ok(names.finish())
 }
 

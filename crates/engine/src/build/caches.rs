@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<SHA-256 of the id>/id          the id
 //! <root>/<SHA-256 of the id>/<n>/data    the directory
+//! <root>/gone/                           what is being removed
 //! ```
 //!
 //! An id has several directories only if steps that do not share had to run at
@@ -17,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use berth_api::Error;
 use berth_build::dockerfile::Sharing;
 use berth_build::solve::{self, Row, Shelf};
-use berth_store::disk_usage;
+use berth_store::{disk_usage, remove_directory};
 use tokio::sync::Notify;
 
 use super::session::failed;
@@ -26,6 +27,8 @@ use crate::files;
 
 /// Directories of one id; more steps that do not share wait.
 const MAX_SLOTS: usize = 64;
+
+const GONE: &str = "gone";
 
 #[derive(Debug)]
 pub(super) struct Caches {
@@ -41,18 +44,21 @@ struct Users {
     freed: Notify,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Use {
-    /// By so many steps that share it.
-    Shared(usize),
+    /// By so many steps that share it; one of them fills it.
+    Shared(usize, Filling),
     Alone,
 }
+
+type Filling = Arc<Mutex<()>>;
 
 /// One directory, kept for a step.
 #[derive(Debug)]
 pub(super) struct Cache {
     /// `<root>/<hash>/<n>`
     pub(super) dir: PathBuf,
+    filling: Filling,
     users: Arc<Users>,
 }
 
@@ -60,13 +66,23 @@ impl Cache {
     pub(super) fn data(&self) -> PathBuf {
         self.dir.join("data")
     }
+
+    /// Has the directory made, unless it is there: by one step, while others
+    /// that share it wait. Blocks.
+    pub(super) fn fill(&self, make: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let _one = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.data().exists() {
+            true => Ok(()),
+            false => make(),
+        }
+    }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
         let mut used = self.users.lock();
         match used.get_mut(&self.dir) {
-            Some(Use::Shared(count)) if *count > 1 => *count -= 1,
+            Some(Use::Shared(count, _)) if *count > 1 => *count -= 1,
             _ => {
                 used.remove(&self.dir);
             }
@@ -83,7 +99,18 @@ impl Users {
 }
 
 impl Caches {
+    /// What removals left that were cut off is removed in the background.
     pub(super) fn new(root: PathBuf) -> Self {
+        let left = directories(&root.join(GONE));
+        if !left.is_empty() {
+            std::thread::spawn(move || {
+                for dir in left {
+                    if let Err(error) = remove_directory(&dir) {
+                        tracing::warn!("remove {}: {error}", dir.display());
+                    }
+                }
+            });
+        }
         Self {
             root,
             users: Arc::default(),
@@ -116,7 +143,7 @@ impl Caches {
         let mut used = self.users.lock();
         let slots = (0..MAX_SLOTS).map(|number| all.join(number.to_string()));
         let existing: Vec<PathBuf> = slots.clone().filter(|dir| dir.exists()).collect();
-        let shared = |dir: &&PathBuf| matches!(used.get(*dir), Some(Use::Shared(_)));
+        let shared = |dir: &&PathBuf| matches!(used.get(*dir), Some(Use::Shared(..)));
         let free = |dir: &&PathBuf| !used.contains_key(*dir);
         let found = match sharing {
             Sharing::Shared => existing
@@ -136,16 +163,26 @@ impl Caches {
                 dir
             }
         };
-        let next = match (used.get(&dir), sharing) {
-            (Some(Use::Shared(count)), _) => Use::Shared(count + 1),
-            (_, Sharing::Shared) => Use::Shared(1),
-            _ => Use::Alone,
+        let filling = match (used.get_mut(&dir), sharing) {
+            (Some(Use::Shared(count, filling)), _) => {
+                *count += 1;
+                filling.clone()
+            }
+            (_, Sharing::Shared) => {
+                let filling = Filling::default();
+                used.insert(dir.clone(), Use::Shared(1, filling.clone()));
+                filling
+            }
+            _ => {
+                used.insert(dir.clone(), Use::Alone);
+                Filling::default()
+            }
         };
-        used.insert(dir.clone(), next);
         // When it was last used; lost, it is only given up earlier.
         let _ = std::fs::File::open(&dir).and_then(|dir| dir.set_modified(SystemTime::now()));
         Ok(Some(Cache {
             dir,
+            filling,
             users: self.users.clone(),
         }))
     }
@@ -157,15 +194,19 @@ impl Caches {
             if used.contains_key(dir) {
                 return Ok(false);
             }
-            // Out of sight before anyone can take it.
-            let gone = dir.with_extension("gone");
+            // Out of sight before anyone can take it; under a name that no
+            // removal had which was cut off.
+            let all = self.root.join(GONE);
+            let unique = files::random_id().map_err(|error| io("remove", dir, &error))?;
+            let gone = all.join(unique);
+            files::make_dir(&all, 0o700).map_err(|error| io("make", &all, &error))?;
             match std::fs::rename(dir, &gone) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
                 Err(error) => return Err(io("remove", dir, &error)),
                 Ok(()) => gone,
             }
         };
-        std::fs::remove_dir_all(&gone).map_err(|error| io("remove", &gone, &error))?;
+        remove_directory(&gone).map_err(|error| io("remove", &gone, &error))?;
         Ok(true)
     }
 }
@@ -285,5 +326,54 @@ mod tests {
         assert!(Shelf::remove(&caches, &found.id).unwrap());
         assert!(!Shelf::remove(&caches, &found.id).unwrap());
         assert!(!dir.exists());
+        assert_eq!(directories(&root.path().join(GONE)), Vec::<PathBuf>::new());
+    }
+
+    #[tokio::test]
+    async fn steps_that_share_a_new_one_fill_it_once() {
+        let root = tempfile::tempdir().unwrap();
+        let caches = Caches::new(root.path().to_owned());
+        let (mut all, mut threads) = (Vec::new(), Vec::new());
+        for _ in 0..8 {
+            let cache = Arc::new(caches.take("x", Sharing::Shared).await.unwrap());
+            all.push(cache.clone());
+            threads.push(std::thread::spawn(move || {
+                let mut filled = false;
+                let make = || {
+                    std::fs::create_dir(cache.data()).map_err(|e| Error::system(e.to_string()))?;
+                    filled = true;
+                    Ok(())
+                };
+                cache.fill(make).unwrap();
+                filled
+            }));
+        }
+        let filled = threads.into_iter().map(|thread| thread.join().unwrap());
+        assert_eq!(filled.filter(|filled| *filled).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_a_step_made_deep_can_be_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let caches = Caches::new(root.path().to_owned());
+        let cache = caches.take("x", Sharing::Shared).await.unwrap();
+        let dir = cache.dir.clone();
+        std::fs::create_dir(cache.data()).unwrap();
+        drop(cache);
+        let mut here = std::fs::File::open(dir.join("data")).unwrap();
+        // More than descriptors: one for each would not do.
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&here, "d", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            let next = rustix::fs::openat(&here, "d", flags, rustix::fs::Mode::empty());
+            here = next.unwrap().into();
+        }
+        // A removal that was killed, and one more.
+        let gone = root.path().join(GONE);
+        files::make_dir(&gone, 0o700).unwrap();
+        std::fs::create_dir(gone.join("0")).unwrap();
+        assert_eq!(caches.rows().len(), 1);
+        assert!(caches.remove(&dir).unwrap());
+        assert_eq!(directories(&gone), [gone.join("0")]);
     }
 }

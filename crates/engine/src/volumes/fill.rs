@@ -60,7 +60,7 @@ pub(crate) fn fill(
 }
 
 fn remove(draft: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(draft) {
+    match berth_store::remove_directory(draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -216,7 +216,7 @@ impl super::Volumes {
 
     fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.root.join(name);
-        fs::remove_dir_all(&path).map_err(|error| io("remove the volume", &path, &error))
+        berth_store::remove_directory(&path).map_err(|error| io("remove the volume", &path, &error))
     }
 }
 

@@ -164,7 +164,7 @@ impl Volumes {
     pub(crate) fn take_back(&self, made: &[String]) {
         for name in made {
             let path = self.root.join(name);
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = berth_store::remove_directory(&path) {
                 tracing::warn!("remove the volume {}: {error}", path.display());
             }
         }
@@ -182,7 +182,7 @@ impl Volumes {
             let name = &mount.point.name;
             if mount.anonymous && files::is_id(name) && !used(name) {
                 let path = self.root.join(&mount.point.name);
-                match fs::remove_dir_all(&path) {
+                match berth_store::remove_directory(&path) {
                     Ok(()) => removed.push(name.clone()),
                     Err(error) => {
                         tracing::warn!("remove the volume {}: {error}", path.display());

@@ -1,6 +1,7 @@
 //! A container starts, is what its configuration says, and ends.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use berth_runtime_core::{Error, Stdio};
@@ -204,12 +205,27 @@ fn gate() {
 fn gate_reports_a_failed_start() {
     let mut bundle = Bundle::new();
     bundle.gate = true;
-    bundle.set("/process/args", json!(["nope"]));
+    // What is missing or no program is known before the gate, as with runc.
+    for (program, missing) in [("nope", true), ("/etc/passwd", false)] {
+        bundle.set("/process/args", json!([program]));
+        let error = bundle.create(Files::new().stdio(), None).unwrap_err();
+        assert_eq!(matches!(error, Error::NotFound(_)), missing, "{error}");
+        assert_eq!(
+            matches!(error, Error::NotExecutable(_)),
+            !missing,
+            "{error}"
+        );
+    }
+    // Only the kernel tells that it cannot execute this.
+    std::fs::write(bundle.rootfs().join("junk"), "\x7fELF").unwrap();
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(bundle.rootfs().join("junk"), mode).unwrap();
+    bundle.set("/process/args", json!(["/junk"]));
     let files = Files::new();
     let mut created = bundle
         .create(files.stdio(), None)
         .unwrap_or_else(|e| panic!("{e}"));
-    assert!(matches!(created.start(), Err(Error::NotFound(_))));
+    assert!(matches!(created.start(), Err(Error::NotExecutable(_))));
     assert!(!std::path::Path::new(&format!("/proc/{}", created.process.pid)).exists());
 }
 
@@ -428,7 +444,6 @@ fn read_only_root() {
 /// Nothing of a configuration is accepted and ignored.
 fn unsupported_parts_are_refused() {
     for (pointer, value) in [
-        ("/linux/netDevices", json!({"eth0": {}})),
         ("/linux/intelRdt", json!({})),
         ("/linux/rootfsPropagation", json!("sideways")),
         ("/process/apparmorProfile", json!("docker-default")),

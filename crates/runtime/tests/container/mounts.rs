@@ -12,7 +12,7 @@ use crate::fixture::{Bundle, Files, Sleeper, kill};
 
 crate::harness::tests!("mounts":
     defaults_are_as_docker_has_them, the_host_is_gone, binds, recursive_read_only,
-    missing_destinations_are_made, propagation, root_propagation, tmpfs_takes_mode_and_size,
+    missing_destinations_are_made, propagation, root_propagation, a_shared_root, tmpfs_takes_mode_and_size,
     tmpfs_copies_up, read_only_tmpfs, idmapped, cgroups, bad_mounts_are_refused_with_runcs_words,
     nothing_leaks_into_the_host,
     a_detached_overlay_as_root,
@@ -191,6 +191,35 @@ fn root_propagation() {
         let output = bundle.run().unwrap_or_else(|e| panic!("{e}"));
         let first = output.stdout.lines().nth(1).unwrap().to_owned();
         assert_eq!(first.contains("shared:"), mark, "{word}: {first}");
+    }
+}
+
+/// Docker's and containerd's data roots are shared mounts, so their containers'
+/// roots are too.
+fn a_shared_root() {
+    for propagation in ["private", "rslave"] {
+        let mut bundle = Bundle::script("mount -t tmpfs none /mnt; ls /home");
+        bundle.set("/linux/rootfsPropagation", json!(propagation));
+        fs::create_dir_all(bundle.rootfs().join("mnt")).unwrap();
+        let all = json!(["CAP_SYS_ADMIN"]);
+        for set in ["bounding", "effective", "permitted"] {
+            bundle.set(&format!("/process/capabilities/{set}"), all.clone());
+        }
+        let root = bundle.rootfs();
+        rustix::mount::mount_bind(&root, &root).unwrap();
+        let kind = MountPropagationFlags::SHARED;
+        rustix::mount::mount_change(&root, kind).unwrap();
+        let output = bundle.run();
+        let left = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let output = output.unwrap();
+        assert_eq!(
+            (output.code, output.stderr.as_str()),
+            (0, ""),
+            "{propagation}"
+        );
+        let inside = root.join("mnt");
+        assert!(!left.contains(inside.to_str().unwrap()), "{left}");
     }
 }
 

@@ -19,6 +19,9 @@ use tokio::sync::Notify;
 /// up; what is more is left out, and that is said.
 const MAX_WAITING: usize = 16 << 20;
 
+/// What an event costs besides its output, in bytes, about.
+const EVENT_BYTES: usize = 256;
+
 /// Output of one step that is told at once, in bytes.
 const LOG_CHUNK: usize = 64 * 1024;
 
@@ -99,7 +102,7 @@ impl Waiting {
                     }
                     *data = CLIPPED.to_vec();
                 }
-                self.log_bytes += data.len();
+                let bytes = data.len();
                 if let Some((
                     _,
                     Event::Log {
@@ -112,8 +115,11 @@ impl Waiting {
                     && waiting.len() + data.len() <= LOG_CHUNK
                 {
                     waiting.append(data);
+                    self.log_bytes += bytes;
                     return;
                 }
+                // A byte to each stream in turn is an event each.
+                self.log_bytes += bytes + EVENT_BYTES;
             }
             _ => {}
         }
@@ -322,6 +328,15 @@ mod tests {
         }
         assert!(bytes <= MAX_WAITING + CLIPPED.len(), "{bytes}");
         assert_eq!((told, states), (1, 1));
+        // However it comes in pieces.
+        for turn in 0..1 << 20 {
+            sink(Event::Log {
+                id: 1,
+                stderr: turn % 2 == 0,
+                data: b"x".to_vec(),
+            });
+        }
+        assert!(queue.next().await.len() <= MAX_WAITING / EVENT_BYTES + 1);
         // What is taken makes room again.
         sink(log(1, b"again"));
         assert_eq!(queue.take().len(), 1);

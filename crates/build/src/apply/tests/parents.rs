@@ -194,8 +194,11 @@ fn roots_are_named_for_keys() {
     file(&base, "usr/bin/sh", "ash", 0o755);
     assert_eq!(name("/existing"), existing);
     assert_ne!(name("/"), all);
+    set_mode(&base, "existing", 0o700);
+    let locked = name("/existing");
+    assert_ne!(locked, existing);
     chown(base.join("existing/old"), Some(3), None).unwrap();
-    assert_ne!(name("/existing"), existing);
+    assert_ne!(name("/existing"), locked);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! <data-root>/build/contexts/<SHA-256 of the identity>   JSON lines: stat, digest
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -41,11 +42,22 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 
-/// What was known of a file, and its content.
+/// What was known of a file, and its content. Of a [`Stat`] what tells whether
+/// it is the same, under the same names.
 #[derive(Debug, Serialize, Deserialize)]
 struct Known {
-    #[serde(flatten)]
-    stat: Stat,
+    #[serde(rename = "p")]
+    path: String,
+    #[serde(rename = "m")]
+    mode: u32,
+    #[serde(rename = "s", default)]
+    size: u64,
+    #[serde(rename = "t", default)]
+    mtime: i64,
+    #[serde(rename = "c", default)]
+    ctime: i64,
+    #[serde(rename = "i", default)]
+    inode: u64,
     #[serde(rename = "D")]
     digest: Digest,
 }
@@ -61,13 +73,16 @@ pub(super) async fn read(
         context: name.to_owned(),
     };
     let stream = SyncIoBridge::new(session.peer.ask(ask).await?);
-    let stats = waiting("build-walk", move || walk(stream)).await?;
     let files = session.files().map_err(super::super::of_solve)?;
     let saved = saved_path(session, identity);
     let (selection, known_files, path) = (selection.clone(), files.clone(), saved.clone());
+    // What is known is read while the client looks.
+    let (stats, known) = tokio::try_join!(
+        waiting("build-walk", move || walk(stream)),
+        blocking(move || Ok(load(&path)))
+    )?;
     let (stats, needed, mut digests, saved_before) = blocking(move || {
         let needed = selection.of(&stats);
-        let known = load(&path);
         let digests: Vec<Option<Digest>> = stats
             .iter()
             .map(|stat| known_digest(&known, stat, &known_files))
@@ -102,7 +117,7 @@ fn is_content(stat: &Stat) -> bool {
 fn walk(stream: impl Read) -> Result<Vec<Stat>, Error> {
     let mut input = BufReader::with_capacity(256 << 10, stream);
     let mut check = Check::default();
-    let mut stats = Vec::new();
+    let mut stats: Vec<Stat> = Vec::new();
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -125,7 +140,7 @@ fn walk(stream: impl Read) -> Result<Vec<Stat>, Error> {
                 "the build context has more than {MAX_ENTRIES} files; leave some out by .dockerignore"
             )));
         }
-        check.next(&stat).map_err(|what| {
+        check.next(&stats, &stat).map_err(|what| {
             Error::invalid(format!("the build context's entry {:?}: {what}", stat.path))
         })?;
         stats.push(stat);
@@ -135,42 +150,39 @@ fn walk(stream: impl Read) -> Result<Vec<Stat>, Error> {
 /// That a list is one: in order, each in a directory of it, nothing outside.
 #[derive(Default)]
 struct Check {
-    last: Option<Vec<String>>,
     /// The directories that the last entry is in, and itself if it is one.
     directories: Vec<String>,
-    files: HashSet<String>,
 }
 
 impl Check {
-    fn next(&mut self, stat: &Stat) -> Result<(), &'static str> {
+    fn next(&mut self, before: &[Stat], stat: &Stat) -> Result<(), &'static str> {
         let path = stat.path.as_str();
         if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
             return Err("no path");
         }
-        let parts: Vec<String> = path.split('/').map(str::to_owned).collect();
-        if parts.len() > MAX_DEPTH {
+        if path.split('/').count() > MAX_DEPTH {
             return Err("too deep");
         }
-        if parts
-            .iter()
-            .any(|part| matches!(part.as_str(), "" | "." | ".."))
-        {
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err("leads out of the context");
         }
-        if self.last.as_ref().is_some_and(|last| *last >= parts) {
+        if (before.last()).is_some_and(|last| order(&last.path, path).is_ge()) {
             return Err("out of order");
         }
-        let parents = &parts[..parts.len() - 1];
-        if self.directories.get(..parents.len()) != Some(parents) {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        while self.directories.last().is_some_and(|last| last != parent) {
+            self.directories.pop();
+        }
+        if self.directories.is_empty() && !parent.is_empty() {
             return Err("its directory is no directory of the context");
         }
-        self.directories.truncate(parents.len());
+        let is_file = |path: &str| {
+            let found = before.binary_search_by(|stat| order(&stat.path, path));
+            found.is_ok_and(|at| is_content(&before[at]))
+        };
         match stat.mode & S_IFMT {
-            S_IFDIR => self.directories.extend(parts.last().cloned()),
-            S_IFREG if stat.hard_link.is_empty() => {
-                self.files.insert(path.to_owned());
-            }
-            S_IFREG if !self.files.contains(&stat.hard_link) => {
+            S_IFDIR => self.directories.push(path.to_owned()),
+            S_IFREG if !stat.hard_link.is_empty() && !is_file(&stat.hard_link) => {
                 return Err("a link to a file that does not come before it");
             }
             S_IFLNK
@@ -185,9 +197,13 @@ impl Check {
             0o010_000 | 0o020_000 | 0o060_000 => {}
             _ => return Err("of no kind that can be built with"),
         }
-        self.last = Some(parts);
         Ok(())
     }
+}
+
+/// Each directory is followed by what is in it.
+fn order(one: &str, other: &str) -> Ordering {
+    one.split('/').cmp(other.split('/'))
 }
 
 fn saved_path(session: &Session, identity: &str) -> PathBuf {
@@ -206,28 +222,27 @@ fn load(path: &Path) -> HashMap<String, Known> {
     lines
         .map_while(Result::ok)
         .map_while(|line| serde_json::from_slice::<Known>(&line).ok())
-        .map(|known| (known.stat.path.clone(), known))
+        .map(|known| (known.path.clone(), known))
         .collect()
 }
 
 /// Contents that are remembered of a context, and their lengths.
 pub(in crate::build) fn known_contents(path: &Path) -> HashMap<Digest, u64> {
     let known = load(path).into_values();
-    known.map(|known| (known.digest, known.stat.size)).collect()
+    known.map(|known| (known.digest, known.size)).collect()
 }
 
 fn known_digest(known: &HashMap<String, Known>, stat: &Stat, files: &Files) -> Option<Digest> {
     if !is_content(stat) {
         return None;
     }
-    let found = known.get(&stat.path)?;
-    let old = &found.stat;
+    let old = known.get(&stat.path)?;
     // A file written to in place has another ctime, whatever its mtime says.
     let same = (old.size, old.mtime, old.ctime, old.inode, old.mode)
         == (stat.size, stat.mtime, stat.ctime, stat.inode, stat.mode);
     // A client without inodes cannot tell.
     let tells = stat.ctime != 0 || stat.inode != 0;
-    (same && tells && files.contains(&found.digest)).then(|| found.digest.clone())
+    (same && tells && files.contains(&old.digest)).then(|| old.digest.clone())
 }
 
 fn save(path: &Path, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Result<()> {
@@ -235,7 +250,12 @@ fn save(path: &Path, stats: &[Stat], digests: &[Option<Digest>]) -> std::io::Res
     for (stat, digest) in stats.iter().zip(digests) {
         if let Some(digest) = digest {
             let known = Known {
-                stat: stat.clone(),
+                path: stat.path.clone(),
+                mode: stat.mode,
+                size: stat.size,
+                mtime: stat.mtime,
+                ctime: stat.ctime,
+                inode: stat.inode,
                 digest: digest.clone(),
             };
             serde_json::to_writer(&mut bytes, &known)?;
@@ -255,7 +275,9 @@ async fn fetch(
     missing: &[usize],
     digests: &mut [Option<Digest>],
 ) -> Result<(), Error> {
-    let total = missing.iter().map(|&at| stats[at].size).sum();
+    // Sizes are what the client says.
+    let sizes = missing.iter().map(|&at| stats[at].size);
+    let total = sizes.fold(0, u64::saturating_add);
     let mut current = 0;
     for part in missing.chunks(MAX_ASKED) {
         let ask = Ask::Read {

@@ -1,6 +1,6 @@
 //! What a step changed, as a layer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -11,8 +11,10 @@ use berth_api::Error;
 use berth_build::tree::Layer;
 use berth_store::{DiffOptions, Digest};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, fgetxattr, fstat, openat2, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fgetxattr, fremovexattr, fstat, openat2, statat,
+    unlinkat,
 };
+use rustix::io::Errno;
 
 use super::super::session::Session;
 use crate::error::{IntoApi as _, io as failed};
@@ -20,6 +22,9 @@ use crate::tree;
 
 /// Changes are held in memory up to this, so that small ones cost no thread.
 const HELD: usize = 1 << 20;
+
+/// How overlayfs says that a directory hides those below it.
+const OPAQUE_MARKS: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
 
 /// A layer of the changes in a snapshot; none if there are none. Blocks.
 pub(super) fn make(
@@ -149,7 +154,7 @@ pub(super) fn remove_made(upper: &Path, made: &[String]) -> Result<(), Error> {
             _ => Ok(()),
         };
         if let Err(error) = removed
-            && error != rustix::io::Errno::NOTEMPTY
+            && error != Errno::NOTEMPTY
         {
             return Err(failed("remove", &upper.join(path), &error.into()));
         }
@@ -157,9 +162,14 @@ pub(super) fn remove_made(upper: &Path, made: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes away directories that are as they are in the base: overlayfs copies
-/// one up for whatever happens in it, be it undone again. BuildKit leaves them
-/// out as well. `base` is asked for only when there are some. Blocks.
+/// Takes away what overlayfs leaves in an upper directory and is no change,
+/// so that it says the same whatever the kernel and the form of the layers
+/// below. `base` is asked for only when there may be some. Blocks.
+///
+/// * Directories that are as they are in the base: one is copied up for
+///   whatever happens in it, be it undone again. BuildKit leaves them out, too.
+/// * Marks of opaque directories that hide nothing: some mounts (`xino=on`)
+///   have every new directory marked, to save lookups.
 pub(super) fn remove_unchanged(
     upper: &Path,
     base: impl FnOnce() -> Result<OwnedFd, Error>,
@@ -170,6 +180,7 @@ pub(super) fn remove_unchanged(
     // Each before what is in it, with how much that is.
     let mut directories: Vec<(Vec<u8>, usize)> = Vec::new();
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut marked: Vec<Vec<u8>> = Vec::new();
     tree::walk(root.as_fd(), &mut |node| {
         if let Some(&parent) = parent_of(node.path).and_then(|parent| places.get(parent)) {
             directories[parent].1 += 1;
@@ -177,16 +188,24 @@ pub(super) fn remove_unchanged(
         if node.kind() == FileType::Directory {
             places.insert(node.path.to_vec(), directories.len());
             directories.push((node.path.to_vec(), 0));
+            if is_opaque(&open_beneath(
+                &root,
+                Path::new(OsStr::from_bytes(node.path)),
+            )) {
+                marked.push(node.path.to_vec());
+            }
         }
         Ok(())
     })?;
-    if directories.iter().all(|(_, within)| *within > 0) {
+    if marked.is_empty() && directories.iter().all(|(_, within)| *within > 0) {
         return Ok(());
     }
     let base = base()?;
+    let opaque = remove_marks(upper, &root, &base, marked)?;
     for at in (0..directories.len()).rev() {
         let (path, within) = &directories[at];
-        if *within > 0 || !is_same_directory(&root, &base, path) {
+        // In an opaque directory the base's do not show: they were made again.
+        if *within > 0 || is_within(path, &opaque) || !is_same_directory(&root, &base, path) {
             continue;
         }
         unlinkat(&root, path.as_slice(), AtFlags::REMOVEDIR)
@@ -196,6 +215,58 @@ pub(super) fn remove_unchanged(
         }
     }
     Ok(())
+}
+
+/// Of opaque directories, each before those in it, takes the mark away if it
+/// hides no directory of the base, or one in it that is hidden anyway. Returns
+/// those that stay opaque.
+fn remove_marks(
+    upper: &Path,
+    root: &OwnedFd,
+    base: &OwnedFd,
+    marked: Vec<Vec<u8>>,
+) -> Result<HashSet<Vec<u8>>, Error> {
+    let mut needed: HashSet<Vec<u8>> = HashSet::new();
+    for path in marked {
+        let at = Path::new(OsStr::from_bytes(&path));
+        let has_none = matches!(
+            open_beneath(base, at),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+        );
+        if !has_none && !is_within(&path, &needed) {
+            needed.insert(path);
+            continue;
+        }
+        let remove = || {
+            let directory = open_beneath(root, at)?;
+            for mark in OPAQUE_MARKS {
+                match fremovexattr(&directory, mark) {
+                    Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        remove().map_err(|error| failed("tidy", upper, &error.into()))?;
+    }
+    Ok(needed)
+}
+
+/// Whether one of the directories above a path is among these.
+fn is_within(path: &[u8], directories: &HashSet<Vec<u8>>) -> bool {
+    !directories.is_empty()
+        && std::iter::successors(parent_of(path), |path| parent_of(path))
+            .any(|above| directories.contains(above))
+}
+
+fn is_opaque(directory: &rustix::io::Result<OwnedFd>) -> bool {
+    let Ok(directory) = directory else {
+        return false;
+    };
+    let mut mark = [0; 1];
+    OPAQUE_MARKS
+        .iter()
+        .any(|name| fgetxattr(directory, *name, &mut mark).is_ok() && mark == *b"y")
 }
 
 fn parent_of(path: &[u8]) -> Option<&[u8]> {
@@ -211,9 +282,7 @@ fn is_same_directory(upper: &OwnedFd, base: &OwnedFd, path: &[u8]) -> bool {
         return false;
     };
     let mut mark = [0u8; 4];
-    let hides = ["trusted.overlay.opaque", "user.overlay.opaque"]
-        .iter()
-        .any(|name| fgetxattr(&new, *name, &mut mark).is_ok());
+    let hides = (OPAQUE_MARKS.iter()).any(|name| fgetxattr(&new, *name, &mut mark).is_ok());
     let (Ok(a), Ok(b)) = (fstat(&new), fstat(&old)) else {
         return false;
     };

@@ -115,7 +115,8 @@ impl Mounts {
                     let (session, source, attributes) =
                         (session.clone(), source.clone(), (*mode, *uid, *gid));
                     let cache = blocking(move || {
-                        make_cache(&session, &cache, layers.as_deref(), &source, attributes)?;
+                        let layers = layers.as_deref();
+                        cache.fill(|| make_cache(&session, &cache, layers, &source, attributes))?;
                         Ok(cache)
                     })
                     .await
@@ -411,6 +412,7 @@ fn make_cache(
     }
     let new: PathBuf = data.with_extension("new");
     match std::fs::create_dir(&new) {
+        // There already: of a try that was killed.
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(making(error));
         }
@@ -419,9 +421,5 @@ fn make_cache(
     std::fs::set_permissions(&new, Permissions::from_mode(mode & 0o7777))
         .and_then(|()| chown(&new, Some(uid), Some(gid)))
         .map_err(making)?;
-    match std::fs::rename(&new, &data) {
-        // Another step that shares it was faster.
-        Err(_) if data.exists() => Ok(()),
-        other => other.map_err(making),
-    }
+    std::fs::rename(&new, &data).map_err(making)
 }

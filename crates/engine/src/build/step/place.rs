@@ -68,7 +68,9 @@ impl Place {
         let failed = |error| io("make", &place.dir, &error);
         std::fs::create_dir(&place.dir).map_err(failed)?;
         let path = place.dir.join(CGROUP_FILE);
-        std::fs::write(&path, &place.cgroup).map_err(|error| io("write", &path, &error))?;
+        // Whole or not at all: who recovers kills what is in the group it names.
+        files::replace(&path, place.cgroup.as_bytes(), 0o600)
+            .map_err(|error| io("write", &path, &error))?;
         Ok(place)
     }
 

@@ -1,0 +1,124 @@
+//! A bundle of the OCI command line, with a root for states of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{BINARY, config, make_rootfs};
+
+/// A bundle and a root for states.
+pub(crate) struct Bundle {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: Value,
+}
+
+impl Bundle {
+    pub(crate) fn new(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        make_rootfs(&dir.path().join("rootfs"));
+        let mut bundle = Self {
+            dir,
+            config: config(args),
+        };
+        bundle.config["linux"]["cgroupsPath"] = json!(format!(
+            "/berth-test/{}",
+            bundle.dir.path().file_name().unwrap().display()
+        ));
+        bundle
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    pub(crate) fn save(&self) {
+        std::fs::write(self.path().join("config.json"), self.config.to_string()).unwrap();
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.save();
+        let mut command = Command::new(BINARY);
+        command
+            .arg("--root")
+            .arg(self.state())
+            .args(args)
+            .current_dir(self.path());
+        command
+    }
+
+    /// Not for what leaves a container running: that holds the pipes open.
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A command that leaves a container behind, which would hold pipes open.
+    pub(crate) fn leave(&self, args: &[&str]) {
+        let log = self.path().join("stderr");
+        let stderr = std::fs::File::create(&log).unwrap();
+        let mut command = self.command(args);
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .status();
+        assert!(
+            status.unwrap().success(),
+            "{args:?}: {}",
+            std::fs::read_to_string(log).unwrap()
+        );
+    }
+
+    /// The error of a command that must fail.
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let code = if args.first() == Some(&"exec") {
+            255
+        } else {
+            1
+        };
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    pub(crate) fn state_of(&self, id: &str) -> Value {
+        serde_json::from_str(&self.ok(&["state", id])).unwrap()
+    }
+
+    pub(crate) fn assert_empty(&self) {
+        assert_eq!(self.ok(&["list", "-q"]), "");
+        let host = berth_cgroup::Host::detect().unwrap();
+        let path = self.config["linux"]["cgroupsPath"].as_str().unwrap();
+        assert!(
+            !berth_cgroup::Cgroup::open(&host, path).exists(),
+            "the control group is left"
+        );
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in std::fs::read_dir(self.state())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let id = entry.file_name();
+                let _ = self.output(&["delete", "--force", id.to_str().unwrap()]);
+            }
+        }
+    }
+}

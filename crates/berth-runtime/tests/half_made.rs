@@ -1,0 +1,123 @@
+//! Containers that are not whole: being made, or given up by a killed command.
+
+// Also outside the test functions: a failure fails the test.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::{Output, Stdio};
+
+use common::bundle::Bundle;
+use common::*;
+use serde_json::{Value, json};
+
+/// What `create` had made when it was killed can be deleted, and is all there was.
+#[test]
+fn create_killed_at_any_moment_can_be_deleted() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.save();
+    let mut ends = [0; 2];
+    for round in 0..60_u64 {
+        let verb = if round % 2 == 0 {
+            &["create", "a"][..]
+        } else {
+            &["run", "-d", "a"]
+        };
+        let mut child = bundle
+            .command(verb)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // From before it has begun to after it has ended.
+        std::thread::sleep(std::time::Duration::from_micros(round * round * 12));
+        child.kill().unwrap();
+        let killed = child.wait().unwrap().code().is_none();
+        ends[usize::from(killed)] += 1;
+        let left = bundle.state().join("a").exists();
+        if left && killed {
+            let state = bundle.output(&["state", "a"]);
+            if state.status.success() {
+                let state: Value = serde_json::from_slice(&state.stdout).unwrap();
+                assert_ne!(state["status"], "creating", "nobody makes it");
+            }
+        }
+        bundle.ok(&["delete", "--force", "a"]);
+        bundle.assert_empty();
+        assert!(!bundle.state().join("a").exists());
+    }
+    assert!(ends[1] > 0, "none was killed in time: {ends:?}");
+}
+
+#[test]
+fn container_in_the_making_is_not_deleted() {
+    let mut bundle = Bundle::new(&["true"]);
+    let go = bundle.path().join("go");
+    bundle.config["hooks"]["createRuntime"] = json!([{
+        "path": "/bin/sh",
+        "args": ["sh", "-c", format!("while [ ! -e {} ]; do sleep 0.01; done", go.display())],
+        "env": ["PATH=/bin:/usr/bin"],
+    }]);
+    let mut child = bundle.command(&["create", "a"]);
+    let mut child = (child
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null()))
+    .spawn()
+    .unwrap();
+    eventually("it is being made", || {
+        let output = bundle.output(&["state", "a"]);
+        output.status.success().then_some(())
+    });
+    assert_eq!(bundle.state_of("a")["status"], "creating");
+    let error = bundle.fails(&["delete", "a"]);
+    assert!(error.contains("that is not stopped: creating"), "{error}");
+    assert!(
+        bundle
+            .fails(&["start", "a"])
+            .contains("in the creating state")
+    );
+    std::fs::write(&go, "").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(bundle.state_of("a")["status"], "created");
+    bundle.ok(&["delete", "a"]);
+    bundle.assert_empty();
+}
+
+#[test]
+fn hooks_run_when_the_container_has_been_deleted() {
+    let mut bundle = Bundle::new(&["true"]);
+    let log = bundle.path().join("log");
+    let hook = |text: &str| {
+        json!({
+            "path": "/bin/sh",
+            "args": ["sh", "-c", format!("{text} >> {}", log.display())],
+            "env": ["PATH=/bin:/usr/bin"],
+        })
+    };
+    let left = bundle.state().join("a");
+    let look = format!("test ! -e {} && echo gone", left.display());
+    bundle.config["hooks"]["poststop"] = json!([hook("cat"), { "path": "/nope" }, hook(&look)]);
+    let check = |output: &Output| {
+        let warning = String::from_utf8_lossy(&output.stderr);
+        assert!(warning.contains("poststop hook #1"), "{warning}");
+        let text = std::fs::read_to_string(&log).unwrap();
+        let (state, rest) = text.split_at(text.rfind('}').unwrap() + 1);
+        let state: Value = serde_json::from_str(state).unwrap();
+        assert_eq!(
+            (&state["status"], &state["id"]),
+            (&json!("stopped"), &json!("a"))
+        );
+        assert_eq!(rest, "gone\n");
+        std::fs::remove_file(&log).unwrap();
+    };
+    let output = bundle.output(&["run", "a"]);
+    assert!(output.status.success(), "{output:?}");
+    check(&output);
+    bundle.leave(&["create", "a"]);
+    let output = bundle.output(&["delete", "a"]);
+    assert!(output.status.success(), "{output:?}");
+    check(&output);
+    bundle.assert_empty();
+}
