@@ -360,13 +360,16 @@ fn limits_are_updated_and_shown() {
     let file = bundle.path().join("limits.json");
     std::fs::write(
         &file,
-        r#"{"memory":{"limit":0},"pids":{"limit":18},"cpu":{"quota":0}}"#,
+        // With a rule as Podman 5 sends one.
+        r#"{"memory":{"limit":0},"pids":{"limit":18},"cpu":{"quota":0},
+            "devices":[{"allow":false,"access":"rwm"}]}"#,
     )
     .unwrap();
     bundle.ok(&["update", "-r", file.to_str().unwrap(), "a"]);
     let event = stats();
     assert_eq!(event["data"]["memory"]["usage"]["limit"], 64 << 20);
     assert_eq!(event["data"]["pids"]["limit"], 18);
+    bundle.ok(&["exec", "a", "sh", "-c", "echo x > /dev/null"]);
 
     for (args, text) in [
         (

@@ -76,10 +76,14 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     if state.status(&dir, &host) == Status::Stopped {
         return Err(Error::new(format!("container {id} is not running")));
     }
-    let wanted = match args.value("resources") {
+    let mut wanted = match args.value("resources") {
         Some(path) => read(path)?,
         None => from_options(&args)?,
     };
+    // Never its devices, as runc: Podman 5 sends a rule that denies them all.
+    if let Some(fields) = wanted.as_object_mut() {
+        fields.remove("devices");
+    }
     let resources: LinuxResources = serde_json::from_value(wanted.clone())
         .map_err(|error| Error::new(format!("the limits are not valid: {error}")))?;
     state

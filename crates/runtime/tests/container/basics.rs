@@ -271,14 +271,12 @@ fn gate_is_handed_on() {
         let mut created = bundle
             .create(files.stdio(), None)
             .unwrap_or_else(|e| panic!("{e}"));
+        let own = rustix::process::getpid();
         let Cloned::Child = clone3(0, None).unwrap() else {
             berth_sys::exec::exit(0)
         };
         // Until the maker is gone, and we are somebody else's child.
-        let maker = rustix::process::pidfd_open(
-            rustix::process::getppid().unwrap(),
-            rustix::process::PidfdFlags::empty(),
-        );
+        let maker = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty());
         if let Ok(maker) = maker {
             let mut ready = [rustix::event::PollFd::new(
                 &maker,
