@@ -128,6 +128,13 @@ pub struct Exec {
     pub security: crate::dockerfile::Security,
     /// "name:address".
     pub extra_hosts: Vec<String>,
+    /// "name=soft:hard", of this build; a program may see them. That they hold
+    /// is the worker's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<String>,
+    /// Bytes of /dev/shm; 0 = the worker's default.
+    #[serde(default)]
+    pub shm_size: i64,
     pub mounts: Vec<Mount>,
     pub platform: Platform,
 }

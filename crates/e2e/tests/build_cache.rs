@@ -125,6 +125,17 @@ fn a_directory_makes_another_engine_know() {
 }
 
 #[test]
+fn a_cache_that_is_not_there_is_told_and_no_failure() {
+    let engine = Engine::start();
+    let root = project(engine.dir());
+    let built = build(&engine, &root, &["--cache-from", "type=local,src=none"]);
+    assert_eq!(cached(&built), 0);
+    let told =
+        "\n - failed to import the build cache from local: the build cache has no index.json\n";
+    assert!(built.stderr.contains(told), "{built:#?}");
+}
+
+#[test]
 fn an_image_makes_another_engine_know() {
     let (one, other) = (Engine::start(), Engine::start());
     let root = project(one.dir());

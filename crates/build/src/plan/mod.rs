@@ -55,6 +55,10 @@ pub struct Options {
     pub network: crate::dockerfile::Network,
     pub extra_hosts: Vec<String>,
     pub hostname: String,
+    /// See [`crate::graph::Exec::ulimits`].
+    pub ulimits: Vec<String>,
+    /// Bytes of /dev/shm; 0 = the engine's default.
+    pub shm_size: i64,
 }
 
 /// Where a named context is from.

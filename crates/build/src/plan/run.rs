@@ -96,6 +96,8 @@ impl Planner<'_> {
             },
             security: run.security,
             extra_hosts: self.options.extra_hosts.clone(),
+            ulimits: self.options.ulimits.clone(),
+            shm_size: self.options.shm_size,
             mounts,
             platform: now.state.platform.clone(),
         }));

@@ -78,7 +78,12 @@ impl Context {
             for turn in 0..batches.len() {
                 let pieces = &pieces[turn % threads];
                 while let Some(piece) = pieces.recv().ok().flatten() {
-                    out.write_all(&piece?).map_err(|error| error.to_string())?;
+                    match out.write_all(&piece?) {
+                        Ok(()) => {}
+                        // The engine has enough: it says itself why.
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                        Err(error) => return Err(error.to_string()),
+                    }
                 }
             }
             Ok(())
@@ -196,6 +201,25 @@ mod tests {
     fn read(context: &Context, numbers: &[u32]) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
         context.read(numbers, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn an_engine_that_has_enough_is_not_refused() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(dir.path().join(name), vec![0; 2 * CHUNK]).unwrap();
+        }
+        let context = Context::walk(dir.path(), None).unwrap();
+        assert_eq!(context.read(&[0, 1], &mut Gone), Ok(()));
     }
 
     #[test]

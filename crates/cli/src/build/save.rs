@@ -37,8 +37,17 @@ fn pour(input: &mut Incoming, out: &mut dyn Write) -> io::Result<()> {
     out.flush()
 }
 
+/// What a local cache holds. One that is not there yet holds nothing, which is
+/// no reason to fail: the first build makes it.
+pub(super) fn cache(root: &Path, out: &mut dyn Write) -> io::Result<()> {
+    match root.is_dir() {
+        true => directory(root, out),
+        false => tar::Builder::new(out).finish(),
+    }
+}
+
 /// Files and directories below `root`, no links.
-pub(super) fn directory(root: &Path, out: &mut dyn Write) -> io::Result<()> {
+fn directory(root: &Path, out: &mut dyn Write) -> io::Result<()> {
     let mut builder = tar::Builder::new(out);
     add(root, Path::new(""), &mut builder)?;
     builder.finish()

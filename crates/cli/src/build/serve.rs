@@ -106,7 +106,7 @@ impl Server {
             ToClient::CacheIn { index, .. } => {
                 let place = self.goods.cache_from.get(index).and_then(Option::as_ref);
                 let place = place.ok_or("no cache comes from there")?;
-                sent(save::directory(place, &mut &mut out.clone()), place)
+                sent(save::cache(place, &mut &mut out.clone()), place)
             }
             ToClient::Status(_) | ToClient::Done { .. } | ToClient::Failed { .. } => Ok(()),
         }
@@ -121,9 +121,7 @@ impl Server {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.to_owned(), Arc::clone(&context));
-        context
-            .list(&mut out.clone())
-            .map_err(|error| error.to_string())
+        sent(context.list(&mut out.clone()), root)
     }
 
     fn read(&self, name: &str, numbers: &[u32], out: &Outgoing) -> Served {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use berth_api::Error;
 use berth_api::build::{BuildRequest, ContextSource};
+use berth_api::container::Ulimit;
 use berth_build::dockerfile::{Dockerfile, Lines, Network};
 use berth_build::graph::Plan;
 use berth_build::plan::{self, Base, GitAddress, NamedContext, Options, Outcome, Query};
@@ -206,5 +207,16 @@ fn options(
         },
         extra_hosts: request.extra_hosts.clone(),
         hostname: String::new(),
+        ulimits: ulimits(&request.limits.ulimits),
+        shm_size: request.limits.shm_size,
     })
+}
+
+/// In an order that does not depend on the client.
+fn ulimits(limits: &[Ulimit]) -> Vec<String> {
+    let mut texts: Vec<_> = (limits.iter())
+        .map(|limit| format!("{}={}:{}", limit.name, limit.soft, limit.hard))
+        .collect();
+    texts.sort();
+    texts
 }

@@ -236,7 +236,11 @@ impl Translator {
                 lines,
             } => {
                 let place = lines.map(|lines| format!(" (line {})", lines.start));
-                let short = format!("{rule}: {message}{}", place.unwrap_or_default());
+                let rule_name = match rule.as_str() {
+                    "" => String::new(),
+                    rule => format!("{rule}: "),
+                };
+                let short = format!("{rule_name}{message}{}", place.unwrap_or_default());
                 let detail =
                     check::find(&rule).map(|rule| BASE64_STANDARD.encode(rule.description));
                 status.warnings.push(VertexWarning {

@@ -216,6 +216,13 @@ fn how_a_step_runs() {
         serde_json::to_value(&same).unwrap(),
         serde_json::to_value(one).unwrap()
     );
+    // What a program may see of its limits does.
+    options.ulimits = vec!["nofile=64:64".to_owned()];
+    options.shm_size = 1 << 20;
+    let limited = plan_with("FROM a\nRUN one\n", &options);
+    let json = serde_json::to_value(execs(&limited)[0]).unwrap();
+    assert_eq!(json["ulimits"], serde_json::json!(["nofile=64:64"]));
+    assert_eq!(json["shm_size"], 1 << 20);
 }
 
 #[test]
