@@ -95,7 +95,7 @@ fn rootless() -> Result<String> {
             options.retain(|option| !option.as_str().is_some_and(|o| o.starts_with("gid=")));
         }
     }
-    serde_json::to_string_pretty(&config).context(tried)
+    Ok(format!("{config:#}"))
 }
 
 /// The OCI runtime features document (features.md of the specification).
