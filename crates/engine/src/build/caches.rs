@@ -122,11 +122,7 @@ impl Caches {
     pub(super) async fn take(&self, id: &str, sharing: Sharing) -> Result<Cache, Error> {
         let all = self.root.join(digest(id));
         files::make_dir(&all, 0o700).map_err(|error| io("make", &all, &error))?;
-        let name = all.join("id");
-        if !name.exists() {
-            files::replace(&name, id.as_bytes(), 0o600)
-                .map_err(|error| io("write", &name, &error))?;
-        }
+        self.name(&all, id)?;
         loop {
             let freed = self.users.freed.notified();
             tokio::pin!(freed);
@@ -137,6 +133,16 @@ impl Caches {
             }
             freed.await;
         }
+    }
+
+    /// Writes down whose directory it is, once: steps may begin side by side.
+    fn name(&self, all: &Path, id: &str) -> Result<(), Error> {
+        let name = all.join("id");
+        let _one = self.users.lock();
+        if name.exists() {
+            return Ok(());
+        }
+        files::replace(&name, id.as_bytes(), 0o600).map_err(|error| io("write", &name, &error))
     }
 
     fn try_take(&self, all: &Path, sharing: Sharing) -> Result<Option<Cache>, Error> {
