@@ -38,10 +38,17 @@ pub(crate) async fn build(call: Call) -> Result<Reply, Error> {
         &call.head.headers,
         call.version,
         call.settings.experimental,
-    )?;
+    );
+    let (archive, upload) = Upload::new(call.body);
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            drop(archive);
+            return upload.during(async { Err(error) }).await;
+        }
+    };
     let lines = Lines::negotiate(&call.head.headers, call.version);
     let (sender, messages) = mpsc::channel(PROGRESS_BUFFER);
-    let (archive, upload) = Upload::new(call.body);
     let peer = Arc::new(Sender(Mutex::new(Some(archive))));
     let build = Build {
         engine: call.engine,
