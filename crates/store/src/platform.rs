@@ -1,9 +1,9 @@
 //! Platforms of an image: which there are, and one of them picked out.
 
 use crate::blob::short;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, invalid};
 use crate::images::find;
-use crate::manifest::{Found, image, provide};
+use crate::manifest::{Found, host_architecture, image, provide};
 use crate::reference::familiar;
 use crate::store::{StoredBlobs, crash_point, hex};
 use crate::{Digest, Image, ManifestKind, ManifestSummary, Platform, Store};
@@ -190,7 +190,90 @@ fn content_size(found: &Found, source: &StoredBlobs<'_>) -> u64 {
     sizes.sum()
 }
 
+fn is_component(part: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    !part.is_empty() && part.bytes().all(is_plain)
+}
+
+fn is_os(text: &str) -> bool {
+    matches!(
+        text.to_ascii_lowercase().as_str(),
+        "linux" | "windows" | "darwin" | "macos" | "freebsd" | "wasip1"
+    )
+}
+
+fn is_architecture(text: &str) -> bool {
+    let platform = Platform {
+        architecture: text.to_owned(),
+        ..Platform::default()
+    };
+    matches!(
+        platform.normalized().architecture.as_str(),
+        "386"
+            | "amd64"
+            | "arm"
+            | "arm64"
+            | "loong64"
+            | "mips"
+            | "mips64"
+            | "mips64le"
+            | "mipsle"
+            | "ppc64"
+            | "ppc64le"
+            | "riscv64"
+            | "s390x"
+            | "wasm"
+    )
+}
+
 impl Platform {
+    /// This machine's.
+    pub fn host() -> Self {
+        Self {
+            os: "linux".to_owned(),
+            architecture: host_architecture().to_string(),
+            ..Self::default()
+        }
+    }
+
+    /// "os", "architecture", "os/architecture" or "os/architecture/variant", by
+    /// the rules of containerd's `platforms` package. What an "os" alone leaves
+    /// open is `host`'s.
+    ///
+    /// # Errors
+    /// `Invalid`, in that package's words.
+    pub fn parse(text: &str, host: &Self) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        if let Some(part) = parts.iter().find(|part| !is_component(part)) {
+            return invalid(format!(
+                "{part:?} is an invalid component of {text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+            ));
+        }
+        let (os, architecture, variant) = match parts.as_slice() {
+            [os] if is_os(os) => (*os, host.architecture.as_str(), host.variant.as_str()),
+            [architecture] if is_architecture(architecture) => ("linux", *architecture, ""),
+            [_] => {
+                return invalid(format!(
+                    "{text:?}: unknown operating system or architecture: invalid argument"
+                ));
+            }
+            [os, architecture] => (*os, *architecture, ""),
+            [os, architecture, variant] => (*os, *architecture, *variant),
+            _ => {
+                return invalid(format!(
+                    "{text:?}: cannot parse platform specifier: invalid argument"
+                ));
+            }
+        };
+        let platform = Self {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.to_owned(),
+            os_version: String::new(),
+        };
+        Ok(platform.normalized())
+    }
+
     /// How well something made for `other` does where this is asked for: 0
     /// best, none if it does not. What is empty here may be anything.
     pub fn rank(&self, other: &Platform) -> Option<u8> {
@@ -269,5 +352,33 @@ impl std::fmt::Display for Platform {
             write!(f, "{}{part}", if at == 0 { "" } else { "/" })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_platform() {
+        let host = Platform::parse("linux/amd64", &Platform::default()).unwrap();
+        for (text, wanted) in [
+            ("linux", "linux/amd64"),
+            ("arm64", "linux/arm64"),
+            ("aarch64", "linux/arm64"),
+            ("Linux/ARM64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/v6", "linux/arm/v6"),
+            ("windows/amd64", "windows/amd64"),
+        ] {
+            assert_eq!(
+                Platform::parse(text, &host).unwrap().to_string(),
+                wanted,
+                "{text}"
+            );
+        }
+        for text in ["", "x", "linux/", "linux/a b", "a/b/c/d"] {
+            assert!(Platform::parse(text, &host).is_err(), "{text}");
+        }
     }
 }

@@ -121,7 +121,7 @@ impl<'a> Stages<'a> {
                     format!("Setting platform to predefined {text} in FROM is redundant as this is the default behavior"),
                 );
             }
-            let parsed = platform::parse(&expanded.text, &options.plan.build_platform);
+            let parsed = Platform::parse(&expanded.text, &options.plan.build_platform);
             let constant = expanded.used.is_empty() && expanded.unset.is_empty();
             if constant && let Ok(parsed) = &parsed {
                 let name = written.name.as_deref().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_store::{Platform, Reference};
 
-use super::{Base, Error, NamedContext, Need, Options, Query, config::Config, platform};
+use super::{Base, Error, NamedContext, Need, Options, Query, config::Config};
 use crate::dockerfile::{self, Dockerfile, Instruction, Lines, Mount, hinted};
 use crate::graph::Variables;
 
@@ -158,7 +158,7 @@ impl<'a> Stages<'a> {
                         &names,
                     ));
                 }
-                platform::parse(&value.text, &self.options.build_platform)
+                Platform::parse(&value.text, &self.options.build_platform)
                     .map_err(|error| format!("failed to parse platform {text}: {error}"))?
             }
         };

@@ -6,6 +6,8 @@
 use berth_api::{Error, container};
 use berth_store::Platform;
 
+use crate::error::IntoApi as _;
+
 /// What was asked for, or this machine's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -49,11 +51,7 @@ impl Wanted {
 
 impl std::fmt::Display for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.platform.os, self.platform.architecture)?;
-        if !self.platform.variant.is_empty() {
-            write!(f, "/{}", self.platform.variant)?;
-        }
-        Ok(())
+        self.platform.fmt(f)
     }
 }
 
@@ -66,72 +64,10 @@ fn parse(text: &str) -> Result<Platform, Error> {
         }
         return Ok(normal(&given.os, &given.architecture, &given.variant));
     }
-    let parts: Vec<&str> = text.split('/').collect();
-    if let Some(part) = parts.iter().find(|part| !is_component(part))
-        && !text.is_empty()
-    {
-        return Err(Error::invalid(format!(
-            "\"{part}\" is an invalid component of \"{text}\": platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
-        )));
-    }
-    match parts.as_slice() {
-        [""] => Ok(normal("linux", host(), "")),
-        [one] if is_os(one) => Ok(normal(one, host(), "")),
-        [one] if is_architecture(one) => Ok(normal("linux", one, "")),
-        [one] => Err(Error::invalid(format!(
-            "\"{one}\": unknown operating system or architecture: invalid argument"
-        ))),
-        [os, architecture] => Ok(normal(os, architecture, "")),
-        [os, architecture, variant] => Ok(normal(os, architecture, variant)),
-        _ => Err(Error::invalid(format!(
-            "\"{text}\": cannot parse platform specifier: invalid argument"
-        ))),
-    }
-}
-
-fn is_component(part: &str) -> bool {
-    !part.is_empty()
-        && part
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-}
-
-fn is_os(text: &str) -> bool {
-    matches!(
-        text.to_ascii_lowercase().as_str(),
-        "linux" | "windows" | "darwin" | "macos" | "freebsd" | "wasip1"
-    )
-}
-
-fn is_architecture(text: &str) -> bool {
-    matches!(
-        normal("linux", text, "").architecture.as_str(),
-        "386"
-            | "amd64"
-            | "arm"
-            | "arm64"
-            | "loong64"
-            | "mips"
-            | "mips64"
-            | "mips64le"
-            | "mipsle"
-            | "ppc64"
-            | "ppc64le"
-            | "riscv64"
-            | "s390x"
-            | "wasm"
-    )
-}
-
-/// This machine's architecture, in Go's words.
-fn host() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
+    let host = Platform::host();
+    match text {
+        "" => Ok(host),
+        text => Platform::parse(text, &host).api(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::graph::{Exec, FileAction, Files, ImagePlan, MountKind, Op, Plan};
 const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 fn platform(text: &str) -> Platform {
-    platform::parse(text, &Platform::default()).unwrap()
+    Platform::parse(text, &Platform::default()).unwrap()
 }
 
 fn options() -> Options {

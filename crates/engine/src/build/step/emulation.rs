@@ -28,11 +28,11 @@ pub(super) fn check(platform: &Platform, args: &[String]) -> Result<(), Error> {
 }
 
 fn is_native(architecture: &str) -> bool {
-    match std::env::consts::ARCH {
-        "x86_64" => matches!(architecture, "amd64" | "386"),
+    match Platform::host().architecture.as_str() {
+        "amd64" => matches!(architecture, "amd64" | "386"),
         // Most run 32-bit programs, and those that do not say so themselves.
-        "aarch64" => matches!(architecture, "arm64" | "arm"),
-        other => other == architecture,
+        "arm64" => matches!(architecture, "arm64" | "arm"),
+        host => host == architecture,
     }
 }
 

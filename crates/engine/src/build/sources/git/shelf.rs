@@ -1,10 +1,10 @@
 //! Repositories as a part of the build cache.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_build::solve::{self, Row, Shelf};
 
+use super::super::super::caches::nanoseconds;
 use super::super::Sources;
 use super::system;
 use crate::files::is_id;
@@ -92,12 +92,4 @@ fn size(directory: &Path) -> u64 {
         }
     }
     total
-}
-
-/// Since 1970.
-fn nanoseconds(time: Option<SystemTime>) -> u64 {
-    let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
 }
