@@ -97,6 +97,18 @@ tar --numeric-owner -C "$root" -c . | berth import --change 'CMD ["/bin/sh"]' - 
 note "   $((($(date +%s%N) - started) / 1000000)) ms"
 run berth images
 
+note "And a build on it: the second time all is known, and the digest is the same."
+mkdir "$demo/app"
+printf '%s\n' 'FROM demo' 'COPY greeting /etc/' 'RUN tr a-z A-Z </etc/greeting >/etc/shout' 'CMD ["cat", "/etc/shout"]' >"$demo/app/Dockerfile"
+echo 'hello from a build' >"$demo/app/greeting"
+for _ in 1 2; do
+    started=$(date +%s%N)
+    run berth build --quiet --tag app "$demo/app"
+    note "   $((($(date +%s%N) - started) / 1000000)) ms"
+done
+run berth run --rm app
+run berth image rm app
+
 title "3. A registry of one's own"
 note "One command serves one; any client of the OCI distribution specification can use it."
 berth registry serve --root "$demo/registry" --addr 127.0.0.1:5000 >"$demo/registry.log" 2>&1 &
