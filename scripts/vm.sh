@@ -16,7 +16,7 @@ shift
 declare -A suites=([6.1]=bookworm [6.12]=trixie)
 # The newest suite of the two: its C library runs what was built on older ones.
 root_suite=trixie
-root_packages=busybox-static,curl,docker-registry,e2fsprogs,erofs-utils,iproute2,kmod,nftables,procps
+root_packages=attr,busybox-static,criu,crun,curl,dbus,docker-registry,e2fsprogs,erofs-utils,iproute2,kmod,libpam-systemd,nftables,procps,runc,strace,systemd,systemd-sysv
 # Seconds for one machine, from power-on to power-off.
 limit=${BERTH_VM_TIMEOUT:-3600}
 
