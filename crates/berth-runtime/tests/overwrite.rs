@@ -89,12 +89,12 @@ fn errno(error: &std::io::Error) -> Errno {
 }
 
 /// A copy of the program that nobody else executes, as that too is an obstacle
-/// to those who would write it.
+/// to those who would write it. On a filesystem that programs are executed from.
 struct Program(tempfile::TempDir);
 
 impl Program {
     fn new() -> Self {
-        let program = Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let program = Self(tempfile::tempdir_in("/var/tmp").unwrap());
         std::fs::copy(BINARY, program.path()).unwrap();
         program
     }
