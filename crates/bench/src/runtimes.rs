@@ -18,9 +18,6 @@ const PEERS: &[&str] = &["crun", "runc", "youki"];
 /// The version 2 hierarchy of the hybrid layout.
 const UNIFIED: &str = "/sys/fs/cgroup/unified";
 
-/// The container that [`Runtime::exec`] and [`Runtime::state`] are about.
-const RUNNING: &str = "bench-running";
-
 pub(crate) fn measure(rounds: usize) {
     if Path::new(UNIFIED).join("cgroup.controllers").exists() {
         return without_unified(rounds);
@@ -48,7 +45,10 @@ pub(crate) fn measure(rounds: usize) {
         table(
             &format!("OCI runtime: {what}"),
             &in_turn_by(&names, rounds, |runtime, round| {
-                figure(&runtimes[runtime], &format!("bench-{round}"))
+                figure(
+                    &runtimes[runtime],
+                    &format!("bench-{}-{round}", names[runtime]),
+                )
             }),
         );
     };
@@ -114,8 +114,9 @@ struct Runtime {
     bundle: PathBuf,
     /// The same without a system call filter.
     unfiltered: PathBuf,
-    /// Stays.
+    /// Stays; the container that `exec` and `state` are about.
     staying: PathBuf,
+    running: String,
 }
 
 impl Runtime {
@@ -130,6 +131,7 @@ impl Runtime {
         };
         Self {
             name,
+            running: format!("bench-{name}-running"),
             program,
             root: dir.join("state"),
             bundle: bundle("bundle", &|_| {}),
@@ -186,21 +188,21 @@ impl Runtime {
     fn keep_running(&self) {
         let mut run = self.command(&["run", "--detach", "--bundle"]);
         run.arg(&self.staying).arg("--pid-file");
-        time(run.arg(self.root.join("pid")).arg(RUNNING));
+        time(run.arg(self.root.join("pid")).arg(&self.running));
     }
 
     fn stop_running(&self) {
-        time(&mut self.command(&["kill", RUNNING, "KILL"]));
+        time(&mut self.command(&["kill", &self.running, "KILL"]));
         reap(&self.root.join("pid"));
-        time(&mut self.command(&["delete", RUNNING]));
+        time(&mut self.command(&["delete", &self.running]));
     }
 
     fn exec(&self) -> Duration {
-        time(&mut self.command(&["exec", RUNNING, "/bin/true"]))
+        time(&mut self.command(&["exec", &self.running, "/bin/true"]))
     }
 
     fn state(&self) -> Duration {
-        time(&mut self.command(&["state", RUNNING]))
+        time(&mut self.command(&["state", &self.running]))
     }
 
     /// kB; `None` without GNU time.
@@ -209,7 +211,10 @@ impl Runtime {
         let report = self.root.join("time");
         let by = [time.to_str()?, "--format=%M", "--output", report.to_str()?];
         let mut run = self.wrapped(&by, &["run", "--bundle"]);
-        crate::sample::time(run.arg(&self.bundle).arg("bench-memory"));
+        crate::sample::time(
+            run.arg(&self.bundle)
+                .arg(format!("bench-{}-memory", self.name)),
+        );
         std::fs::read_to_string(report).ok()?.trim().parse().ok()
     }
 
@@ -226,7 +231,10 @@ impl Runtime {
             report.to_str()?,
         ];
         let mut run = self.wrapped(&by, &["run", "--bundle"]);
-        time(run.arg(&self.bundle).arg("bench-calls"));
+        time(
+            run.arg(&self.bundle)
+                .arg(format!("bench-{}-calls", self.name)),
+        );
         let text = std::fs::read(report).ok()?;
         let text = String::from_utf8_lossy(&text);
         let calls = text.lines().filter(|line| !line.contains(" resumed>"));
