@@ -148,7 +148,7 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     }
     let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
     if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
-        seal()?;
+        protect()?;
     }
     match verb.to_str() {
         Some("run") => commands::create::run(&root, rootless, arguments),
@@ -179,15 +179,15 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     }
 }
 
-/// Goes on in a copy of this program that a container cannot overwrite: its
-/// processes can execute `/proc/self/exe` and open it (CVE-2019-5736).
-fn seal() -> Result<()> {
+/// Goes on in a program that a container cannot overwrite: its processes can
+/// execute `/proc/self/exe` and open it (CVE-2019-5736).
+fn protect() -> Result<()> {
     use berth_monitor::launcher::seal;
     let tried = || "protect this program from the container".to_owned();
-    if seal::is_sealed().context(tried)? {
+    if seal::is_protected().context(tried)? {
         return Ok(());
     }
-    Err(seal::execute_sealed_copy()).context(tried)
+    Err(seal::execute_protected()).context(tried)
 }
 
 /// To standard output.
