@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use crate::Error;
-use crate::host::Hierarchy;
+use crate::host::{Hierarchy, Version};
 
 /// Opened before the clone.
 #[derive(Debug)]
@@ -34,14 +34,15 @@ impl Entry {
     pub(crate) fn tasks<'a>(
         dirs: impl Iterator<Item = (&'a Hierarchy, PathBuf)>,
     ) -> Result<Self, Error> {
-        let open = |dir: PathBuf| {
-            let path = dir.join("tasks");
+        let open = |(hierarchy, dir): (&Hierarchy, PathBuf)| {
+            let path = dir.join(match hierarchy.version {
+                Version::V1 => "tasks",
+                Version::V2 => "cgroup.procs",
+            });
             rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| Error::io("open", &path, errno))
         };
-        Ok(Self::Tasks(
-            dirs.map(|(_, dir)| open(dir)).collect::<Result<_, _>>()?,
-        ))
+        Ok(Self::Tasks(dirs.map(open).collect::<Result<_, _>>()?))
     }
 
     /// Moves the calling, single-threaded process in. After a clone into the
