@@ -130,6 +130,33 @@ impl Cgroup {
         }
     }
 
+    /// Puts device rules in force, on the group alone.
+    pub fn apply_devices(&self, rules: &LinuxResources) -> Result<(), Error> {
+        match (rules.devices(), self.host.layout()) {
+            (Some(devices), Layout::V2) => devices::attach(&self.unified()?, devices),
+            (Some(_), Layout::V1 | Layout::Hybrid) => v1::apply(self, rules),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Gives the group to a user who then makes and fills groups below it, but keeps
+    /// the limits. Only on version 2; elsewhere nothing happens.
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        match self.host.layout() {
+            Layout::V2 => v2::delegate(&self.unified()?, uid),
+            Layout::V1 | Layout::Hybrid => Ok(()),
+        }
+    }
+
+    /// A group below it.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        Self {
+            path: format!("{}/{}", self.path, name.trim_matches('/')),
+            ..self.clone()
+        }
+    }
+
     fn limit_pids(&self, limit: i64) -> Result<(), Error> {
         let dir = match self.host.layout() {
             Layout::V2 => self.unified()?,
@@ -144,7 +171,11 @@ impl Cgroup {
     /// There is none, or it refuses.
     pub fn attach(&self, pid: u32) -> Result<(), Error> {
         match &self.unit {
-            Some(unit) => unit.attach(pid),
+            Some(unit) => {
+                let below = self.path.split_once(unit.name.as_str());
+                let below = below.map_or("", |(_, below)| below);
+                unit.attach(if below.is_empty() { "/" } else { below }, pid)
+            }
             None => Err(Error::Invalid(format!(
                 "process {pid} may not be moved into control group {}: permission denied",
                 self.path

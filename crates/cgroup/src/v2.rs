@@ -50,6 +50,26 @@ fn enable_controllers(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the kernel says may be given away (cgroups(7), "Delegation"), and the
+/// directory itself.
+pub(crate) fn delegate(dir: &Path, uid: u32) -> Result<(), Error> {
+    // Without that list (before Linux 4.15), the ones of then.
+    let list = files::read(Path::new("/sys/kernel/cgroup/delegate"))
+        .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+    let own = |path: PathBuf| {
+        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None)
+            .map_err(|errno| Error::io(format!("chown to {uid}"), &path, errno))
+    };
+    own(dir.to_owned())?;
+    for file in list.lines() {
+        match own(dir.join(file)) {
+            Err(error) if error.is_absent() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// A write whose file is absent means that the controller is not enabled.
 fn set(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
     files::write(dir, file, value).map_err(|error| {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::{Cgroup, Error, Host, Layout};
 use bus::Bus;
@@ -71,7 +72,7 @@ impl Failure {
 }
 
 /// A unit that holds a container, for as long as it is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
     /// "runc-ID.scope".
     pub name: String,
@@ -236,11 +237,11 @@ impl Unit {
     }
 
     /// Moves a process in, which a user may not do alone when it comes from outside
-    /// of what is delegated to that user.
-    pub(crate) fn attach(&self, pid: u32) -> Result<(), Error> {
+    /// of what is delegated to that user. `below`: a group in the unit's, "/" is that.
+    pub(crate) fn attach(&self, below: &str, pid: u32) -> Result<(), Error> {
         let body = [
             Value::Text(self.name.clone()),
-            Value::Text("/".into()),
+            Value::Text(below.into()),
             Value::Array("u".into(), vec![Value::U32(pid)]),
         ];
         Bus::connect(self.user)
