@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::systemd::Unit;
 use berth_cgroup::{Cgroup, Host};
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -42,6 +43,9 @@ pub(crate) struct State {
     pub(crate) rootfs: PathBuf,
     /// Below the root of each hierarchy; `None` when this user may make none.
     pub(crate) cgroup: Option<String>,
+    /// The unit of systemd with that group, if it made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
     /// The configuration has hooks for when the container has been deleted.
     #[serde(default)]
     pub(crate) poststop: bool,
@@ -195,7 +199,11 @@ impl State {
     }
 
     pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
-        Some(Cgroup::open(host, self.cgroup.as_deref()?))
+        let path = self.cgroup.as_deref()?;
+        Some(match &self.unit {
+            Some(unit) => Cgroup::open_unit(host, path, unit.clone()),
+            None => Cgroup::open(host, path),
+        })
     }
 
     /// For what cannot be done without one.
@@ -282,6 +290,7 @@ mod tests {
             bundle: "/".into(),
             rootfs: "/".into(),
             cgroup: Some("/x".into()),
+            unit: None,
             poststop: false,
             created: String::new(),
         };

@@ -15,6 +15,7 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{State, StateDir, Status, replace};
 use crate::wait::Waiter;
 
@@ -65,6 +66,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         (Some(pidfd), _) => pidfd,
         _ => return Err(Error::new("cannot exec in a stopped container")),
     };
+    rootless::join(state.pid)?;
     let spec = dir.load_config()?;
     let seccomp = spec
         .linux()
@@ -148,7 +150,7 @@ fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
         )));
     }
     let container = state.needed_group(host)?;
-    let group = Cgroup::open(host, &format!("{}/{below}", container.path()));
+    let group = container.child(below);
     if group.exists() {
         Ok(Some(group))
     } else {
