@@ -29,7 +29,7 @@ impl Inherit {
             None => 0,
             Some(text) => (text.parse().ok())
                 .filter(|count| *count <= MAX)
-                .ok_or_else(|| Error::new(format!("invalid value for preserve-fds: {text:?}")))?,
+                .ok_or_else(|| Error::usage(format!("invalid value for preserve-fds: {text:?}")))?,
         };
         let sockets = sockets();
         for number in 3..3 + sockets + preserved {

@@ -84,11 +84,13 @@ impl StateDir {
     pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
         check_id(id)?;
         let mut builder = DirBuilder::new();
-        builder.mode(0o700);
+        // Sticky, or what tidies up XDG_RUNTIME_DIR would remove it.
+        builder.mode(0o1700);
         builder
             .recursive(true)
             .create(root)
             .context(|| format!("create {}", root.display()))?;
+        builder.mode(0o700);
         let path = root.join(id);
         match builder.recursive(false).create(&path) {
             Ok(()) => Ok(Self(path)),
@@ -117,13 +119,20 @@ impl StateDir {
     }
 
     pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
+        Self::find(root, id)?.ok_or_else(Self::missing)
+    }
+
+    /// `None` when there is no such container. A symbolic link is none: nobody
+    /// but this runtime makes anything there.
+    pub(crate) fn find(root: &Path, id: &str) -> Result<Option<Self>> {
         check_id(id)?;
         let path = root.join(id);
-        if path.is_dir() {
-            Ok(Self(path))
-        } else {
-            Err(Error::new("container does not exist"))
-        }
+        let is_ours = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        Ok(is_ours.then_some(Self(path)))
+    }
+
+    pub(crate) fn missing() -> Error {
+        Error::new("container does not exist")
     }
 
     pub(crate) fn path(&self) -> &Path {

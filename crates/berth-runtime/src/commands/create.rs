@@ -106,7 +106,7 @@ impl Rootless {
 }
 
 /// As Podman runs its runtime for a user without privileges.
-fn is_in_user_namespace() -> bool {
+pub(crate) fn is_in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
@@ -123,7 +123,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
     // Before anything is opened.
     let inherit = Inherit::parse(&args)?;
     let id = only(arguments, "container id")?;
-    let bundle = args.value("bundle").unwrap_or(".");
+    let bundle = args.value("bundle").filter(|bundle| !bundle.is_empty());
+    let bundle = bundle.unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
     let request = Request {
         id,

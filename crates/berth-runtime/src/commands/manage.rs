@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use super::{OCI_VERSION, detect_host, warn_of};
-use crate::args::{Args, Opt, Order, only};
+use crate::args::{Args, Opt, Order, alone, no_more, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
@@ -98,9 +98,12 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     )?;
     let id = only(arguments, "container id")?;
     let force = args.has("force");
-    let dir = match StateDir::open(root, &id) {
-        Err(_) if force => return Ok(0),
-        dir => dir?,
+    let Some(dir) = StateDir::find(root, &id)? else {
+        return if force {
+            Ok(0)
+        } else {
+            Err(StateDir::missing())
+        };
     };
     let host = detect_host()?;
     match dir.load() {
@@ -163,30 +166,24 @@ fn end(state: &State, host: &Host) -> Result<()> {
 }
 
 pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
-    let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let shown = Shown::new(&state, status, annotations, "");
+    let shown = Shown::new(&state, status, annotations(&dir)?, "");
     let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
     print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
-    if let Some(extra) = arguments.first() {
-        return Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        )));
-    }
+    no_more(&arguments)?;
     let containers = all(root)?;
     if args.has("quiet") {
         return print(
             &containers
                 .iter()
-                .fold(String::new(), |text, (state, _)| text + &state.id + "\n"),
+                .fold(String::new(), |text, (_, state, _)| text + &state.id + "\n"),
         );
     }
     match args.value("format").unwrap_or("table") {
@@ -194,7 +191,9 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         "json" => {
             let shown: Vec<_> = containers
                 .iter()
-                .map(|(state, status)| Shown::new(state, *status, HashMap::new(), "root"))
+                .map(|(dir, state, status)| {
+                    Shown::new(state, *status, annotations(dir).unwrap_or_default(), "root")
+                })
                 .collect();
             let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
             print(&(text + "\n"))
@@ -203,6 +202,11 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             "invalid format option {other:?}: expected table or json"
         ))),
     }
+}
+
+fn annotations(dir: &StateDir) -> Result<HashMap<String, String>> {
+    let config = dir.load_config()?;
+    Ok(config.annotations().clone().unwrap_or_default())
 }
 
 /// A container as `state` and `list` show it, in runc's order.
@@ -247,7 +251,7 @@ impl<'a> Shown<'a> {
 }
 
 /// The containers of this root, by name.
-fn all(root: &Path) -> Result<Vec<(State, Status)>> {
+fn all(root: &Path) -> Result<Vec<(StateDir, State, Status)>> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -260,16 +264,16 @@ fn all(root: &Path) -> Result<Vec<(State, Status)>> {
             // One that is being made or removed has no state.
             let state = dir.load().ok()?;
             let status = state.status(&dir, &host);
-            Some((state, status))
+            Some((dir, state, status))
         })
         .collect();
-    containers.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    containers.sort_by(|a, b| a.1.id.cmp(&b.1.id));
     Ok(containers)
 }
 
-fn table(containers: &[(State, Status)]) -> String {
+fn table(containers: &[(StateDir, State, Status)]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
-    for (state, status) in containers {
+    for (_, state, status) in containers {
         rows.push([
             state.id.clone(),
             if *status == Status::Stopped {
