@@ -11,9 +11,9 @@
 //! what a killed command leaves behind can always be found and deleted.
 
 use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
@@ -139,9 +139,21 @@ impl StateDir {
         &self.0
     }
 
+    /// A file that this runtime wrote: no link, nothing that blocks.
+    fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>)> {
+        let path = self.0.join(name);
+        let mut bytes = Vec::new();
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .context(|| format!("read {}", path.display()))?;
+        Ok((path, bytes))
+    }
+
     pub(crate) fn load(&self) -> Result<State> {
-        let path = self.0.join("state.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("state.json")?;
         serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))
     }
 
@@ -157,15 +169,13 @@ impl StateDir {
     }
 
     pub(crate) fn load_config(&self) -> Result<Spec> {
-        let path = self.0.join("config.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("config.json")?;
         config::parse(&path, &bytes)
     }
 
     /// Changes the configuration that is kept, for later commands.
     pub(crate) fn change_config(&self, change: impl FnOnce(&mut serde_json::Value)) -> Result<()> {
-        let path = self.0.join("config.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("config.json")?;
         let mut config =
             serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))?;
         change(&mut config);

@@ -547,6 +547,8 @@ impl Drop for Container {
 /// Everything in a directory of the host, to see later that nobody changed it.
 pub(crate) fn snapshot(dir: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
+    // Always the same, unlike that of a map.
+    let state = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
     let mut lines = Vec::new();
     let mut rest = vec![dir.to_owned()];
     while let Some(path) = rest.pop() {
@@ -557,12 +559,13 @@ pub(crate) fn snapshot(dir: &Path) -> String {
             Vec::new()
         };
         lines.push(format!(
-            "{} {:o} {}:{} {:?}",
+            "{} {:o} {}:{} {} {:x}",
             path.display(),
             found.mode(),
             found.uid(),
             found.gid(),
-            String::from_utf8_lossy(&content)
+            content.len(),
+            std::hash::BuildHasher::hash_one(&state, &content)
         ));
         if found.is_dir() {
             let entries = std::fs::read_dir(&path).unwrap();
