@@ -96,7 +96,8 @@ impl Args {
                 (true, None) => input
                     .next()
                     .and_then(|value| value.into_string().ok())
-                    .ok_or_else(|| Error::new(format!("option `{text}` needs a value")))?,
+                    // Podman looks for these words to see what `restore` can do.
+                    .ok_or_else(|| Error::new(format!("flag needs an argument: {text}")))?,
                 (false, None) => "true".to_owned(),
                 (false, Some(value)) if value == "true" || value == "false" => value,
                 (false, Some(_)) => {

@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod config;
 mod console;
+mod criu;
 mod error;
 mod help;
 mod inherit;
@@ -41,6 +42,8 @@ Commands of an OCI runtime:
   ps        show the processes of a container
   update    change a container's limits
   events    print what a container uses, and when it lacks memory
+  checkpoint  write a running container to files, through CRIU
+  restore   make a container from such files
   state     print a container's state
   list      list the containers of this root
   spec      write an example config.json
@@ -59,6 +62,7 @@ Global options:
                        privileges may do; no limits when control groups may not
                        be made
   --systemd-cgroup     not supported yet
+  --criu PATH          ignored, as by runc: CRIU is looked for in $PATH
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -72,6 +76,7 @@ const GLOBAL: &[Opt] = &[
     Opt::flag("debug"),
     Opt::value("rootless"),
     Opt::flag("systemd-cgroup"),
+    Opt::value("criu"),
     Opt::flag("version").short('v'),
     Opt::flag("help").short('h'),
 ];
@@ -135,6 +140,11 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     if arguments.is_empty() {
         return Err(Error::new("no command given; see --help"));
     }
+    if global.has("criu") {
+        let text = "WARNING: --criu ignored (criu binary from $PATH is used); do not use";
+        // Nowhere is left to tell that standard error cannot be written.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
     let verb = arguments.remove(0);
     let asked = if verb == "help" {
         arguments.first().and_then(|verb| verb.to_str())
@@ -160,6 +170,8 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("pause") => commands::freeze::pause(&root, arguments),
         Some("resume") => commands::freeze::resume(&root, arguments),
         Some("ps") => commands::ps::ps(&root, arguments),
+        Some("checkpoint") => commands::checkpoint::checkpoint(&root, arguments),
+        Some("restore") => commands::restore::restore(&root, rootless, arguments),
         Some("update") => commands::update::update(&root, arguments),
         Some("events") => commands::events::events(&root, arguments),
         Some("state") => commands::manage::state(&root, arguments),
@@ -169,9 +181,6 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("init") => Ok(init::run(arguments)),
         Some("launcher") => commands::launcher::launcher(arguments),
         Some("help") => print(USAGE),
-        Some(verb @ ("checkpoint" | "restore")) => {
-            Err(Error::new(format!("command `{verb}` is not supported yet")))
-        }
         _ => Err(Error::new(format!(
             "no such command: `{}`; see --help",
             verb.to_string_lossy()

@@ -38,7 +38,7 @@ impl Hierarchy {
     }
 
     /// "memory", "cpu,cpuacct", "systemd".
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = self.mount_point.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }

@@ -1,0 +1,208 @@
+//! What a restored container does not get from its checkpoint: a root filesystem
+//! with everything in it that mounts go on, what the host mounts there, and hooks.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use berth_sys::clone::{CLONE_NEWCGROUP, CLONE_NEWUSER};
+use oci_spec::runtime::{ContainerState, Linux, LinuxNamespaceType, Spec};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, UnmountFlags};
+
+use crate::Root;
+use crate::cgroups;
+use crate::devices;
+use crate::error::{Context as _, Error, Result};
+use crate::hooks::{self, State};
+use crate::mounts::{self, Setting};
+use crate::namespaces;
+use crate::netdev;
+use crate::options::Options;
+use crate::paths::{self, Kind};
+use crate::rootfs;
+
+/// A mount in a container whose content is the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalMount {
+    /// Where it is in the container.
+    pub at: String,
+    /// What a checkpoint calls it.
+    pub name: String,
+    /// What is mounted there when the container is restored.
+    pub source: PathBuf,
+}
+
+/// The mounts of `spec` that a checkpoint cannot hold. `root` is the container's
+/// root, in which symbolic links in destinations are followed.
+///
+/// # Errors
+/// The host's control group mounts cannot be read.
+pub fn external_mounts(
+    spec: &Spec,
+    bundle: &Path,
+    cgroup: Option<&str>,
+    root: BorrowedFd<'_>,
+) -> Result<Vec<ExternalMount>> {
+    let mut found = Vec::new();
+    let mut add = |at: String, source: PathBuf| {
+        found.push(ExternalMount {
+            name: at.clone(),
+            at,
+            source,
+        });
+    };
+    for mount in spec.mounts().iter().flatten() {
+        let options = Options::parse(mount.options().iter().flatten().map(String::as_str));
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        if options.bind.is_some() || kind == "bind" {
+            let source = mount.source().clone().unwrap_or_default();
+            add(resolve(root, mount.destination()), bundle.join(source));
+        } else if matches!(kind, "cgroup" | "cgroup2") && !has_namespace(spec, CLONE_NEWCGROUP) {
+            let hierarchies = cgroups::hierarchies()?;
+            if hierarchies.iter().all(|hierarchy| hierarchy.is_v2) {
+                continue;
+            }
+            let at = resolve(root, mount.destination());
+            for hierarchy in hierarchies {
+                let group = hierarchy.group(cgroup);
+                let source = hierarchy.mount_point.join(paths::relative(&group));
+                add(format!("{at}/{}", hierarchy.name()), source);
+            }
+        }
+    }
+    let Some(linux) = spec.linux() else {
+        return Ok(found);
+    };
+    // Where nodes may not be made, the host's are mounted.
+    let listed = linux
+        .devices()
+        .iter()
+        .flatten()
+        .map(|device| device.path().clone());
+    for path in devices::default_paths().chain(listed) {
+        add(resolve(root, &path), path);
+    }
+    for masked in linux.masked_paths().iter().flatten() {
+        let directory = paths::open_in(root, Path::new(masked))
+            .and_then(|masked| paths::is_directory(masked.as_fd()));
+        // A directory is covered by a tmpfs of the container's own.
+        if directory != Ok(true) {
+            found.push(ExternalMount {
+                at: resolve(root, Path::new(masked)),
+                name: "/dev/null".to_owned(),
+                source: "/dev/null".into(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Where `path` leads in `root`, as a path from there.
+fn resolve(root: BorrowedFd<'_>, path: &Path) -> String {
+    let name = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let found = paths::open_in(root, path)
+        .ok()
+        .and_then(|found| Some((name(root).ok()?, name(found.as_fd()).ok()?)))
+        .and_then(|(root, found)| Some(found.strip_prefix(root).ok()?.to_owned()));
+    let found = found.unwrap_or_else(|| paths::clean(path));
+    Path::new("/").join(found).to_string_lossy().into_owned()
+}
+
+fn has_namespace(spec: &Spec, flag: u64) -> bool {
+    let wanted = match flag {
+        CLONE_NEWCGROUP => LinuxNamespaceType::Cgroup,
+        _ => LinuxNamespaceType::User,
+    };
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == wanted)
+}
+
+/// Mounts the bundle's root filesystem on the directory `at`, in a mount namespace
+/// that this process gets for it, once everything is there that the container's
+/// mounts go on. Nothing of it is left when the process ends.
+///
+/// # Errors
+/// What `create` would say of the same configuration.
+pub fn mount_root(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) -> Result<()> {
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("linux is missing"))?;
+    berth_sys::fork::unshare_mount_namespace().step(|| "make a mount namespace")?;
+    let host = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open /")?;
+    mounts::set_private(host.as_fd())?;
+    make_places(spec, linux, bundle, cgroup, at)?;
+    let root = rootfs::prepare(&Root::Bundle(bundle), spec)?;
+    put(root.as_fd(), at)
+}
+
+/// Mounts all of it as `create` does, and takes it away again: the mounts come from
+/// the checkpoint, the places in the root filesystem and in bind mounts do not.
+fn make_places(
+    spec: &Spec,
+    linux: &Linux,
+    bundle: &Path,
+    cgroup: Option<&str>,
+    at: &Path,
+) -> Result<()> {
+    let root = rootfs::prepare(&Root::Bundle(bundle), spec)?;
+    let own_user_namespace = has_namespace(spec, CLONE_NEWUSER);
+    let setting = Setting {
+        bundle: Some(bundle),
+        cgroup,
+        own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
+        own_user_namespace,
+        sources: &[],
+    };
+    let prepared = mounts::prepare(spec, &setting)?;
+    put(root.as_fd(), at)?;
+    mounts::attach_all(root.as_fd(), &prepared)?;
+    if !mounts::has_foreign_dev(&prepared) {
+        devices::make_all(root.as_fd(), linux, own_user_namespace)?;
+        let process = spec.process().as_ref();
+        if process.and_then(|process| process.terminal()) == Some(true) {
+            paths::ensure(root.as_fd(), Path::new("dev/console"), Kind::File)?;
+        }
+    }
+    rustix::mount::unmount(at, UnmountFlags::DETACH).step(|| format!("unmount {}", at.display()))
+}
+
+fn put(root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(root, c"", CWD, at, empty)
+        .step(|| format!("mount the root filesystem on {}", at.display()))
+}
+
+/// What `create` does when the namespaces of process `pid` are there: network
+/// devices go in, the prestart and createRuntime hooks run.
+///
+/// # Errors
+/// A device cannot be moved, a hook failed.
+pub fn enter_namespaces(spec: &Spec, id: &str, bundle: &Path, pid: u32) -> Result<()> {
+    let devices = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.net_devices().as_ref());
+    if let Some(devices) = devices.filter(|devices| !devices.is_empty()) {
+        let network: OwnedFd = namespaces::open(Path::new(&format!("/proc/{pid}/ns/net")))?;
+        netdev::move_all(&netdev::devices(devices)?, network.as_fd())?;
+    }
+    let state = State::new(spec, id, &Root::Bundle(bundle));
+    let Some(all) = spec.hooks() else {
+        return Ok(());
+    };
+    let status = ContainerState::Creating;
+    hooks::run("prestart", all.prestart().as_ref(), &state, status, pid)?;
+    hooks::run(
+        "createRuntime",
+        all.create_runtime().as_ref(),
+        &state,
+        status,
+        pid,
+    )
+}
