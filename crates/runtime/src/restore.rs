@@ -21,6 +21,10 @@ use crate::options::Options;
 use crate::paths::{self, Kind};
 use crate::rootfs;
 
+/// Entries of the directory that [`mount_all`] makes.
+pub const ROOT: &str = "root";
+const NULL: &str = "null";
+
 /// A mount in a container whose content is the host's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalMount {
@@ -28,8 +32,8 @@ pub struct ExternalMount {
     pub at: String,
     /// What a checkpoint calls it.
     pub name: String,
-    /// What is mounted there when the container is restored.
-    pub source: PathBuf,
+    /// In the directory of [`mount_all`], what is mounted there by a restore.
+    pub source: String,
 }
 
 /// The mounts of `spec` that a checkpoint cannot hold. `root` is the container's
@@ -37,36 +41,28 @@ pub struct ExternalMount {
 ///
 /// # Errors
 /// The host's control group mounts cannot be read.
-pub fn external_mounts(
-    spec: &Spec,
-    bundle: &Path,
-    cgroup: Option<&str>,
-    root: BorrowedFd<'_>,
-) -> Result<Vec<ExternalMount>> {
+pub fn external_mounts(spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<ExternalMount>> {
     let mut found = Vec::new();
-    let mut add = |at: String, source: PathBuf| {
+    let mut add = |at: String, source: String| {
         found.push(ExternalMount {
             name: at.clone(),
             at,
             source,
         });
     };
-    for mount in spec.mounts().iter().flatten() {
+    for (number, mount) in spec.mounts().iter().flatten().enumerate() {
         let options = Options::parse(mount.options().iter().flatten().map(String::as_str));
         let kind = mount.typ().as_deref().unwrap_or_default();
+        let at = resolve(root, mount.destination());
         if options.bind.is_some() || kind == "bind" {
-            let source = mount.source().clone().unwrap_or_default();
-            add(resolve(root, mount.destination()), bundle.join(source));
+            add(at, mounts::source_name(number, None));
         } else if matches!(kind, "cgroup" | "cgroup2") && !has_namespace(spec, CLONE_NEWCGROUP) {
             let hierarchies = cgroups::hierarchies()?;
-            if hierarchies.iter().all(|hierarchy| hierarchy.is_v2) {
-                continue;
-            }
-            let at = resolve(root, mount.destination());
-            for hierarchy in hierarchies {
-                let group = hierarchy.group(cgroup);
-                let source = hierarchy.mount_point.join(paths::relative(&group));
-                add(format!("{at}/{}", hierarchy.name()), source);
+            if hierarchies.iter().any(|hierarchy| !hierarchy.is_v2) {
+                for hierarchy in &hierarchies {
+                    let at = format!("{at}/{}", hierarchy.name());
+                    add(at, mounts::source_name(number, Some(hierarchy)));
+                }
             }
         }
     }
@@ -74,13 +70,8 @@ pub fn external_mounts(
         return Ok(found);
     };
     // Where nodes may not be made, the host's are mounted.
-    let listed = linux
-        .devices()
-        .iter()
-        .flatten()
-        .map(|device| device.path().clone());
-    for path in devices::default_paths().chain(listed) {
-        add(resolve(root, &path), path);
+    for (number, path) in devices(linux).enumerate() {
+        add(resolve(root, &path), device_name(number));
     }
     for masked in linux.masked_paths().iter().flatten() {
         let directory = paths::open_in(root, Path::new(masked))
@@ -89,12 +80,22 @@ pub fn external_mounts(
         if directory != Ok(true) {
             found.push(ExternalMount {
                 at: resolve(root, Path::new(masked)),
+                // As in runc's checkpoints.
                 name: "/dev/null".to_owned(),
-                source: "/dev/null".into(),
+                source: NULL.to_owned(),
             });
         }
     }
     Ok(found)
+}
+
+fn devices(linux: &Linux) -> impl Iterator<Item = PathBuf> {
+    let listed = linux.devices().iter().flatten();
+    devices::default_paths().chain(listed.map(|device| device.path().clone()))
+}
+
+fn device_name(number: usize) -> String {
+    format!("device-{number}")
 }
 
 /// Where `path` leads in `root`, as a path from there.
@@ -121,24 +122,54 @@ fn has_namespace(spec: &Spec, flag: u64) -> bool {
         .any(|namespace| namespace.typ() == wanted)
 }
 
-/// Mounts the bundle's root filesystem on the directory `at`, in a mount namespace
-/// that this process gets for it, once everything is there that the container's
-/// mounts go on. Nothing of it is left when the process ends.
+/// Mounts on the directory `at` what a restore needs of the host, in a mount
+/// namespace that this process gets for it: [`ROOT`], the bundle's root filesystem
+/// with everything in it that mounts go on, and the sources of [`external_mounts`].
+/// Those have their flags and identifier mappings: CRIU gives the same flags to two
+/// mounts of one filesystem by not setting those of the second, so a read-only mount
+/// would become writable. Nothing of it is left when the process ends.
 ///
 /// # Errors
 /// What `create` would say of the same configuration.
-pub fn mount_root(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) -> Result<()> {
+pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) -> Result<()> {
     let linux = spec
         .linux()
         .as_ref()
         .ok_or_else(|| Error::invalid("linux is missing"))?;
+    let setting = Setting {
+        bundle: Some(bundle),
+        cgroup,
+        own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
+        own_user_namespace: has_namespace(spec, CLONE_NEWUSER),
+        sources: &[],
+    };
     berth_sys::fork::unshare_mount_namespace().step(|| "make a mount namespace")?;
+    // While they can still be slaves of the host's.
+    let sources = mounts::prepare(spec, &setting)?;
     let host = rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open /")?;
     mounts::set_private(host.as_fd())?;
-    make_places(spec, linux, bundle, cgroup, at)?;
-    let root = rootfs::prepare(&Root::Bundle(bundle), spec)?;
-    put(root.as_fd(), at)
+
+    let directory = mounts::small_tmpfs("criu", "700", 0)?;
+    put(directory.as_fd(), at)?;
+    mounts::make_directory(directory.as_fd(), ROOT)?;
+    mounts::attach_sources(directory.as_fd(), &sources)?;
+    attach_node(directory.as_fd(), NULL, &paths::host_null()?)?;
+    for (number, path) in devices(linux).enumerate() {
+        let node = rustix::fs::openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        // Only where it was made was it not needed.
+        if let Ok(node) = node {
+            attach_node(directory.as_fd(), &device_name(number), &node)?;
+        }
+    }
+    let root = at.join(ROOT);
+    make_places(spec, linux, bundle, &setting, &root)?;
+    put(rootfs::prepare(&Root::Bundle(bundle), spec)?.as_fd(), &root)
+}
+
+fn attach_node(directory: BorrowedFd<'_>, name: &str, node: &OwnedFd) -> Result<()> {
+    let mount = mounts::clone_node(node.as_fd()).step(|| format!("clone {name}"))?;
+    devices::bind_on_file(directory, name, mount.as_fd())
 }
 
 /// Mounts all of it as `create` does, and takes it away again: the mounts come from
@@ -147,23 +178,15 @@ fn make_places(
     spec: &Spec,
     linux: &Linux,
     bundle: &Path,
-    cgroup: Option<&str>,
+    setting: &Setting<'_>,
     at: &Path,
 ) -> Result<()> {
     let root = rootfs::prepare(&Root::Bundle(bundle), spec)?;
-    let own_user_namespace = has_namespace(spec, CLONE_NEWUSER);
-    let setting = Setting {
-        bundle: Some(bundle),
-        cgroup,
-        own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
-        own_user_namespace,
-        sources: &[],
-    };
-    let prepared = mounts::prepare(spec, &setting)?;
+    let prepared = mounts::prepare(spec, setting)?;
     put(root.as_fd(), at)?;
     mounts::attach_all(root.as_fd(), &prepared)?;
     if !mounts::has_foreign_dev(&prepared) {
-        devices::make_all(root.as_fd(), linux, own_user_namespace)?;
+        devices::make_all(root.as_fd(), linux, setting.own_user_namespace)?;
         let process = spec.process().as_ref();
         if process.and_then(|process| process.terminal()) == Some(true) {
             paths::ensure(root.as_fd(), Path::new("dev/console"), Kind::File)?;
@@ -175,7 +198,7 @@ fn make_places(
 fn put(root: BorrowedFd<'_>, at: &Path) -> Result<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(root, c"", CWD, at, empty)
-        .step(|| format!("mount the root filesystem on {}", at.display()))
+        .step(|| format!("mount on {}", at.display()))
 }
 
 /// What `create` does when the namespaces of process `pid` are there: network

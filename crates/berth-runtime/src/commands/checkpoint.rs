@@ -201,12 +201,7 @@ fn external_mounts(message: &mut Message, spec: &Spec, state: &State) -> Result<
     let root: OwnedFd =
         rustix::fs::openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .context(|| "open the container's root".to_owned())?;
-    let mounts = berth_runtime_core::restore::external_mounts(
-        spec,
-        &state.bundle,
-        state.cgroup.as_deref(),
-        root.as_fd(),
-    )?;
+    let mounts = berth_runtime_core::restore::external_mounts(spec, root.as_fd())?;
     for mount in mounts {
         message.message(23, &criu::pair(&mount.at, &mount.name));
     }

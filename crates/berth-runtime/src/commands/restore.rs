@@ -46,9 +46,9 @@ pub(crate) const OPTIONS: &[Opt] = &[
 ];
 
 const LOG: &str = "restore.log";
-/// Where the root filesystem is put for CRIU, in the container's state directory and
-/// in CRIU's mount namespace only.
-const ROOT: &str = "criu-root";
+/// In the container's state directory; in CRIU's mount namespace all that is the
+/// host's is there.
+const PLACE: &str = "criu";
 /// Longest list of descriptors, in bytes.
 const MAX_DESCRIPTORS: u64 = 64 << 10;
 
@@ -135,7 +135,7 @@ struct Restoring<'a> {
 impl Restoring<'_> {
     /// Returns with the process running, its terminal, and both in the state.
     fn run(&self, options: &mut Options, state: &mut State) -> Result<Option<OwnedFd>> {
-        let place = self.container.dir.path().join(ROOT);
+        let place = self.container.dir.path().join(PLACE);
         DirBuilder::new()
             .create(&place)
             .context(|| format!("create {}", place.display()))?;
@@ -173,7 +173,7 @@ impl Restoring<'_> {
     /// In CRIU's process. It comes to be in the control group that the container's
     /// processes are restored in.
     fn prepare(&self, place: &Path, cgroup: Option<&str>) -> Result<()> {
-        core::mount_root(self.from.spec, self.from.bundle, cgroup, place)?;
+        core::mount_all(self.from.spec, self.from.bundle, cgroup, place)?;
         match &self.container.group {
             Some(group) => group
                 .enter()
@@ -186,24 +186,17 @@ impl Restoring<'_> {
     fn describe(&self, message: &mut Message, state: &State, place: &Path) -> Result<()> {
         message.flag(6, true); // evasive_devices
         message.flag(26, true); // rst_sibling: its process becomes our child
-        message.text(13, &place.to_string_lossy());
+        message.text(13, &place.join(core::ROOT).to_string_lossy());
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
         let rootfs = rustix::fs::open(&state.rootfs, flags, rustix::fs::Mode::empty())
             .context(|| format!("open the root filesystem {}", state.rootfs.display()))?;
-        let mounts = core::external_mounts(
-            self.from.spec,
-            self.from.bundle,
-            state.cgroup.as_deref(),
-            rootfs.as_fd(),
-        )?;
+        let mounts = core::external_mounts(self.from.spec, rootfs.as_fd())?;
         let mut names: Vec<&str> = Vec::new();
         for mount in &mounts {
             if !names.contains(&mount.name.as_str()) {
                 names.push(&mount.name);
-                message.message(
-                    23,
-                    &criu::pair(&mount.name, &mount.source.to_string_lossy()),
-                );
+                let source = place.join(&mount.source);
+                message.message(23, &criu::pair(&mount.name, &source.to_string_lossy()));
             }
         }
         // What was connected to a pipe of whoever made the container is now to
