@@ -58,8 +58,8 @@ pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8
     }
     let pre_dump = args.has("pre-dump");
     let spec = dir.load_config()?;
+    criu::refuse_user_namespace(&spec)?;
     let group = state.group(&host);
-    service::check(pre_dump, args.has("lazy-pages"))?;
     let mut options = Options::new(&args, &spec, LOG, true)?;
     describe(
         &mut options.message,
@@ -69,6 +69,7 @@ pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8
         group.as_ref(),
     )?;
     external_namespaces(&mut options.message, &spec)?;
+    service::check(pre_dump, args.has("lazy-pages"))?;
     if !pre_dump {
         external_mounts(&mut options.message, &spec, &state)?;
         save_streams(&options.images, &state)?;

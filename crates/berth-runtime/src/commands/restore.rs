@@ -61,6 +61,7 @@ pub(crate) fn restore(root: &Path, rootless: Rootless, mut arguments: Vec<OsStri
         .unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
     let (spec, config) = config::read(&bundle.join("config.json"))?;
+    criu::refuse_user_namespace(&spec)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let detach = args.has("detach");

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// In the directory of images, the standard streams of a checkpointed container: a
 /// list of three texts, as runc has it.
@@ -29,6 +29,21 @@ pub(crate) fn pair(key: &str, value: &str) -> Message {
     message.text(1, key);
     message.text(2, value);
     message
+}
+
+/// CRIU reads its files as the container's root. Where that is nobody on the host it
+/// may not read them, and the container would be gone.
+pub(crate) fn refuse_user_namespace(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    let mut namespaces = namespaces.into_iter().flatten();
+    if namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        return Err(Error::new(
+            "a container with a user namespace cannot be checkpointed or restored: \
+             CRIU could not read the files in it",
+        ));
+    }
+    Ok(())
 }
 
 /// The namespaces of a configuration that it did not make.
@@ -69,7 +84,7 @@ pub(crate) fn with_log(error: &Error, log: &Path) -> Error {
     let mut errors: Vec<String> = Vec::new();
     for line in BufReader::new(file.take(MAX_LOG))
         .split(b'\n')
-        .map_while(Result::ok)
+        .map_while(std::result::Result::ok)
     {
         let line = String::from_utf8_lossy(&line);
         // The last one sums up: "Dumping FAILED."
