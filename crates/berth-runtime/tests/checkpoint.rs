@@ -1,7 +1,7 @@
 //! `checkpoint` and `restore`, with a real CRIU where it works.
 
 // Also outside the test functions: a failure fails the test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
 
