@@ -306,7 +306,7 @@ fn tcp_connections_stay_established() {
         return;
     }
     let mut bundle = shell(
-        "nc -l -p 7000 | while read x; do echo $x >/m; mv /m /n; done & \
+        "sleep 1000 | nc -l -p 7000 | while read x; do echo $x >/m; mv /m /n; done & \
          while ! netstat -ltn | grep -q :7000; do sleep 0.02; done; \
          (i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done) | nc 127.0.0.1 7000",
     );
