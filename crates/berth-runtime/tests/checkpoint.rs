@@ -219,6 +219,9 @@ fn streams_of_the_new_command_and_exit_code() {
     let mut output = run.stdout.take().unwrap();
     output.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"before\n");
+    eventually("it runs", || {
+        (bundle.state_of("a")["status"] == "running").then_some(())
+    });
     // It removes the container, as the command in the foreground does.
     let _ = bundle.output(&Images::of(&bundle).with("checkpoint", &["a"]));
     assert_eq!(run.wait().unwrap().code(), Some(137));
