@@ -40,8 +40,6 @@ pub(crate) const OPTIONS: &[Opt] = &[
 ];
 
 const LOG: &str = "dump.log";
-/// CRIU's number of a way to block the network.
-const NFTABLES: u64 = 2;
 
 pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
@@ -152,10 +150,6 @@ fn describe(
 ) -> Result<()> {
     message.number(2, u64::from(state.pid));
     message.text(13, &state.rootfs.to_string_lossy());
-    if !is_in_path("iptables-restore") {
-        // CRIU's own choice is iptables, to block connections while it is at it.
-        message.number(64, NFTABLES);
-    }
     if let Some(freezer) = group.and_then(|group| group.freezer().ok()) {
         message.text(44, &freezer.to_string_lossy());
     }
@@ -188,11 +182,6 @@ fn describe(
         message.message(11, &server);
     }
     Ok(())
-}
-
-fn is_in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// CRIU leaves these alone; they must be there when the container is restored.

@@ -36,6 +36,9 @@ const CONFIG_FILE: &str = "/etc/criu/runc.conf";
 /// An annotation that names another, or none.
 const CONFIG_ANNOTATION: &str = "org.criu.config";
 
+/// CRIU's number of a way to block the network.
+const NFTABLES: u64 = 2;
+
 const CLONE_NEWNET: u64 = 0x4000_0000;
 
 /// A request to CRIU, and the directories it is about.
@@ -72,6 +75,10 @@ impl Options {
         message.flag(50, true); // orphan_pts_master
         message.number(34, cgroups_mode(args.value("manage-cgroups-mode"))?);
         message.number(38, empty_namespaces(args)?);
+        if !is_in_path("iptables-restore") {
+            // CRIU's own choice is iptables, to block connections meanwhile.
+            message.number(64, NFTABLES);
+        }
         for (name, field) in SWITCHES {
             message.flag(*field, args.has(name));
         }
@@ -133,4 +140,9 @@ fn empty_namespaces(args: &Args) -> Result<u64> {
         Some(other) => Err(Error::new(format!("namespace {other:?} is not supported"))),
         None => Ok(CLONE_NEWNET),
     }
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
