@@ -141,6 +141,13 @@ fn counter_goes_on_with_its_memory_mounts_and_limits() {
             "options": ["bind", "ro", "nosuid"],
         }));
     }
+    // What is mounted below the source of a recursive bind mount comes along.
+    let source = bundle.path().join("tree");
+    let inner = Tmpfs::new(source.join("inner"));
+    std::fs::write(inner.0.join("x"), "in").unwrap();
+    bundle.config["mounts"].as_array_mut().unwrap().push(json!({
+        "destination": "/tree", "source": source, "type": "bind", "options": ["rbind"],
+    }));
     bundle.config["linux"]["resources"]["pids"] = json!({ "limit": 77 });
     leave(&bundle, &["run", "-d", "a"]);
     count(&bundle);
@@ -155,6 +162,7 @@ fn counter_goes_on_with_its_memory_mounts_and_limits() {
     assert!(file(&bundle, "n").unwrap().trim().parse::<u64>().unwrap() < stopped + 10_000);
     assert_eq!(bundle.state_of("b")["status"], "running");
     assert_eq!(mounts(&bundle, "b"), before);
+    assert_eq!(bundle.ok(&["exec", "b", "cat", "/tree/inner/x"]), "in");
     let refused = bundle.output(&["exec", "b", "touch", "/two/x"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Read-only"));
     let group = bundle.config["linux"]["cgroupsPath"].as_str().unwrap();
@@ -276,6 +284,26 @@ fn open_files_and_pipes_stay_open() {
     let result = eventually("the files are read on", || file(&bundle, "result"));
     assert_eq!(result, "1 2 gone\n");
     delete(&bundle, "a");
+}
+
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn new(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "inner"])
+            .arg(&at)
+            .status();
+        assert!(mount.unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
 }
 
 /// A network namespace of the test's own, with nothing but a loopback device.

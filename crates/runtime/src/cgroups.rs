@@ -120,7 +120,7 @@ fn parse(mountinfo: &str, membership: &str) -> Vec<Hierarchy> {
 }
 
 /// Octal escapes of mountinfo: `\040` is a space.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     [
         ("\\040", " "),
         ("\\011", "\t"),

@@ -36,12 +36,30 @@ pub struct ExternalMount {
     pub source: String,
 }
 
+/// For which side of it [`external_mounts`] are asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Side<'a> {
+    /// Of the container whose first process this is.
+    Checkpoint(u32),
+    /// From this bundle.
+    Restore(&'a Path),
+}
+
 /// The mounts of `spec` that a checkpoint cannot hold. `root` is the container's
 /// root, in which symbolic links in destinations are followed.
 ///
 /// # Errors
-/// The host's control group mounts cannot be read.
-pub fn external_mounts(spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<ExternalMount>> {
+/// The mounts of the host or the container cannot be read.
+pub fn external_mounts(
+    spec: &Spec,
+    root: BorrowedFd<'_>,
+    side: Side<'_>,
+) -> Result<Vec<ExternalMount>> {
+    let mountinfo = match side {
+        Side::Checkpoint(pid) => format!("/proc/{pid}/mountinfo"),
+        Side::Restore(_) => "/proc/self/mountinfo".to_owned(),
+    };
+    let mountinfo = std::fs::read_to_string(&mountinfo).step(|| format!("read {mountinfo}"))?;
     let mut found = Vec::new();
     let mut add = |at: String, source: String| {
         found.push(ExternalMount {
@@ -55,7 +73,24 @@ pub fn external_mounts(spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<External
         let kind = mount.typ().as_deref().unwrap_or_default();
         let at = resolve(root, mount.destination());
         if options.bind.is_some() || kind == "bind" {
-            add(at, mounts::source_name(number, None));
+            let name = mounts::source_name(number, None);
+            if options.bind == Some(true) {
+                let top = match side {
+                    Side::Checkpoint(_) => Some(PathBuf::from(&at)),
+                    Side::Restore(bundle) => {
+                        let source = bundle.join(mount.source().clone().unwrap_or_default());
+                        std::fs::canonicalize(source).ok()
+                    }
+                };
+                for below in top.iter().flat_map(|top| mounted_below(&mountinfo, top)) {
+                    let place = Path::new(&at).join(&below);
+                    if !is_configured(spec, Path::new(&at), &place) {
+                        let source = Path::new(&name).join(&below);
+                        add(text(&place), text(&source));
+                    }
+                }
+            }
+            add(at, name);
         } else if matches!(kind, "cgroup" | "cgroup2") && !has_namespace(spec, CLONE_NEWCGROUP) {
             let hierarchies = cgroups::hierarchies()?;
             if hierarchies.iter().any(|hierarchy| !hierarchy.is_v2) {
@@ -89,6 +124,37 @@ pub fn external_mounts(spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<External
     Ok(found)
 }
 
+/// Where something is mounted below `top`, from there on.
+fn mounted_below(mountinfo: &str, top: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    let points = points.map(|point| PathBuf::from(cgroups::unescape(point)));
+    points
+        .filter_map(|point| Some(point.strip_prefix(top).ok()?.to_owned()))
+        .filter(|below| !below.as_os_str().is_empty())
+        .collect()
+}
+
+/// Whether the mount at `place`, below the bind mount at `at`, has come from the
+/// configuration instead of with the bind mount.
+fn is_configured(spec: &Spec, at: &Path, place: &Path) -> bool {
+    let absolute = |path: &Path| Path::new("/").join(paths::clean(path));
+    let mut others = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|mount| absolute(mount.destination()));
+    let linux = spec.linux().as_ref();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_ref());
+    let read_only = linux.and_then(|linux| linux.readonly_paths().as_ref());
+    let mut covered = masked.into_iter().chain(read_only).flatten();
+    others.any(|other| other != at && other.starts_with(at) && place.starts_with(&other))
+        || covered.any(|path| absolute(Path::new(path)) == place)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 fn devices(linux: &Linux) -> impl Iterator<Item = PathBuf> {
     let listed = linux.devices().iter().flatten();
     devices::default_paths().chain(listed.map(|device| device.path().clone()))
@@ -106,7 +172,7 @@ fn resolve(root: BorrowedFd<'_>, path: &Path) -> String {
         .and_then(|found| Some((name(root).ok()?, name(found.as_fd()).ok()?)))
         .and_then(|(root, found)| Some(found.strip_prefix(root).ok()?.to_owned()));
     let found = found.unwrap_or_else(|| paths::clean(path));
-    Path::new("/").join(found).to_string_lossy().into_owned()
+    text(&Path::new("/").join(found))
 }
 
 fn has_namespace(spec: &Spec, flag: u64) -> bool {
@@ -228,4 +294,41 @@ pub fn enter_namespaces(spec: &Spec, id: &str, bundle: &Path, pid: u32) -> Resul
         status,
         pid,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "\
+31 23 0:28 / /data rw - tmpfs tmpfs rw
+32 31 0:29 / /data/in\\040side rw - tmpfs tmpfs rw
+33 31 0:30 / /data/own/x rw - tmpfs tmpfs rw
+34 31 0:30 / /database rw - tmpfs tmpfs rw
+broken
+";
+
+    #[test]
+    fn what_comes_with_a_bind_mount_is_told_from_the_rest() {
+        let below = mounted_below(MOUNTS, Path::new("/data"));
+        assert_eq!(below, [PathBuf::from("in side"), "own/x".into()]);
+        let spec: Spec = serde_json::from_str(
+            r#"{"ociVersion":"1.2.0","mounts":[{"destination":"/data"},{"destination":"data/own"}],
+                "linux":{"maskedPaths":["/data/masked"]}}"#,
+        )
+        .unwrap();
+        for (place, configured) in [
+            ("/data/in side", false),
+            ("/data/own/x", true),
+            ("/data/own", true),
+            ("/data/masked", true),
+        ] {
+            let at = Path::new("/data");
+            assert_eq!(
+                is_configured(&spec, at, Path::new(place)),
+                configured,
+                "{place}"
+            );
+        }
+    }
 }

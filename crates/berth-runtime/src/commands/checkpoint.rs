@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::Cgroup;
+use berth_runtime_core::restore::{self as core, Side};
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -202,7 +203,7 @@ fn external_mounts(message: &mut Message, spec: &Spec, state: &State) -> Result<
     let root: OwnedFd =
         rustix::fs::openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .context(|| "open the container's root".to_owned())?;
-    let mounts = berth_runtime_core::restore::external_mounts(spec, root.as_fd())?;
+    let mounts = core::external_mounts(spec, root.as_fd(), Side::Checkpoint(state.pid))?;
     for mount in mounts {
         message.message(23, &criu::pair(&mount.at, &mount.name));
     }

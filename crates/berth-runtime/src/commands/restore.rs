@@ -191,7 +191,8 @@ impl Restoring<'_> {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
         let rootfs = rustix::fs::open(&state.rootfs, flags, rustix::fs::Mode::empty())
             .context(|| format!("open the root filesystem {}", state.rootfs.display()))?;
-        let mounts = core::external_mounts(self.from.spec, rootfs.as_fd())?;
+        let side = core::Side::Restore(self.from.bundle);
+        let mounts = core::external_mounts(self.from.spec, rootfs.as_fd(), side)?;
         let mut names: Vec<&str> = Vec::new();
         for mount in &mounts {
             if !names.contains(&mount.name.as_str()) {
