@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod config;
 mod console;
+mod criu;
 mod error;
 mod help;
 mod inherit;
@@ -43,6 +44,8 @@ Commands of an OCI runtime:
   ps        show the processes of a container
   update    change a container's limits
   events    print what a container uses, and when it lacks memory
+  checkpoint  write a running container to files, through CRIU
+  restore   make a container from such files
   state     print a container's state
   list      list the containers of this root
   spec      write an example config.json
@@ -63,6 +66,7 @@ Global options:
                        be made
   --systemd-cgroup     have systemd make a scope for each container;
                        linux.cgroupsPath is slice:prefix:name
+  --criu PATH          ignored, as by runc: CRIU is looked for in $PATH
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -167,6 +171,8 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
         Some("pause") => commands::freeze::pause(&root, arguments),
         Some("resume") => commands::freeze::resume(&root, arguments),
         Some("ps") => commands::ps::ps(&root, arguments),
+        Some("checkpoint") => commands::checkpoint::checkpoint(&root, arguments),
+        Some("restore") => commands::restore::restore(&root, groups, arguments),
         Some("update") => commands::update::update(&root, arguments),
         Some("events") => commands::events::events(&root, arguments),
         Some("state") => commands::manage::state(&root, arguments),
@@ -182,9 +188,6 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
             }
             None => print(USAGE),
         },
-        Some(verb @ ("checkpoint" | "restore")) => {
-            Err(Error::new(format!("command `{verb}` is not supported yet")))
-        }
         _ => Err(unknown(&verb)),
     }
 }
