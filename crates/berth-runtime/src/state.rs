@@ -17,6 +17,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
+use berth_runtime_core::Rdt;
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -42,6 +43,9 @@ pub(crate) struct State {
     pub(crate) rootfs: PathBuf,
     /// Below the root of each hierarchy; `None` when this user may make none.
     pub(crate) cgroup: Option<String>,
+    /// It has a class or a monitoring group of Intel RDT.
+    #[serde(default)]
+    pub(crate) rdt: bool,
     /// The configuration has hooks for when the container has been deleted.
     #[serde(default)]
     pub(crate) poststop: bool,
@@ -150,7 +154,7 @@ impl StateDir {
     pub(crate) fn load_config(&self) -> Result<Spec> {
         let path = self.0.join("config.json");
         let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
-        config::parse(&path, &bytes)
+        config::parse_spec(&path, &bytes)
     }
 
     /// Changes the configuration that is kept, for later commands.
@@ -196,6 +200,14 @@ impl State {
 
     pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
         Some(Cgroup::open(host, self.cgroup.as_deref()?))
+    }
+
+    /// What the configuration that is kept asks of Intel RDT.
+    pub(crate) fn rdt(&self, dir: &StateDir) -> Result<Option<Rdt>> {
+        if !self.rdt {
+            return Ok(None);
+        }
+        Ok(Rdt::new(&dir.load_config()?, &self.id)?)
     }
 
     /// For what cannot be done without one.
@@ -282,6 +294,7 @@ mod tests {
             bundle: "/".into(),
             rootfs: "/".into(),
             cgroup: Some("/x".into()),
+            rdt: false,
             poststop: false,
             created: String::new(),
         };

@@ -1,7 +1,7 @@
 //! The container's first process, from the clone to its program.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use berth_cgroup::Entry;
@@ -61,6 +61,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     if let (Some(entry), false) = (&plan.entry, in_cgroup) {
         enter_cgroup(entry)?;
     }
+    enter_rdt(&plan.rdt_tasks)?;
     clock.mark("child: enter control group");
     plan.namespaces.join_in_child()?;
     if own_user {
@@ -195,6 +196,14 @@ pub(crate) fn enter_cgroup(entry: &Entry) -> Result<()> {
     .step(|| "open cgroup.procs")?;
     rustix::io::write(&file, b"0").step(|| "enter the control group")?;
     Ok(())
+}
+
+/// Only this process, which has one thread; what it makes later follows.
+pub(crate) fn enter_rdt(tasks: &[OwnedFd]) -> Result<()> {
+    tasks.iter().try_for_each(|file| {
+        rustix::io::write(file, b"0").step(|| "enter the Intel RDT class")?;
+        Ok(())
+    })
 }
 
 fn open_terminal(

@@ -19,6 +19,7 @@ use crate::namespaces::{self, Namespaces, Side};
 use crate::netdev;
 use crate::options;
 use crate::process::Goal;
+use crate::rdt::Rdt;
 use crate::rootfs;
 use crate::security;
 use crate::steps::Clock;
@@ -38,6 +39,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) mounts: Vec<Prepared>,
     pub(crate) propagation: (u64, bool),
     pub(crate) entry: Option<Entry>,
+    /// See [`Rdt::tasks`].
+    pub(crate) rdt_tasks: Vec<OwnedFd>,
     /// File below /proc, value.
     pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) state: State,
@@ -57,15 +60,15 @@ impl<'a> Plan<'a> {
             .linux()
             .as_ref()
             .ok_or_else(|| Error::invalid("linux is missing"))?;
-        refuse_unsupported(linux)?;
+        if linux.intel_rdt().is_some() && request.rdt.is_none() {
+            return Err(Error::invalid("linux.intelRdt is not supported here"));
+        }
         let net_devices = match linux.net_devices() {
             Some(devices) => netdev::devices(devices)?,
             None => Vec::new(),
         };
         security::check_labels(process, linux.mount_label().as_deref())?;
-        let mut goal = Goal::new(process, seccomp)?;
-        goal.personality = linux.personality().as_ref();
-        goal.memory_policy = linux.memory_policy().as_ref();
+        let mut goal = Goal::new(process, Some(linux), seccomp)?;
         goal.descriptors = request.inherit.descriptors;
         let listener = match request.root {
             Root::Bundle(bundle) => Listener::new(spec, request.id, bundle)?,
@@ -116,6 +119,7 @@ impl<'a> Plan<'a> {
                     std::io::Error::other(error.to_string()),
                 )
             })?,
+            rdt_tasks: request.rdt.map(Rdt::tasks).transpose()?.unwrap_or_default(),
             sysctls,
             state: State::new(spec, request.id, &request.root),
             goal,
@@ -163,14 +167,6 @@ impl<'a> Plan<'a> {
             .and_then(|root| root.readonly())
             .unwrap_or(false)
     }
-}
-
-/// What the specification has and this runtime does not: never ignored.
-fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    if linux.intel_rdt().is_some() {
-        return Err(Error::invalid("linux.intelRdt is not supported"));
-    }
-    Ok(())
 }
 
 fn check_names(spec: &Spec, namespaces: &Namespaces) -> Result<()> {

@@ -16,6 +16,7 @@ use crate::listener;
 use crate::namespaces::{self, ALL, Home};
 use crate::probe;
 use crate::process::{self, Goal, Identity};
+use crate::rdt::Rdt;
 use crate::security;
 use crate::sync::{self, ChildEnd, Message, ParentEnd};
 use crate::terminal::Terminal;
@@ -32,12 +33,12 @@ enum Join {
 
 /// See [`crate::exec`].
 pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
-    let mut goal = Goal::new(request.process, request.seccomp)?;
+    let mut goal = Goal::new(request.process, request.linux, request.seccomp)?;
     goal.descriptors = request.inherit.descriptors;
     listener::check(request.seccomp, request.listener)?;
     let entry = request
         .cgroup
-        .map(berth_cgroup::Cgroup::entry)
+        .map(|group| group.entry_below(request.below))
         .transpose()
         .map_err(|error| {
             Error::step(
@@ -45,6 +46,7 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 std::io::Error::other(error.to_string()),
             )
         })?;
+    let rdt_tasks = request.rdt.map(Rdt::tasks).transpose()?.unwrap_or_default();
     let join = Join::prepare(request)?;
     let (parent, child) = sync::pair()?;
 
@@ -60,9 +62,13 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
     let cloned = clone(entry.as_ref())?;
     match cloned {
         (Cloned::Child, in_cgroup) => {
+            let groups = Groups {
+                entry: entry.as_ref().filter(|_| !in_cgroup),
+                rdt_tasks: &rdt_tasks,
+            };
             std::mem::forget(home);
             drop(parent);
-            let error = match run(request, &goal, &join, entry.as_ref(), &child, in_cgroup) {
+            let error = match run(request, &goal, &join, groups, &child) {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -213,14 +219,49 @@ fn inode(path: &str) -> Option<(u64, u64)> {
     Some((stat.st_dev, stat.st_ino))
 }
 
+/// What the new process has to enter by itself.
+#[derive(Clone, Copy, Debug)]
+struct Groups<'a> {
+    entry: Option<&'a Entry>,
+    rdt_tasks: &'a [OwnedFd],
+}
+
+/// Version 2: a container that has made groups of its own with controllers has
+/// left none in its own; then where its first process went.
+fn enter_cgroup(request: &Exec<'_>, entry: &Entry) -> Result<()> {
+    let busy = |error: &Error| matches!(error, Error::Step { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
+    match (child::enter_cgroup(entry), entry, request.cgroup) {
+        (Err(error), Entry::Clone(directory), Some(group))
+            if busy(&error) && request.below.is_empty() =>
+        {
+            let path = format!("/proc/{}/cgroup", request.pid);
+            let text = std::fs::read_to_string(&path).step(|| format!("read {path}"))?;
+            let below = text
+                .lines()
+                .find_map(|line| line.strip_prefix("0::")?.strip_prefix(group.path()))
+                .map(|below| below.trim_matches('/'))
+                .filter(|below| !below.is_empty())
+                .ok_or(error)?;
+            let directory = rustix::fs::openat(
+                directory,
+                below,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .step(|| format!("open control group {below}"))?;
+            child::enter_cgroup(&Entry::Clone(directory))
+        }
+        (result, ..) => result,
+    }
+}
+
 /// The new process.
 fn run(
     request: &Exec<'_>,
     goal: &Goal<'_>,
     join: &Join,
-    entry: Option<&Entry>,
+    groups: Groups<'_>,
     sync: &ChildEnd,
-    in_cgroup: bool,
 ) -> Result<Infallible> {
     berth_sys::exec::reset_signals();
     // Before the container can see this process (CVE-2019-5736).
@@ -230,9 +271,10 @@ fn run(
     if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         limits::set_affinity(list)?;
     }
-    if let (Some(entry), false) = (entry, in_cgroup) {
-        child::enter_cgroup(entry)?;
+    if let Some(entry) = groups.entry {
+        enter_cgroup(request, entry)?;
     }
+    child::enter_rdt(groups.rdt_tasks)?;
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
         limits::set_affinity(list)?;
     }

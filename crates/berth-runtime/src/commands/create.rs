@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
-use oci_spec::runtime::{LinuxResources, Spec};
+use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
@@ -138,6 +138,7 @@ struct Container {
     dir: StateDir,
     making: Option<Making>,
     group: Option<Cgroup>,
+    rdt: Option<Rdt>,
     poststop: Option<Poststop>,
     keep: bool,
 }
@@ -176,10 +177,12 @@ impl Container {
         }
 
         let resources = berth_runtime_core::resources(&spec)?;
+        let rdt = Rdt::new(&spec, &request.id)?;
         let mut container = Self {
             dir: StateDir::create(root, &request.id)?,
             making: None,
             group: None,
+            rdt: None,
             poststop: None,
             keep: false,
         };
@@ -194,6 +197,7 @@ impl Container {
             rootfs: rootfs(&spec, &request.bundle),
             bundle: request.bundle.clone(),
             cgroup: Some(cgroup.clone()),
+            rdt: rdt.is_some(),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
         };
@@ -204,6 +208,20 @@ impl Container {
             Err(error) if rootless.forgives(&error, &spec) => state.cgroup = None,
             Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
         }
+        if let (Some(group), Some(uid)) = (&container.group, cgroup_owner(&spec)) {
+            match group.delegate(uid) {
+                // A user's runtime may not.
+                Err(error) if error.is_denied() => {}
+                result => {
+                    result.context(|| format!("give control group {cgroup} to user {uid}"))?;
+                }
+            }
+        }
+
+        container.rdt = rdt;
+        if let Some(rdt) = &container.rdt {
+            rdt.apply()?;
+        }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let created = berth_runtime_core::create(&Create {
@@ -211,12 +229,13 @@ impl Container {
             id: &request.id,
             root: Root::Bundle(&request.bundle),
             stdio: if terminal {
-                let (width, height) = console::size();
+                let (width, height) = console::size(spec.process().as_ref());
                 Stdio::Terminal { width, height }
             } else {
                 Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
             },
             cgroup: container.group.as_ref(),
+            rdt: container.rdt.as_ref(),
             seccomp: None,
             network: None,
             sources: &[],
@@ -256,6 +275,9 @@ impl Drop for Container {
             let _ = group.kill_all();
             let _ = group.remove();
         }
+        if let Some(rdt) = &self.rdt {
+            let _ = rdt.remove();
+        }
         let _ = self.dir.remove();
         super::warn_of(self.poststop.iter().flat_map(Poststop::run));
     }
@@ -273,6 +295,39 @@ fn cgroup_path(spec: &Spec, id: &str) -> String {
         "" => format!("/{id}"),
         path => format!("/{path}"),
     }
+}
+
+/// Who is to own the container's group, as the host numbers users: the user of a
+/// container that has a cgroup namespace and its groups mounted writable
+/// (config-linux.md, "Cgroup ownership"). Root does already.
+fn cgroup_owner(spec: &Spec) -> Option<u32> {
+    let linux = spec.linux().as_ref()?;
+    let makes = |kind: LinuxNamespaceType| {
+        let mut listed = linux.namespaces().iter().flatten();
+        listed.any(|namespace| {
+            let path = namespace.path().as_ref();
+            namespace.typ() == kind && path.is_none_or(|path| path.as_os_str().is_empty())
+        })
+    };
+    let writable = spec.mounts().iter().flatten().any(|mount| {
+        mount.destination() == Path::new("/sys/fs/cgroup")
+            && matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|word| word == "ro")
+    });
+    if !writable || !makes(LinuxNamespaceType::Cgroup) {
+        return None;
+    }
+    let uid = spec.process().as_ref()?.user().uid();
+    let owner = if makes(LinuxNamespaceType::User) {
+        let mut maps = linux.uid_mappings().iter().flatten();
+        maps.find_map(|map| {
+            let offset = uid.checked_sub(map.container_id())?;
+            (offset < map.size()).then(|| map.host_id().checked_add(offset))?
+        })?
+    } else {
+        uid
+    };
+    (owner != 0).then_some(owner)
 }
 
 fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {

@@ -110,6 +110,10 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
                 return Err(not_stopped(&id, status));
             }
             end(&state, &host)?;
+            // Without resctrl there is nothing that could be left.
+            if let Ok(Some(rdt)) = state.rdt(&dir) {
+                rdt.remove()?;
+            }
             let hooks = poststop(&dir, &state);
             dir.remove()?;
             warn_of(hooks.iter().flat_map(Poststop::run));
