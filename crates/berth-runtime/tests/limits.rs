@@ -1,6 +1,10 @@
 //! `linux.resources` and `update`: what ends up in the files of the real control
 //! group, on whichever version this host has.
-#![allow(clippy::print_stderr, clippy::unwrap_used)]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::print_stderr,
+    clippy::unwrap_used
+)]
 
 mod common;
 
@@ -260,7 +264,7 @@ fn processors() {
             (MAX_V2, "max 200000"),
             (BURST, "0"),
             (SHARES_V1, "2048"),
-            (WEIGHT_V2, "170"),
+            (WEIGHT_V2, "174"),
         ],
     );
     bundle.ok(&["update", "--cpu-idle", "1", "a"]);

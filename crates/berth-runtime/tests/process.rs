@@ -1,6 +1,10 @@
 //! The process section of the configuration and what the process is set up with,
 //! seen by the program that runs (config.md, "Process"; config-linux.md).
-#![allow(clippy::print_stderr, clippy::unwrap_used)]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::print_stderr,
+    clippy::unwrap_used
+)]
 
 mod common;
 

@@ -14,7 +14,7 @@ use crate::Stdio;
 use crate::create::Plan;
 use crate::devices;
 use crate::error::{Context as _, Error, Result};
-use crate::hooks;
+use crate::hooks::{self, Place};
 use crate::masks;
 use crate::mounts::{self, Made};
 use crate::namespaces;
@@ -80,7 +80,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
 
     clock.mark("child: namespaces");
     let root = plan.root.as_fd();
-    rootfs::attach(root)?;
+    rootfs::attach(root, plan.root_directory().as_deref())?;
     let mut made = mounts::attach_all(root, &plan.mounts)?;
     clock.mark("child: mounts");
     let linux = plan.linux();
@@ -102,7 +102,11 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         .get()
         .unsigned_abs();
     let hooks = plan.hooks();
+    if hooks.is_some() {
+        rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
+    }
     hooks::run(
+        Place::Container,
         "createContainer",
         hooks.and_then(|hooks| hooks.create_container().as_ref()),
         &plan.state,
@@ -141,6 +145,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         sync.wait_at_gate()?;
     }
     hooks::run(
+        Place::Container,
         "startContainer",
         hooks.and_then(|hooks| hooks.start_container().as_ref()),
         &plan.state,

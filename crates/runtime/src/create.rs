@@ -1,7 +1,7 @@
 //! Making a container, seen from the parent.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_cgroup::Entry;
 use berth_seccomp::Program;
@@ -11,8 +11,8 @@ use rustix::process::Signal;
 
 use crate::child;
 use crate::error::{Context as _, Error, Result};
-use crate::hooks::{self, State};
-use crate::idmap;
+use crate::hooks::{self, Place, State};
+use crate::idmap::{self, Users};
 use crate::listener::{self, Listener};
 use crate::mounts::{self, Prepared, Setting};
 use crate::namespaces::{self, Namespaces, Side};
@@ -99,6 +99,14 @@ impl<'a> Plan<'a> {
             cgroup: request.cgroup.map(berth_cgroup::Cgroup::path),
             own_cgroup_namespace: namespaces.is_separate(CLONE_NEWCGROUP),
             own_user_namespace: namespaces.is_separate(CLONE_NEWUSER),
+            users: match namespaces.joins(CLONE_NEWUSER) {
+                Some(joined) => Some(Users::Namespace(joined.as_fd())),
+                None if namespaces.is_new(CLONE_NEWUSER) => Some(Users::Maps(
+                    linux.uid_mappings().as_deref().unwrap_or_default(),
+                    linux.gid_mappings().as_deref().unwrap_or_default(),
+                )),
+                None => None,
+            },
             sources: request.sources,
         };
         let entry = request.cgroup.map(berth_cgroup::Cgroup::entry).transpose();
@@ -157,6 +165,15 @@ impl<'a> Plan<'a> {
         }
         let network = namespaces::open(Path::new(&format!("/proc/{pid}/ns/net")))?;
         netdev::move_all(&self.net_devices, network.as_fd())
+    }
+
+    /// Where the root filesystem is on the host, when it has a path.
+    pub(crate) fn root_directory(&self) -> Option<PathBuf> {
+        let Root::Bundle(bundle) = self.request.root else {
+            return None;
+        };
+        let root = self.request.spec.root().as_ref()?;
+        Some(bundle.join(root.path()))
     }
 
     pub(crate) fn is_root_read_only(&self) -> bool {
@@ -307,7 +324,8 @@ impl Creation<'_, '_> {
                     self.plan.move_devices(self.pid())?;
                     for (name, hooks) in self.plan.runtime_hooks() {
                         let pid = self.pid();
-                        hooks::run(name, hooks, &self.plan.state, ContainerState::Creating, pid)?;
+                        let status = ContainerState::Creating;
+                        hooks::run(Place::Runtime, name, hooks, &self.plan.state, status, pid)?;
                     }
                     self.sync.go()?;
                 }
@@ -373,8 +391,15 @@ impl Parting {
     /// A poststart hook that fails stops the container.
     fn run(&self, process: &Started) -> Result<()> {
         let (hooks, status) = (Some(&self.poststart), ContainerState::Running);
-        hooks::run("poststart", hooks, &self.state, status, process.pid)
-            .inspect_err(|_| end(process))
+        hooks::run(
+            Place::Runtime,
+            "poststart",
+            hooks,
+            &self.state,
+            status,
+            process.pid,
+        )
+        .inspect_err(|_| end(process))
     }
 }
 

@@ -33,6 +33,7 @@ mod create;
 mod devices;
 mod error;
 mod exec;
+mod filesystems;
 mod hooks;
 mod idmap;
 mod limits;
