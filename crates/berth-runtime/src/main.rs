@@ -14,6 +14,7 @@ mod error;
 mod help;
 mod inherit;
 mod init;
+mod rootless;
 mod signal;
 mod state;
 mod wait;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Opt};
+use commands::groups::Groups;
 use error::{Context as _, Error, Result};
 
 const USAGE: &str = "\
@@ -51,14 +53,16 @@ Roles in the engine:
   init      first process of a container with --init: init -- PROGRAM [ARGUMENT...]
 
 Global options:
-  --root DIR           where state is kept (default /run/berth-runtime)
+  --root DIR           where state is kept (default /run/berth-runtime, for users
+                       $XDG_RUNTIME_DIR/berth-runtime)
   --log FILE           where errors are also written
   --log-format FORMAT  text or json
   --debug              accepted; only errors are logged
   --rootless WHETHER   true, false or auto (default): see what a user without
                        privileges may do; no limits when control groups may not
                        be made
-  --systemd-cgroup     not supported yet
+  --systemd-cgroup     have systemd make a scope for each container;
+                       linux.cgroupsPath is slice:prefix:name
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -121,17 +125,13 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
             commands::OCI_VERSION
         ));
     }
-    if global.has("systemd-cgroup") {
-        return Err(Error::new(
-            "--systemd-cgroup is not supported: control groups are made directly",
-        ));
-    }
     if let Some(format) = global.value("log-format")
         && !matches!(format, "text" | "json")
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
-    let rootless = commands::create::Rootless::parse(global.value("rootless"))?;
+    let systemd = global.has("systemd-cgroup");
+    let groups = Groups::parse(global.value("rootless"), systemd)?;
     if arguments.is_empty() {
         return Err(Error::new("no command given; see --help"));
     }
@@ -146,13 +146,17 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     if let Some(text) = asked.and_then(help::of) {
         return print(text);
     }
-    let root = PathBuf::from(global.value("root").unwrap_or("/run/berth-runtime"));
+    let root = match (global.value("root"), rootless::runtime_dir()) {
+        (Some(root), _) => PathBuf::from(root),
+        (None, Some(dir)) => dir.join("berth-runtime"),
+        (None, None) => PathBuf::from("/run/berth-runtime"),
+    };
     if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
-        seal()?;
+        protect()?;
     }
     match verb.to_str() {
-        Some("run") => commands::create::run(&root, rootless, arguments),
-        Some("create") => commands::create::create(&root, rootless, arguments),
+        Some("run") => commands::create::run(&root, groups, arguments),
+        Some("create") => commands::create::create(&root, groups, arguments),
         Some("start") => commands::start::start(&root, arguments),
         Some("exec") => commands::exec::exec(&root, arguments),
         Some("kill") => commands::manage::kill(&root, arguments),
@@ -179,15 +183,15 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     }
 }
 
-/// Goes on in a copy of this program that a container cannot overwrite: its
-/// processes can execute `/proc/self/exe` and open it (CVE-2019-5736).
-fn seal() -> Result<()> {
+/// Goes on in a program that a container cannot overwrite: its processes can
+/// execute `/proc/self/exe` and open it (CVE-2019-5736).
+fn protect() -> Result<()> {
     use berth_monitor::launcher::seal;
     let tried = || "protect this program from the container".to_owned();
-    if seal::is_sealed().context(tried)? {
+    if seal::is_protected().context(tried)? {
         return Ok(());
     }
-    Err(seal::execute_sealed_copy()).context(tried)
+    Err(seal::execute_protected()).context(tried)
 }
 
 /// To standard output.

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::systemd::Unit;
 use berth_cgroup::{Cgroup, Host};
 use berth_runtime_core::Rdt;
 use oci_spec::runtime::Spec;
@@ -46,6 +47,9 @@ pub(crate) struct State {
     /// It has a class or a monitoring group of Intel RDT.
     #[serde(default)]
     pub(crate) rdt: bool,
+    /// The unit of systemd with that group, if it made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
     /// The configuration has hooks for when the container has been deleted.
     #[serde(default)]
     pub(crate) poststop: bool,
@@ -199,7 +203,11 @@ impl State {
     }
 
     pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
-        Some(Cgroup::open(host, self.cgroup.as_deref()?))
+        let path = self.cgroup.as_deref()?;
+        Some(match &self.unit {
+            Some(unit) => Cgroup::open_unit(host, path, unit.clone()),
+            None => Cgroup::open(host, path),
+        })
     }
 
     /// What the configuration that is kept asks of Intel RDT.
@@ -295,6 +303,7 @@ mod tests {
             rootfs: "/".into(),
             cgroup: Some("/x".into()),
             rdt: false,
+            unit: None,
             poststop: false,
             created: String::new(),
         };

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
-
-use rustix::fs::Uid;
 use rustix::io::Errno;
 
 use crate::{Error, Host, devices, files};
@@ -60,17 +58,21 @@ fn enable_controllers(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The files that a delegated group's owner writes (cgroups(7)); the kernel lists
-/// those it has, and not every group has all.
+/// What the kernel says may be given away (cgroups(7), "Delegation"), and the
+/// directory itself.
 pub(crate) fn delegate(dir: &Path, uid: u32) -> Result<(), Error> {
-    const LIST: &str = "/sys/kernel/cgroup/delegate";
-    const FALLBACK: &str = "cgroup.procs cgroup.subtree_control cgroup.threads";
-    let list = files::read(Path::new(LIST)).unwrap_or_else(|_| FALLBACK.into());
-    let own = std::iter::once(dir.to_owned());
-    for path in own.chain(list.split_whitespace().map(|file| dir.join(file))) {
-        match rustix::fs::chown(&path, Some(Uid::from_raw(uid)), None) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(Error::io("chown", &path, errno)),
+    // Without that list (before Linux 4.15), the ones of then.
+    let list = files::read(Path::new("/sys/kernel/cgroup/delegate"))
+        .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+    let own = |path: PathBuf| {
+        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None)
+            .map_err(|errno| Error::io(format!("chown to {uid}"), &path, errno))
+    };
+    own(dir.to_owned())?;
+    for file in list.lines() {
+        match own(dir.join(file)) {
+            Err(error) if error.is_absent() => {}
+            result => result?,
         }
     }
     Ok(())
@@ -231,7 +233,7 @@ fn apply_memory(dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
 }
 
 /// v1 counts memory and swap together, v2 swap alone.
-fn swap_limit(memory: &LinuxMemory) -> Result<Option<String>, Error> {
+pub(crate) fn swap_limit(memory: &LinuxMemory) -> Result<Option<String>, Error> {
     let (Some(swap), limit) = (memory.swap(), memory.limit().unwrap_or_default()) else {
         return Ok(None);
     };
@@ -298,7 +300,7 @@ fn apply_cpu(dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
 
 /// Shares (2–262144, default 1024) to weight (1–10000, default 100): the curve
 /// through all three points that runc 1.3.2 and crun 1.23 introduced.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }
@@ -310,6 +312,11 @@ fn weight_of_shares(shares: u64) -> u64 {
     10f64.powf(exponent).ceil() as u64
 }
 
+/// 10–1000 of v1 to 1–10000 of v2.
+pub(crate) fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).max(10) - 10) * 9999 / 990
+}
+
 fn apply_block_io(dir: &Path, block_io: &LinuxBlockIo) -> Result<(), Error> {
     let weight = |device: &str, weight: u16| {
         let prefix = if device.is_empty() {
@@ -319,8 +326,7 @@ fn apply_block_io(dir: &Path, block_io: &LinuxBlockIo) -> Result<(), Error> {
         };
         match files::write(dir, "io.bfq.weight", &format!("{prefix}{weight}")) {
             Err(error) if error.is_absent() => {
-                // 10–1000 of v1 to 1–10000 of v2.
-                let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
+                let weight = io_weight(weight);
                 set(
                     dir,
                     "io.weight",

@@ -110,6 +110,14 @@ fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Resul
             None => return Ok(()),
             Some(Message::Failed(error)) => return Err(error),
             Some(Message::Console(master)) => started.console = Some(master),
+            Some(Message::Attach) => {
+                let below = match request.below {
+                    [(None, path)] => request.cgroup.map(|group| group.child(path)),
+                    _ => None,
+                };
+                create::attach(below.as_ref().or(request.cgroup), started.pid)?;
+                parent.go()?;
+            }
             Some(Message::Listener(number)) => {
                 if let Some(listener) = request.listener {
                     let status = ContainerState::Running;
@@ -228,9 +236,9 @@ struct Groups<'a> {
 
 /// Version 2: a container that has made groups of its own with controllers has
 /// left none in its own; then where its first process went.
-fn enter_cgroup(request: &Exec<'_>, entry: &Entry) -> Result<()> {
+fn enter_cgroup(request: &Exec<'_>, entry: &Entry, sync: &ChildEnd) -> Result<()> {
     let busy = |error: &Error| matches!(error, Error::Step { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
-    match (child::enter_cgroup(entry), entry, request.cgroup) {
+    match (child::enter_cgroup(entry, sync), entry, request.cgroup) {
         (Err(error), Entry::Clone(directory), Some(group))
             if busy(&error) && request.below.is_empty() =>
         {
@@ -249,7 +257,7 @@ fn enter_cgroup(request: &Exec<'_>, entry: &Entry) -> Result<()> {
                 Mode::empty(),
             )
             .step(|| format!("open control group {below}"))?;
-            child::enter_cgroup(&Entry::Clone(directory))
+            child::enter_cgroup(&Entry::Clone(directory), sync)
         }
         (result, ..) => result,
     }
@@ -272,7 +280,7 @@ fn run(
         limits::set_affinity(list)?;
     }
     if let Some(entry) = groups.entry {
-        enter_cgroup(request, entry)?;
+        enter_cgroup(request, entry, sync)?;
     }
     child::enter_rdt(groups.rdt_tasks)?;
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 
+use super::groups::{self, Groups};
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
@@ -33,10 +35,10 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt::flag("keep"),
 ];
 
-pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn create(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, true)?;
     // The state is complete before `start` can find the socket.
     start::keep_gate(&container.dir, created)?;
     container.making = None;
@@ -44,7 +46,7 @@ pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) 
     Ok(0)
 }
 
-pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn run(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let detach = args.has("detach");
@@ -53,7 +55,7 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, false)?;
     container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
@@ -73,42 +75,6 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
         container.keep();
     }
     Ok(code)
-}
-
-/// Whether a control group that may not be made is gone without (`--rootless`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rootless(bool);
-
-impl Rootless {
-    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
-        match text {
-            None | Some("auto") => Ok(Self(
-                !rustix::process::geteuid().is_root() || is_in_user_namespace(),
-            )),
-            Some("true") => Ok(Self(true)),
-            Some("false") => Ok(Self(false)),
-            Some(text) => Err(Error::new(format!(
-                "invalid value for rootless: {text:?} is not true, false or auto"
-            ))),
-        }
-    }
-
-    /// Only when nobody asked for one.
-    fn forgives(self, error: &berth_cgroup::Error, spec: &Spec) -> bool {
-        let linux = spec.linux().as_ref();
-        let asks = linux.is_some_and(|linux| {
-            let mut limits = linux.resources().clone().unwrap_or_default();
-            limits.set_devices(None);
-            linux.cgroups_path().is_some() || limits != LinuxResources::default()
-        });
-        self.0 && error.is_denied() && !asks
-    }
-}
-
-/// As Podman runs its runtime for a user without privileges.
-fn is_in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
 
 /// What to make a container from.
@@ -149,7 +115,7 @@ impl Container {
         request: &Request,
         args: &Args,
         host: &Host,
-        rootless: Rootless,
+        groups: Groups,
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
@@ -176,8 +142,10 @@ impl Container {
             ));
         }
 
+        rootless::enter(&mut spec)?;
         let resources = berth_runtime_core::resources(&spec)?;
         let rdt = Rdt::new(&spec, &request.id)?;
+        let planned = groups.plan(host, &spec, &request.id)?;
         let mut container = Self {
             dir: StateDir::create(root, &request.id)?,
             making: None,
@@ -189,35 +157,35 @@ impl Container {
         container.making = Some(container.dir.making()?);
         container.dir.save_config(&config)?;
         let poststop = Poststop::new(&spec, &request.id, &request.bundle);
-        let cgroup = cgroup_path(&spec, &request.id);
         let mut state = State {
             id: request.id.clone(),
             pid: 0,
             pid_start_time: 0,
             rootfs: rootfs(&spec, &request.bundle),
             bundle: request.bundle.clone(),
-            cgroup: Some(cgroup.clone()),
+            cgroup: Some(planned.path.clone()),
+            unit: planned.unit(),
             rdt: rdt.is_some(),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
         };
         container.dir.save(&state)?;
         container.poststop = poststop;
-        match Cgroup::create(host, &cgroup, Some(&resources)) {
-            Ok(group) => container.group = Some(group),
-            Err(error) if rootless.forgives(&error, &spec) => state.cgroup = None,
-            Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
-        }
-        if let (Some(group), Some(uid)) = (&container.group, cgroup_owner(&spec)) {
-            match group.delegate(uid) {
-                // A user's runtime may not.
-                Err(error) if error.is_denied() => {}
-                result => {
-                    result.context(|| format!("give control group {cgroup} to user {uid}"))?;
+        let made = groups.make(host, &planned, &spec, &resources)?;
+        match &made.group {
+            Some(group) => {
+                container.group = Some(group.clone());
+                if let Some(uid) = groups::owner(&spec) {
+                    match group.delegate(uid) {
+                        // A user's runtime may not.
+                        Err(error) if error.is_denied() => {}
+                        result => result
+                            .context(|| format!("hand control group {} over", group.path()))?,
+                    }
                 }
             }
+            None => (state.cgroup, state.unit) = (None, None),
         }
-
         container.rdt = rdt;
         if let Some(rdt) = &container.rdt {
             rdt.apply()?;
@@ -243,6 +211,10 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
+        if let Some(anchor) = made.anchor {
+            let tried = || format!("limit the processes of {}", planned.path);
+            anchor.release().context(tried)?;
+        }
         let pid = created.process.pid;
         state.pid = pid;
         state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
@@ -281,53 +253,6 @@ impl Drop for Container {
         let _ = self.dir.remove();
         super::warn_of(self.poststop.iter().flat_map(Poststop::run));
     }
-}
-
-/// `linux.cgroupsPath`, below the root of each hierarchy; by default the
-/// container's identifier, as runc has it.
-fn cgroup_path(spec: &Spec, id: &str) -> String {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_ref());
-    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
-    match path.trim_matches('/') {
-        "" => format!("/{id}"),
-        path => format!("/{path}"),
-    }
-}
-
-/// Who is to own the container's group, as the host numbers users: the user of a
-/// container that has a cgroup namespace and its groups mounted writable
-/// (config-linux.md, "Cgroup ownership"). Root does already.
-fn cgroup_owner(spec: &Spec) -> Option<u32> {
-    let linux = spec.linux().as_ref()?;
-    let makes = |kind: LinuxNamespaceType| {
-        let mut listed = linux.namespaces().iter().flatten();
-        listed.any(|namespace| {
-            let path = namespace.path().as_ref();
-            namespace.typ() == kind && path.is_none_or(|path| path.as_os_str().is_empty())
-        })
-    };
-    let writable = spec.mounts().iter().flatten().any(|mount| {
-        mount.destination() == Path::new("/sys/fs/cgroup")
-            && matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
-            && !mount.options().iter().flatten().any(|word| word == "ro")
-    });
-    if !writable || !makes(LinuxNamespaceType::Cgroup) {
-        return None;
-    }
-    let uid = spec.process().as_ref()?.user().uid();
-    let owner = if makes(LinuxNamespaceType::User) {
-        let mut maps = linux.uid_mappings().iter().flatten();
-        maps.find_map(|map| {
-            let offset = uid.checked_sub(map.container_id())?;
-            (offset < map.size()).then(|| map.host_id().checked_add(offset))?
-        })?
-    } else {
-        uid
-    };
-    (owner != 0).then_some(owner)
 }
 
 fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {

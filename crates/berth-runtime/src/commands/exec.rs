@@ -14,6 +14,7 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{StateDir, Status, replace};
 use crate::wait::Waiter;
 
@@ -64,6 +65,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         (Some(pidfd), _) => pidfd,
         _ => return Err(Error::new("cannot exec in a stopped container")),
     };
+    rootless::join(state.pid)?;
     let spec = dir.load_config()?;
     let seccomp = spec
         .linux()
