@@ -11,6 +11,7 @@ mod commands;
 mod config;
 mod console;
 mod error;
+mod filters;
 mod help;
 mod inherit;
 mod init;
@@ -130,8 +131,6 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
-    let systemd = global.has("systemd-cgroup");
-    let groups = Groups::parse(global.value("rootless"), systemd)?;
     if arguments.is_empty() {
         return Err(Error::new("no command given; see --help"));
     }
@@ -146,14 +145,19 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     if let Some(text) = asked.and_then(help::of) {
         return print(text);
     }
-    let root = match (global.value("root"), rootless::runtime_dir()) {
-        (Some(root), _) => PathBuf::from(root),
-        (None, Some(dir)) => dir.join("berth-runtime"),
-        (None, None) => PathBuf::from("/run/berth-runtime"),
-    };
+    // Before anything else is done, for it would be done twice.
     if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
         protect()?;
     }
+    let systemd = global.has("systemd-cgroup");
+    let groups = Groups::parse(global.value("rootless"), systemd)?;
+    let root = match global.value("root") {
+        Some(root) => PathBuf::from(root),
+        None => match rootless::runtime_dir() {
+            Some(dir) => dir.join("berth-runtime"),
+            None => PathBuf::from("/run/berth-runtime"),
+        },
+    };
     match verb.to_str() {
         Some("run") => commands::create::run(&root, groups, arguments),
         Some("create") => commands::create::create(&root, groups, arguments),
