@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -56,6 +56,9 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>, Option<Box<RawValue>>)
     let spec: Spec = parse(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
+    if let Some(process) = spec.process() {
+        check_environment(process)?;
+    }
     let seccomp = required.linux.and_then(|linux| linux.seccomp);
     Ok((spec, bytes, seccomp))
 }
@@ -64,6 +67,22 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>, Option<Box<RawValue>>)
 pub(crate) fn seccomp(bytes: &[u8]) -> Option<Box<RawValue>> {
     let required: Required = serde_json::from_slice(bytes).ok()?;
     required.linux?.seccomp
+}
+
+/// Each variable has a name and a value, as runc demands.
+pub(crate) fn check_environment(process: &Process) -> Result<()> {
+    for variable in process.env().iter().flatten() {
+        let why = match variable.find('=') {
+            None => "missing '='",
+            Some(0) => "name cannot be empty",
+            Some(_) if variable.contains('\0') => "contains a NUL byte",
+            Some(_) => continue,
+        };
+        return Err(Error::new(format!(
+            "invalid environment variable: {why}: {variable:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// A JSON document of the command line, with the path to what is wrong in it.
