@@ -9,7 +9,8 @@ use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use super::{detect_host, start};
+use super::detect_host;
+use super::start::Gate;
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
@@ -37,8 +38,10 @@ pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) 
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
-    // The state is complete before `start` can find the socket.
-    start::keep_gate(&container.dir, created)?;
+    if let Some(gate) = container.gate.take() {
+        gate.keep(created)?;
+    }
+    // Until now `start` is refused.
     container.making = None;
     container.keep();
     Ok(0)
@@ -140,6 +143,7 @@ struct Container {
     making: Option<Making>,
     group: Option<Cgroup>,
     poststop: Option<Poststop>,
+    gate: Option<Gate>,
     keep: bool,
 }
 
@@ -182,10 +186,14 @@ impl Container {
             making: None,
             group: None,
             poststop: None,
+            gate: None,
             keep: false,
         };
         container.making = Some(container.dir.making()?);
         container.dir.save_config(&config)?;
+        if gate {
+            container.gate = Some(Gate::new(&container.dir)?);
+        }
         let poststop = Poststop::new(&spec, &request.id, &request.bundle);
         let cgroup = cgroup_path(&spec, &request.id);
         let mut state = State {

@@ -71,6 +71,7 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         }
     }
     let dir = StateDir::open(root, &id)?;
+    let _lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let state = dir.load()?;
     let host = detect_host()?;
     if state.status(&dir, &host) == Status::Stopped {
