@@ -14,6 +14,7 @@ mod error;
 mod help;
 mod inherit;
 mod init;
+mod rootless;
 mod signal;
 mod state;
 mod wait;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Opt};
+use commands::groups::Groups;
 use error::{Context as _, Error, Kind, Result};
 
 const USAGE: &str = "\
@@ -51,15 +53,16 @@ Roles in the engine:
   init      first process of a container with --init: init -- PROGRAM [ARGUMENT...]
 
 Global options:
-  --root DIR           where state is kept (default /run/berth-runtime, or below
-                       XDG_RUNTIME_DIR for a user who is not root)
+  --root DIR           where state is kept (default /run/berth-runtime, for users
+                       $XDG_RUNTIME_DIR/berth-runtime)
   --log FILE           where errors are also written
   --log-format FORMAT  text or json
   --debug              accepted; only errors are logged
   --rootless WHETHER   true, false or auto (default): see what a user without
                        privileges may do; no limits when control groups may not
                        be made
-  --systemd-cgroup     not supported yet
+  --systemd-cgroup     have systemd make a scope for each container;
+                       linux.cgroupsPath is slice:prefix:name
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -132,17 +135,24 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
             commands::OCI_VERSION
         ));
     }
-    if global.has("systemd-cgroup") {
-        return Err(Error::new(
-            "--systemd-cgroup is not supported: control groups are made directly",
-        ));
-    }
     if let Some(format) = global.value("log-format")
         && !matches!(format, "text" | "json")
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
     log.check()?;
+    let systemd = global.has("systemd-cgroup");
+    let groups = Groups::parse(global.value("rootless"), systemd)?;
+    let verb = arguments.remove(0);
+    let root = global.value("root").filter(|root| !root.is_empty());
+    let root = match (root, rootless::runtime_dir()) {
+        (Some(root), _) => PathBuf::from(root),
+        (None, Some(dir)) => dir.join("berth-runtime"),
+        (None, None) => PathBuf::from("/run/berth-runtime"),
+    };
+    if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
+        protect()?;
+    }
     if global.value("criu").is_some() {
         // Nowhere is left to tell that standard error cannot be written.
         let _ = writeln!(
@@ -150,18 +160,9 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
             "berth-runtime: WARNING: --criu ignored: criu is looked up in $PATH"
         );
     }
-    let rootless = commands::create::Rootless::parse(global.value("rootless"))?;
-    let verb = arguments.remove(0);
-    let root = match global.value("root").filter(|root| !root.is_empty()) {
-        Some(root) => PathBuf::from(root),
-        None => default_root(),
-    };
-    if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
-        seal()?;
-    }
     match verb.to_str() {
-        Some("run") => commands::create::run(&root, rootless, arguments),
-        Some("create") => commands::create::create(&root, rootless, arguments),
+        Some("run") => commands::create::run(&root, groups, arguments),
+        Some("create") => commands::create::create(&root, groups, arguments),
         Some("start") => commands::start::start(&root, arguments),
         Some("exec") => commands::exec::exec(&root, arguments),
         Some("kill") => commands::manage::kill(&root, arguments),
@@ -198,26 +199,15 @@ fn unknown(verb: &OsStr) -> Error {
     ))
 }
 
-/// Where state is kept: for a user who is not root on the host, below
-/// `XDG_RUNTIME_DIR`. `USER=root` tells root of a container that is nested in a
-/// user namespace from an ordinary user who is root in one.
-fn default_root() -> PathBuf {
-    let ordinary = !rustix::process::geteuid().is_root()
-        || (commands::create::is_in_user_namespace()
-            && std::env::var_os("USER").is_none_or(|user| user != "root"));
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| ordinary && !dir.is_empty());
-    PathBuf::from(own.unwrap_or_else(|| "/run".into())).join("berth-runtime")
-}
-
-/// Goes on in a copy of this program that a container cannot overwrite: its
-/// processes can execute `/proc/self/exe` and open it (CVE-2019-5736).
-fn seal() -> Result<()> {
+/// Goes on in a program that a container cannot overwrite: its processes can
+/// execute `/proc/self/exe` and open it (CVE-2019-5736).
+fn protect() -> Result<()> {
     use berth_monitor::launcher::seal;
     let tried = || "protect this program from the container".to_owned();
-    if seal::is_sealed().context(tried)? {
+    if seal::is_protected().context(tried)? {
         return Ok(());
     }
-    Err(seal::execute_sealed_copy()).context(tried)
+    Err(seal::execute_protected()).context(tried)
 }
 
 /// To standard output.

@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::systemd::Unit;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::endpoint;
 use oci_spec::runtime::Spec;
@@ -46,6 +47,9 @@ pub(crate) struct State {
     pub(crate) rootfs: PathBuf,
     /// Below the root of each hierarchy; `None` when this user may make none.
     pub(crate) cgroup: Option<String>,
+    /// The unit of systemd with that group, if it made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
     /// The configuration has hooks for when the container has been deleted.
     #[serde(default)]
     pub(crate) poststop: bool,
@@ -256,8 +260,24 @@ impl State {
         (start_time == self.pid_start_time && !ended).then_some(pidfd)
     }
 
+    /// Whether the first process has ended, or is about to: the kernel lets nobody
+    /// join it any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        const PF_EXITING: u32 = 4;
+        let flags = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+            let fields = stat.rsplit_once(')')?.1;
+            fields.split_ascii_whitespace().nth(6)?.parse().ok()
+        };
+        self.process().is_none() || flags().is_none_or(|flags: u32| flags & PF_EXITING != 0)
+    }
+
     pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
-        Some(Cgroup::open(host, self.cgroup.as_deref()?))
+        let path = self.cgroup.as_deref()?;
+        Some(match &self.unit {
+            Some(unit) => Cgroup::open_unit(host, path, unit.clone()),
+            None => Cgroup::open(host, path),
+        })
     }
 
     /// For what cannot be done without one.
@@ -350,6 +370,7 @@ mod tests {
             bundle: "/".into(),
             rootfs: "/".into(),
             cgroup: Some("/x".into()),
+            unit: None,
             poststop: false,
             created: String::new(),
         };

@@ -348,12 +348,13 @@ fn exec_joins_a_group_below_the_containers() {
     bundle.assert_empty();
 }
 
-/// CVE-2019-5736: what `/proc/self/exe` is to a container is a sealed copy.
+/// CVE-2019-5736: what `/proc/self/exe` is to a container is nothing it can write.
+/// The file `overwrite.rs` tries harder.
 #[test]
 fn the_program_cannot_be_overwritten() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.leave(&["run", "-d", "a"]);
-    let script = "readlink /proc/$PPID/exe; echo x >> /proc/$PPID/exe || echo refused";
+    let script = "echo x >> /proc/$PPID/exe || echo refused";
     let run = [
         "exec",
         "a",
@@ -365,8 +366,7 @@ fn the_program_cannot_be_overwritten() {
         script,
     ];
     let output = bundle.ok(&run);
-    assert!(output.starts_with("/memfd:"), "{output}");
-    assert!(output.ends_with("refused\n"), "{output}");
+    assert_eq!(output, "refused\n");
     bundle.ok(&["delete", "--force", "a"]);
     bundle.assert_empty();
 }

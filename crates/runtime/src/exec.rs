@@ -170,6 +170,10 @@ fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Resul
             None => return Ok(()),
             Some(Message::Failed(error)) => return Err(error),
             Some(Message::Console(master)) => started.console = Some(master),
+            Some(Message::Attach) => {
+                create::attach(request.cgroup, started.pid)?;
+                parent.go()?;
+            }
             Some(Message::Listener(number)) => {
                 if let Some(listener) = request.listener {
                     let status = ContainerState::Running;
@@ -308,7 +312,7 @@ fn run(
         limits::set_affinity(list)?;
     }
     if let (Some(entry), false) = (entry, in_cgroup) {
-        child::enter_cgroup(entry)?;
+        child::enter_cgroup(entry, sync)?;
     }
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
         limits::set_affinity(list)?;

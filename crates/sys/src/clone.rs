@@ -189,6 +189,21 @@ pub fn setns(fd: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// The user or process namespace around the one given (ioctl_ns(2)).
+///
+/// # Errors
+/// `EPERM` when it is outside of the caller's own.
+pub fn parent_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    // SAFETY: takes no argument and touches no memory.
+    let parent = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_PARENT) };
+    if parent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made a new close-on-exec descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

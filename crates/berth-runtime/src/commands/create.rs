@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 
 use super::detect_host;
+use super::groups::{self, Groups};
 use super::start::Gate;
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
@@ -34,10 +36,10 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt::flag("keep"),
 ];
 
-pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn create(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, true)?;
     if let Some(gate) = container.gate.take() {
         gate.keep(created)?;
     }
@@ -47,7 +49,7 @@ pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) 
     Ok(0)
 }
 
-pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn run(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let detach = args.has("detach");
@@ -56,7 +58,7 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, false)?;
     container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
@@ -76,42 +78,6 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
         container.keep();
     }
     Ok(code)
-}
-
-/// Whether a control group that may not be made is gone without (`--rootless`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rootless(bool);
-
-impl Rootless {
-    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
-        match text {
-            None | Some("auto") => Ok(Self(
-                !rustix::process::geteuid().is_root() || is_in_user_namespace(),
-            )),
-            Some("true") => Ok(Self(true)),
-            Some("false") => Ok(Self(false)),
-            Some(text) => Err(Error::new(format!(
-                "invalid value for rootless: {text:?} is not true, false or auto"
-            ))),
-        }
-    }
-
-    /// Only when nobody asked for one.
-    fn forgives(self, error: &berth_cgroup::Error, spec: &Spec) -> bool {
-        let linux = spec.linux().as_ref();
-        let asks = linux.is_some_and(|linux| {
-            let mut limits = linux.resources().clone().unwrap_or_default();
-            limits.set_devices(None);
-            linux.cgroups_path().is_some() || limits != LinuxResources::default()
-        });
-        self.0 && error.is_denied() && !asks
-    }
-}
-
-/// As Podman runs its runtime for a user without privileges.
-pub(crate) fn is_in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
 
 /// What to make a container from.
@@ -153,7 +119,7 @@ impl Container {
         request: &Request,
         args: &Args,
         host: &Host,
-        rootless: Rootless,
+        groups: Groups,
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
@@ -180,7 +146,9 @@ impl Container {
             ));
         }
 
+        rootless::enter(&mut spec)?;
         let resources = berth_runtime_core::resources(&spec)?;
+        let planned = groups.plan(host, &spec, &request.id)?;
         let mut container = Self {
             dir: StateDir::create(root, &request.id)?,
             making: None,
@@ -195,23 +163,30 @@ impl Container {
             container.gate = Some(Gate::new(&container.dir)?);
         }
         let poststop = Poststop::new(&spec, &request.id, &request.bundle);
-        let cgroup = cgroup_path(&spec, &request.id);
         let mut state = State {
             id: request.id.clone(),
             pid: 0,
             pid_start_time: 0,
             rootfs: rootfs(&spec, &request.bundle),
             bundle: request.bundle.clone(),
-            cgroup: Some(cgroup.clone()),
+            cgroup: Some(planned.path.clone()),
+            unit: planned.unit(),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
         };
         container.dir.save(&state)?;
         container.poststop = poststop;
-        match Cgroup::create(host, &cgroup, Some(&resources)) {
-            Ok(group) => container.group = Some(group),
-            Err(error) if rootless.forgives(&error, &spec) => state.cgroup = None,
-            Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
+        let made = groups.make(host, &planned, &spec, &resources)?;
+        match &made.group {
+            Some(group) => {
+                container.group = Some(group.clone());
+                if let Some(uid) = groups::owner(&spec) {
+                    group
+                        .delegate(uid)
+                        .context(|| format!("hand control group {} over", group.path()))?;
+                }
+            }
+            None => (state.cgroup, state.unit) = (None, None),
         }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -233,6 +208,10 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
+        if let Some(anchor) = made.anchor {
+            let tried = || format!("limit the processes of {}", planned.path);
+            anchor.release().context(tried)?;
+        }
         let pid = created.process.pid;
         state.pid = pid;
         state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
@@ -267,20 +246,6 @@ impl Drop for Container {
         }
         let _ = self.dir.remove();
         super::warn_of(self.poststop.iter().flat_map(Poststop::run));
-    }
-}
-
-/// `linux.cgroupsPath`, below the root of each hierarchy; by default the
-/// container's identifier, as runc has it.
-fn cgroup_path(spec: &Spec, id: &str) -> String {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_ref());
-    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
-    match path.trim_matches('/') {
-        "" => format!("/{id}"),
-        path => format!("/{path}"),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{State, StateDir, Status, replace};
 use crate::wait::Waiter;
 
@@ -63,8 +64,9 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             ));
         }
         (Some(pidfd), _) => pidfd,
-        _ => return Err(Error::new("cannot exec in a stopped container")),
+        _ => return Err(stopped()),
     };
+    rootless::join(state.pid)?;
     let spec = dir.load_config()?;
     let seccomp = spec
         .linux()
@@ -112,6 +114,10 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         seccomp: seccomp.as_ref(),
         listener: listener.as_ref(),
         inherit: inherit.what(),
+    })
+    .map_err(|error| match state.is_ending() {
+        true => stopped(),
+        false => error.into(),
     })?;
     if let Some(path) = args.value("pidfd-socket") {
         console::send_pidfd(Path::new(path), &started.pidfd)?;
@@ -137,6 +143,10 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     }
 }
 
+fn stopped() -> Error {
+    Error::new("cannot exec in a stopped container")
+}
+
 /// The container's group, or one of its children (`--cgroup`).
 fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
     let Some(wanted) = args.value("cgroup") else {
@@ -154,7 +164,7 @@ fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
         )));
     }
     let container = state.needed_group(host)?;
-    let group = Cgroup::open(host, &format!("{}/{below}", container.path()));
+    let group = container.child(below);
     if group.exists() {
         Ok(Some(group))
     } else {

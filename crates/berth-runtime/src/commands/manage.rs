@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -219,7 +220,7 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         return print(
             &containers
                 .iter()
-                .fold(String::new(), |text, (_, state, _)| text + &state.id + "\n"),
+                .fold(String::new(), |text, one| text + &one.state.id + "\n"),
         );
     }
     match args.value("format").unwrap_or("table") {
@@ -227,8 +228,9 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         "json" => {
             let shown: Vec<_> = containers
                 .iter()
-                .map(|(dir, state, status)| {
-                    Shown::new(state, *status, annotations(dir).unwrap_or_default(), "root")
+                .map(|one| {
+                    let annotations = annotations(&one.dir).unwrap_or_default();
+                    Shown::new(&one.state, one.status, annotations, &one.owner)
                 })
                 .collect();
             let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
@@ -258,7 +260,7 @@ struct Shown<'a> {
     created: &'a str,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     annotations: HashMap<String, String>,
-    owner: &'static str,
+    owner: &'a str,
 }
 
 impl<'a> Shown<'a> {
@@ -266,7 +268,7 @@ impl<'a> Shown<'a> {
         state: &'a State,
         status: Status,
         annotations: HashMap<String, String>,
-        owner: &'static str,
+        owner: &'a str,
     ) -> Self {
         Self {
             oci_version: OCI_VERSION,
@@ -286,8 +288,17 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// One line of `list`.
+struct Listed {
+    dir: StateDir,
+    state: State,
+    status: Status,
+    /// Whose container it is.
+    owner: String,
+}
+
 /// The containers of this root, by name.
-fn all(root: &Path) -> Result<Vec<(StateDir, State, Status)>> {
+fn all(root: &Path) -> Result<Vec<Listed>> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -300,16 +311,40 @@ fn all(root: &Path) -> Result<Vec<(StateDir, State, Status)>> {
             // One that is being made or removed has no state.
             let state = dir.load().ok()?;
             let status = state.status(&dir, &host);
-            Some((dir, state, status))
+            let owner = owner(&dir)?;
+            Some(Listed {
+                dir,
+                state,
+                status,
+                owner,
+            })
         })
         .collect();
-    containers.sort_by(|a, b| a.1.id.cmp(&b.1.id));
+    containers.sort_by(|a, b| a.state.id.cmp(&b.state.id));
     Ok(containers)
 }
 
-fn table(containers: &[(StateDir, State, Status)]) -> String {
+/// The user's name, or number when it has none.
+fn owner(dir: &StateDir) -> Option<String> {
+    let uid = std::fs::metadata(dir.path()).ok()?.uid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(&*uid)).then(|| name.to_owned())
+    });
+    Some(name.unwrap_or(uid))
+}
+
+fn table(containers: &[Listed]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
-    for (_, state, status) in containers {
+    for Listed {
+        state,
+        status,
+        owner,
+        ..
+    } in containers
+    {
         rows.push([
             state.id.clone(),
             if *status == Status::Stopped {
@@ -320,7 +355,7 @@ fn table(containers: &[(StateDir, State, Status)]) -> String {
             status.name().to_owned(),
             state.bundle.display().to_string(),
             state.created.clone(),
-            "root".to_owned(),
+            owner.clone(),
         ]);
     }
     let width = |column: usize| {

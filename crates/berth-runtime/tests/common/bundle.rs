@@ -153,3 +153,27 @@ impl Drop for Bundle {
         }
     }
 }
+
+/// As `spec --rootless` has it: what a user may have who is nobody special.
+pub(crate) fn make_rootless(config: &mut Value, id: u32) {
+    let linux = config["linux"].as_object_mut().unwrap();
+    linux.remove("resources");
+    linux.remove("cgroupsPath");
+    let map = json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+    linux.insert("uidMappings".into(), map.clone());
+    linux.insert("gidMappings".into(), map);
+    let namespaces = linux["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    namespaces.push(json!({ "type": "user" }));
+    for mount in config["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({
+                "destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
+            });
+        } else if let Some(options) = mount["options"].as_array_mut() {
+            // Only one group is mapped.
+            options.retain(|option| !option.as_str().unwrap().starts_with("gid="));
+        }
+    }
+}
