@@ -98,7 +98,8 @@ impl Args {
                 (true, None) => input
                     .next()
                     .and_then(|value| value.into_string().ok())
-                    .ok_or_else(|| Error::usage(format!("option `{text}` needs a value")))?,
+                    // Podman looks for these words to see what `restore` can do.
+                    .ok_or_else(|| Error::usage(format!("flag needs an argument: {text}")))?,
                 (false, None) => "true".to_owned(),
                 (false, Some(value)) => boolean(&value)
                     .ok_or_else(|| Error::usage(format!("option `{text}` is true or false")))?

@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod config;
 mod console;
+mod criu;
 mod error;
 mod help;
 mod inherit;
@@ -43,6 +44,8 @@ Commands of an OCI runtime:
   ps        show the processes of a container
   update    change a container's limits
   events    print what a container uses, and when it lacks memory
+  checkpoint  write a running container to files, through CRIU
+  restore   make a container from such files
   state     print a container's state
   list      list the containers of this root
   spec      write an example config.json
@@ -63,6 +66,7 @@ Global options:
                        be made
   --systemd-cgroup     have systemd make a scope for each container;
                        linux.cgroupsPath is slice:prefix:name
+  --criu PATH          ignored, as by runc: CRIU is looked for in $PATH
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -141,14 +145,11 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
     log.check()?;
-    let systemd = global.has("systemd-cgroup");
-    let groups = Groups::parse(global.value("rootless"), systemd)?;
+    let groups = Groups::parse(global.value("rootless"), global.has("systemd-cgroup"))?;
     let verb = arguments.remove(0);
-    let root = global.value("root").filter(|root| !root.is_empty());
-    let root = match (root, rootless::runtime_dir()) {
-        (Some(root), _) => PathBuf::from(root),
-        (None, Some(dir)) => dir.join("berth-runtime"),
-        (None, None) => PathBuf::from("/run/berth-runtime"),
+    let root = match global.value("root").filter(|root| !root.is_empty()) {
+        Some(root) => PathBuf::from(root),
+        None => default_root(),
     };
     if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
         protect()?;
@@ -170,6 +171,8 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
         Some("pause") => commands::freeze::pause(&root, arguments),
         Some("resume") => commands::freeze::resume(&root, arguments),
         Some("ps") => commands::ps::ps(&root, arguments),
+        Some("checkpoint") => commands::checkpoint::checkpoint(&root, arguments),
+        Some("restore") => commands::restore::restore(&root, groups, arguments),
         Some("update") => commands::update::update(&root, arguments),
         Some("events") => commands::events::events(&root, arguments),
         Some("state") => commands::manage::state(&root, arguments),
@@ -185,9 +188,6 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
             }
             None => print(USAGE),
         },
-        Some(verb @ ("checkpoint" | "restore")) => {
-            Err(Error::new(format!("command `{verb}` is not supported yet")))
-        }
         _ => Err(unknown(&verb)),
     }
 }
@@ -197,6 +197,11 @@ fn unknown(verb: &OsStr) -> Error {
         "no such command: `{}`; see --help",
         verb.to_string_lossy()
     ))
+}
+
+fn default_root() -> PathBuf {
+    let own = rootless::runtime_dir();
+    own.unwrap_or_else(|| "/run".into()).join("berth-runtime")
 }
 
 /// Goes on in a program that a container cannot overwrite: its processes can

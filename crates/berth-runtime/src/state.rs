@@ -55,6 +55,10 @@ pub(crate) struct State {
     pub(crate) poststop: bool,
     /// RFC 3339.
     pub(crate) created: String,
+    /// What the standard streams were when the container was made, unless it has a
+    /// terminal.
+    #[serde(default)]
+    pub(crate) streams: Vec<String>,
 }
 
 /// As the OCI specification names them.
@@ -373,6 +377,7 @@ mod tests {
             unit: None,
             poststop: false,
             created: String::new(),
+            streams: Vec::new(),
         };
         assert!(state.process().is_some());
         state.pid_start_time += 1;

@@ -475,7 +475,6 @@ fn mistakes_are_told() {
         (&["list", "-f", "x"], "invalid format option"),
         (&["--log-format", "x", "list"], "invalid log-format: x"),
         (&["--rootless", "x", "list"], "rootless"),
-        (&["checkpoint", "a"], "not supported yet"),
         (&["--log", "/no/such", "list"], "open /no/such"),
         (&["delete", "--force", ".."], "invalid container ID"),
         (&["start", "--nope", "a"], "unknown option `--nope`"),

@@ -13,7 +13,7 @@ use common::bundle::Bundle;
 use common::*;
 use serde_json::Value;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 10;
 
 fn spawn(bundle: &Bundle, words: &[&str]) -> Child {
     (bundle.command(words).stdin(Stdio::null()))

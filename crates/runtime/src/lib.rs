@@ -48,6 +48,7 @@ pub mod probe;
 mod process;
 mod procfs;
 mod resources;
+pub mod restore;
 mod rootfs;
 mod security;
 pub mod steps;

@@ -293,6 +293,38 @@ pub(crate) fn attach_all(root: BorrowedFd<'_>, mounts: &[Prepared]) -> Result<Ma
     Ok(made)
 }
 
+/// Attaches what is the host's of the mounts to entries of `directory`, named by
+/// [`source_name`]. For restored containers.
+pub(crate) fn attach_sources(directory: BorrowedFd<'_>, mounts: &[Prepared]) -> Result<()> {
+    let attach = |name: String, kind: Kind, tree: &OwnedFd| {
+        let target = paths::ensure(directory, Path::new(&name), kind)?;
+        move_onto(tree.as_fd(), target.as_fd())
+    };
+    for (number, mount) in mounts.iter().enumerate() {
+        match &mount.what {
+            What::Bind(tree, kind) => attach(source_name(number, None), *kind, tree)?,
+            What::Cgroups(hierarchies) => {
+                for hierarchy in hierarchies {
+                    if let Some(tree) = &hierarchy.tree {
+                        let name = source_name(number, Some(hierarchy));
+                        attach(name, Kind::Directory, tree)?;
+                    }
+                }
+            }
+            What::Filesystem(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Of the mount with this number in the configuration, or of one of its hierarchies.
+pub(crate) fn source_name(number: usize, hierarchy: Option<&Hierarchy>) -> String {
+    match hierarchy {
+        None => number.to_string(),
+        Some(hierarchy) => format!("{number}-{}", hierarchy.name()),
+    }
+}
+
 fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()> {
     match &mount.what {
         What::Bind(tree, kind) => {

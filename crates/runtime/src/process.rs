@@ -5,11 +5,11 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_seccomp::Program;
 use oci_spec::runtime::{LinuxMemoryPolicy, LinuxPersonality, Process};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::capabilities::Sets;
@@ -303,11 +303,16 @@ fn own_stdio(identity: &Identity) -> Result<()> {
     Ok(())
 }
 
-/// Makes three descriptors standard input, output and error.
+/// Makes three descriptors standard input, output and error. To be called in the
+/// container's root.
 pub(crate) fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
     // Above the three first, so that none is overwritten before it is copied.
     let copy = |fd: BorrowedFd<'_>| {
-        rustix::io::fcntl_dupfd_cloexec(fd, 3).step(|| "copy standard streams")
+        match own_null(fd) {
+            Some(null) => rustix::io::fcntl_dupfd_cloexec(&null, 3),
+            None => rustix::io::fcntl_dupfd_cloexec(fd, 3),
+        }
+        .step(|| "copy standard streams")
     };
     let [stdin, stdout, stderr] = fds;
     let (stdin, stdout, stderr) = (copy(stdin)?, copy(stdout)?, copy(stderr)?);
@@ -315,4 +320,25 @@ pub(crate) fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
         .and_then(|()| rustix::stdio::dup2_stdout(stdout.as_fd()))
         .and_then(|()| rustix::stdio::dup2_stderr(stderr.as_fd()))
         .step(|| "set standard streams")
+}
+
+/// For the host's null device the container's: root there could change the mode of
+/// the host's node through the descriptor, and a checkpoint has no name for it.
+fn own_null(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd)
+            .is_ok_and(|stat| paths::is_device(&stat, rustix::fs::FileType::CharacterDevice, 1, 3))
+    };
+    if !is_null(fd) {
+        return None;
+    }
+    let access = rustix::fs::fcntl_getfl(fd).ok()? & OFlags::RWMODE;
+    // Not to wait for whatever an image may have there.
+    let careful = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", access | careful, Mode::empty()).ok()?;
+    if !is_null(null.as_fd()) {
+        return None;
+    }
+    rustix::fs::fcntl_setfl(&null, access).ok()?;
+    Some(null)
 }

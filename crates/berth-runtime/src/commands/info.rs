@@ -134,7 +134,7 @@ pub(crate) fn features(mut arguments: Vec<OsString>) -> Result<u8> {
             "mountExtensions": { "idmap": { "enabled": true } },
         },
         "annotations": {
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": [],
     });

@@ -124,10 +124,7 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             if !force && !matches!(status, Status::Created | Status::Stopped) {
                 return Err(not_stopped(&id, status));
             }
-            end(&state, &host)?;
-            let hooks = poststop(&dir, &state);
-            dir.remove()?;
-            warn_of(hooks.iter().flat_map(Poststop::run));
+            destroy(&dir, &state, &host)?;
         }
         Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
         // `create` was killed before it wrote the state, or `delete` after it removed
@@ -160,6 +157,15 @@ fn not_stopped(id: &str, status: Status) -> Error {
         "cannot delete container {id} that is not stopped: {}",
         status.name()
     ))
+}
+
+/// Kills what is left of a container and removes it.
+pub(super) fn destroy(dir: &StateDir, state: &State, host: &Host) -> Result<()> {
+    end(state, host)?;
+    let hooks = poststop(dir, state);
+    dir.remove()?;
+    warn_of(hooks.iter().flat_map(Poststop::run));
+    Ok(())
 }
 
 fn poststop(dir: &StateDir, state: &State) -> Option<Poststop> {
