@@ -151,6 +151,11 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
         protect()?;
     }
     log.check()?;
+    let groups = Groups::parse(global.value("rootless"), global.has("systemd-cgroup"))?;
+    let root = match global.value("root").filter(|root| !root.is_empty()) {
+        Some(root) => PathBuf::from(root),
+        None => default_root(),
+    };
     if global.value("criu").is_some() {
         // Nowhere is left to tell that standard error cannot be written.
         let _ = writeln!(
@@ -158,11 +163,6 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
             "berth-runtime: WARNING: --criu ignored: criu is looked up in $PATH"
         );
     }
-    let groups = Groups::parse(global.value("rootless"), global.has("systemd-cgroup"))?;
-    let root = match global.value("root").filter(|root| !root.is_empty()) {
-        Some(root) => PathBuf::from(root),
-        None => default_root(),
-    };
     match verb.to_str() {
         Some("run") => commands::create::run(&root, groups, arguments),
         Some("create") => commands::create::create(&root, groups, arguments),

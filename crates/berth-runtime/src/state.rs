@@ -9,6 +9,9 @@
 //!
 //! Beside the containers' directories is that of [`crate::filters`].
 //!
+//! Commands that change what is there (delete, update, pause, resume) take the
+//! directory's own lock, which ends with the process that holds it.
+//!
 //! The state is written before the control group is made, and removed after it: so
 //! what a killed command leaves behind can always be found and deleted.
 
@@ -20,9 +23,10 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::systemd::Unit;
 use berth_cgroup::{Cgroup, Host};
+use berth_monitor::endpoint;
 use berth_runtime_core::Rdt;
 use oci_spec::runtime::Spec;
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -87,6 +91,12 @@ pub(crate) struct Making {
     _lock: File,
 }
 
+/// Held by a command that changes a container; see [`StateDir::lock`].
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _directory: OwnedFd,
+}
+
 impl Drop for Making {
     fn drop(&mut self) {
         // Unlocked it says nothing, should it stay.
@@ -146,6 +156,25 @@ impl StateDir {
         Ok(is_ours.then_some(Self(path)))
     }
 
+    /// Waits for other commands that change this container, and keeps them out.
+    /// `None` when one of them has deleted it.
+    pub(crate) fn lock(&self) -> Result<Option<Lock>> {
+        let tried = || format!("lock {}", self.0.display());
+        let directory = match endpoint::open_dir(&self.0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            result => result.context(tried)?,
+        };
+        rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
+            .context(tried)?;
+        // Another of that name may have been made meanwhile: it is not ours.
+        let locked = rustix::fs::fstat(&directory).context(tried)?;
+        let is_there = rustix::fs::lstat(&self.0)
+            .is_ok_and(|found| (found.st_dev, found.st_ino) == (locked.st_dev, locked.st_ino));
+        Ok(is_there.then_some(Lock {
+            _directory: directory,
+        }))
+    }
+
     pub(crate) fn missing() -> Error {
         Error::new("container does not exist")
     }
@@ -158,12 +187,16 @@ impl StateDir {
     fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>)> {
         let path = self.0.join(name);
         let mut bytes = Vec::new();
-        File::options()
+        let read = File::options()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&path)
-            .and_then(|mut file| file.read_to_end(&mut bytes))
-            .context(|| format!("read {}", path.display()))?;
+            .and_then(|mut file| file.read_to_end(&mut bytes));
+        match read {
+            // Not yet made, or deleted meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Self::missing()),
+            read => read.context(|| format!("read {}", path.display())),
+        }?;
         Ok((path, bytes))
     }
 
@@ -206,8 +239,18 @@ impl StateDir {
         replace(&path, &bytes)
     }
 
+    /// Whoever was making it may still put a file there, once or twice.
     pub(crate) fn remove(&self) -> Result<()> {
-        std::fs::remove_dir_all(&self.0).context(|| format!("remove {}", self.0.display()))
+        let mut tries = 0;
+        loop {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && tries < 8 => {
+                    tries += 1;
+                }
+                result => return result.context(|| format!("remove {}", self.0.display())),
+            }
+        }
     }
 }
 
@@ -233,6 +276,18 @@ impl State {
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let (start_time, ended) = process_stat(self.pid)?;
         (start_time == self.pid_start_time && !ended).then_some(pidfd)
+    }
+
+    /// Whether the first process has ended, or is about to: the kernel lets nobody
+    /// join it any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        const PF_EXITING: u32 = 4;
+        let flags = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+            let fields = stat.rsplit_once(')')?.1;
+            fields.split_ascii_whitespace().nth(6)?.parse().ok()
+        };
+        self.process().is_none() || flags().is_none_or(|flags: u32| flags & PF_EXITING != 0)
     }
 
     pub(crate) fn group(&self, host: &Host) -> Option<Cgroup> {
@@ -297,14 +352,20 @@ pub(crate) fn read_proc(path: &str) -> std::io::Result<String> {
 }
 
 /// Writes a file so that a reader sees the old or the new content, nothing
-/// between.
+/// between. Each process has a temporary file of its own, and follows no link
+/// that somebody has left in its place.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
+    temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    File::create(&temporary)
+    // Of a killed process with our number.
+    let _ = std::fs::remove_file(&temporary);
+    File::create_new(&temporary)
         .and_then(|mut file| file.write_all(content))
         .and_then(|()| std::fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary);
+        })
         .context(|| format!("write {}", path.display()))
 }
 

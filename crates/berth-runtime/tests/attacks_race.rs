@@ -25,6 +25,14 @@ const ROUNDS: usize = 16;
 /// What the container's program finds in a directory of the host.
 const SECRET: &str = "the host's";
 
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A bundle with a volume at /vol, in which `a` and `b` change places.
 struct Race {
     bundle: Bundle,
@@ -74,9 +82,9 @@ impl Race {
                     }
                 }
             });
-            let ran = (0..ROUNDS).filter(|_| self.once()).count();
-            over.store(true, Ordering::Relaxed);
-            ran
+            // Also when a round fails.
+            let _end = End(&over);
+            (0..ROUNDS).filter(|_| self.once()).count()
         });
         assert!(swaps.into_inner() > 0, "nothing was exchanged");
         assert_eq!(snapshot(&self.outside), before);

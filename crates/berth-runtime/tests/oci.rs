@@ -459,7 +459,6 @@ fn mistakes_are_told() {
         (&["--log", "/no/such", "list"], "open /no/such"),
         (&["delete", "--force", ".."], "invalid container ID"),
         (&["start", "--nope", "a"], "unknown option `--nope`"),
-        (&["nope"], "no such command"),
     ] {
         assert!(
             bundle.fails(args).contains(text),

@@ -182,20 +182,30 @@ impl ChildEnd {
 impl ParentEnd {
     /// Lets the child go on from where it waits.
     pub(crate) fn go(&self) -> Result<()> {
-        socket::send(&self.0, b"g", &[]).step(|| "answer the container's first process")
+        match socket::send(&self.0, b"g", &[]) {
+            Err(Errno::PIPE) => Err(ended()),
+            sent => sent.step(|| "answer the container's first process"),
+        }
     }
 
     /// The next message; `None` at end of file.
     pub(crate) fn next(&self) -> Result<Option<Message>> {
-        let Some((bytes, fds)) =
-            socket::receive(&self.0).step(|| "hear from the container's first process")?
-        else {
+        let received = match socket::receive(&self.0) {
+            // Something that was said to it has not been heard.
+            Err(Errno::CONNRESET) => return Err(ended()),
+            received => received.step(|| "hear from the container's first process")?,
+        };
+        let Some((bytes, fds)) = received else {
             return Ok(None);
         };
         decode(&bytes, fds)
             .map(Some)
             .ok_or_else(|| Error::step("understand the container's first process", Errno::PROTO))
     }
+}
+
+fn ended() -> Error {
+    Error::invalid("the process ended before its program was started")
 }
 
 impl AsFd for ParentEnd {

@@ -18,3 +18,4 @@ pub mod netns;
 pub mod security;
 pub mod signals;
 pub mod socket;
+pub mod trace;

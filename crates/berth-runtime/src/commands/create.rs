@@ -10,8 +10,9 @@ use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
 use oci_spec::runtime::Spec;
 
+use super::detect_host;
 use super::groups::{self, Groups};
-use super::{detect_host, start};
+use super::start::Gate;
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
@@ -41,8 +42,10 @@ pub(crate) fn create(root: &Path, groups: Groups, arguments: Vec<OsString>) -> R
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let (mut container, created) = Container::make(root, &request, &args, &host, groups, true)?;
-    // The state is complete before `start` can find the socket.
-    start::keep_gate(&container.dir, created)?;
+    if let Some(gate) = container.gate.take() {
+        gate.keep(created)?;
+    }
+    // Until now `start` is refused.
     container.making = None;
     container.keep();
     Ok(0)
@@ -139,6 +142,7 @@ pub(super) struct Container {
     pub(super) group: Option<Cgroup>,
     rdt: Option<Rdt>,
     poststop: Option<Poststop>,
+    gate: Option<Gate>,
     keep: bool,
 }
 
@@ -168,6 +172,7 @@ impl Container {
             group: None,
             rdt: None,
             poststop: None,
+            gate: None,
             keep: false,
         };
         container.making = Some(container.dir.making()?);
@@ -238,7 +243,10 @@ impl Container {
             spec: &spec,
             config: &config,
         };
-        let (container, mut state, anchor) = Self::begin(root, &from, host, groups)?;
+        let (mut container, mut state, anchor) = Self::begin(root, &from, host, groups)?;
+        if gate {
+            container.gate = Some(Gate::new(&container.dir)?);
+        }
         if !terminal {
             state.streams = streams();
         }

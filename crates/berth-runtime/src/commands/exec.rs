@@ -64,7 +64,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             ));
         }
         (Some(pidfd), _) => pidfd,
-        _ => return Err(Error::new("cannot exec in a stopped container")),
+        _ => return Err(stopped()),
     };
     rootless::join(state.pid)?;
     let (spec, filter) = dir.load_config_and_filter()?;
@@ -123,6 +123,10 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         seccomp: seccomp.as_ref(),
         listener: listener.as_ref(),
         inherit: inherit.what(),
+    })
+    .map_err(|error| match state.is_ending() {
+        true => stopped(),
+        false => error.into(),
     })?;
     if let Some(path) = args.value("pidfd-socket") {
         console::send_pidfd(Path::new(path), &started.pidfd)?;
@@ -146,6 +150,10 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             .wait(&started, proxy.as_mut())
             .context(|| "wait for the process".to_owned()),
     }
+}
+
+fn stopped() -> Error {
+    Error::new("cannot exec in a stopped container")
 }
 
 /// `--cgroup [<controller>[,<controller>…]:]<path>`, below the container's group.

@@ -8,10 +8,10 @@ use berth_cgroup::Cgroup;
 use super::detect_host;
 use crate::args::alone;
 use crate::error::{Context, Error, Result};
-use crate::state::{StateDir, Status};
+use crate::state::{Lock, StateDir, Status};
 
 pub(crate) fn pause(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let (group, status) = find(root, arguments)?;
+    let (group, status, _lock) = find(root, arguments)?;
     if !matches!(status, Status::Created | Status::Running) {
         return Err(Error::new("container not running"));
     }
@@ -22,7 +22,7 @@ pub(crate) fn pause(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
 }
 
 pub(crate) fn resume(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let (group, status) = find(root, arguments)?;
+    let (group, status, _lock) = find(root, arguments)?;
     if status != Status::Paused {
         return Err(Error::new("container not paused"));
     }
@@ -32,11 +32,12 @@ pub(crate) fn resume(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     Ok(0)
 }
 
-fn find(root: &Path, arguments: Vec<OsString>) -> Result<(Cgroup, Status)> {
+fn find(root: &Path, arguments: Vec<OsString>) -> Result<(Cgroup, Status, Lock)> {
     let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
+    let lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let state = dir.load()?;
     let host = detect_host()?;
     let status = state.status(&dir, &host);
-    Ok((state.needed_group(&host)?, status))
+    Ok((state.needed_group(&host)?, status, lock))
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, Host};
 use berth_runtime_core::Poststop;
@@ -30,6 +31,9 @@ const PATIENCE: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
+
+/// How long who makes a container may take to notice that its process is gone.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 pub(crate) fn kill(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(
@@ -99,7 +103,11 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     )?;
     let id = only(arguments, "container id")?;
     let force = args.has("force");
-    let Some(dir) = StateDir::find(root, &id)? else {
+    let found = match StateDir::find(root, &id)? {
+        Some(dir) => dir.lock()?.map(|lock| (dir, lock)),
+        None => None,
+    };
+    let Some((dir, _lock)) = found else {
         return if force {
             Ok(0)
         } else {
@@ -107,6 +115,9 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         };
     };
     let host = detect_host()?;
+    if force {
+        stop_making(&dir, &host)?;
+    }
     match dir.load() {
         Ok(state) => {
             let status = state.status(&dir, &host);
@@ -121,6 +132,24 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         Err(_) => dir.remove()?,
     }
     Ok(0)
+}
+
+/// Ends the process of a container that is being made, and waits until whoever
+/// makes it has given up; not for one that hangs.
+fn stop_making(dir: &StateDir, host: &Host) -> Result<()> {
+    let deadline = Instant::now() + GIVE_UP;
+    while dir.is_being_made() && Instant::now() < deadline {
+        // The state may come, and with it the group.
+        if let Some(group) = dir.load().ok().and_then(|state| state.group(host))
+            && group.exists()
+        {
+            group
+                .kill_all()
+                .context(|| format!("end the processes of {}", group.path()))?;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 fn not_stopped(id: &str, status: Status) -> Error {
@@ -170,8 +199,15 @@ fn end(state: &State, host: &Host) -> Result<()> {
     }
     if let Some(group) = group {
         let tried = || format!("remove control group {}", group.path());
-        group.kill_all().context(tried)?;
-        group.remove().context(tried)?;
+        // An exec may have entered it after the others were gone.
+        let mut tries = 0;
+        loop {
+            group.kill_all().context(tried)?;
+            match group.remove() {
+                Err(_) if tries < 3 => tries += 1,
+                result => return result.context(tried),
+            }
+        }
     }
     Ok(())
 }

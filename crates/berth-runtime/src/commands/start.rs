@@ -15,6 +15,7 @@ use berth_monitor::endpoint;
 use berth_runtime_core::Created;
 use berth_sys::{fork, socket};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::detect_host;
 use crate::args::alone;
@@ -28,18 +29,24 @@ pub(crate) fn start(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
     let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
-    match state.status(&dir, &detect_host()?) {
+    let host = detect_host()?;
+    match state.status(&dir, &host) {
         Status::Created => {}
         other => return Err(cannot_start(other)),
     }
-    let gone = || cannot_start(Status::Stopped);
-    let handle = endpoint::open_dir(dir.path()).context(|| "start".to_owned())?;
-    let keeper = endpoint::connect_in(handle.as_fd(), START_SOCKET).map_err(|_| gone())?;
+    // Somebody else has started it, or it has ended meanwhile.
+    let late = || match state.status(&dir, &host) {
+        Status::Created => cannot_start(Status::Running),
+        other => cannot_start(other),
+    };
+    let handle = endpoint::open_dir(dir.path()).map_err(|_| late())?;
+    let keeper = endpoint::connect_in(handle.as_fd(), START_SOCKET).map_err(|_| late())?;
     rustix::io::ioctl_fionbio(&keeper, false).context(|| "start".to_owned())?;
-    match socket::receive(&keeper).context(|| "wait for the start".to_owned())? {
-        Some((answer, _)) if answer == STARTED => Ok(0),
-        Some((answer, _)) => Err(Error::new(String::from_utf8_lossy(&answer))),
-        None => Err(gone()),
+    match socket::receive(&keeper) {
+        Ok(Some((answer, _))) if answer == STARTED => Ok(0),
+        Ok(Some((answer, _))) => Err(Error::new(String::from_utf8_lossy(&answer))),
+        Ok(None) | Err(Errno::CONNRESET) => Err(late()),
+        Err(errno) => Err(errno).context(|| "wait for the start".to_owned()),
     }
 }
 
@@ -51,17 +58,36 @@ fn cannot_start(status: Status) -> Error {
     })
 }
 
-/// Leaves a process behind that opens the gate when `start` connects.
-pub(crate) fn keep_gate(dir: &StateDir, created: Created) -> Result<()> {
-    let handle = endpoint::open_dir(dir.path()).context(|| "keep the gate".to_owned())?;
-    let listener =
-        endpoint::listen_in(handle.as_fd(), START_SOCKET).context(|| "keep the gate".to_owned())?;
-    fork::fork(move || match keep(&handle, &listener, created) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    })
-    .context(|| "fork the gate's keeper".to_owned())?;
-    Ok(())
+/// Where `start` will connect to. There before the container's process is, which
+/// else would seem to have been started when `create` is killed in between.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    directory: OwnedFd,
+    listener: OwnedFd,
+}
+
+impl Gate {
+    pub(crate) fn new(dir: &StateDir) -> Result<Self> {
+        let tried = || "make the gate".to_owned();
+        let directory = endpoint::open_dir(dir.path()).context(tried)?;
+        let listener = endpoint::listen_in(directory.as_fd(), START_SOCKET).context(tried)?;
+        Ok(Self {
+            directory,
+            listener,
+        })
+    }
+
+    /// Leaves a process behind that opens the gate when `start` connects.
+    pub(crate) fn keep(self, created: Created) -> Result<()> {
+        fork::fork(
+            move || match keep(&self.directory, &self.listener, created) {
+                Ok(()) => 0,
+                Err(_) => 1,
+            },
+        )
+        .context(|| "fork the gate's keeper".to_owned())?;
+        Ok(())
+    }
 }
 
 /// In the keeper. Without it the container's first process gives up by itself.

@@ -65,6 +65,7 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     let id = only(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
+    let _lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let mut state = dir.load()?;
     let host = detect_host()?;
     if state.status(&dir, &host) == Status::Stopped {
