@@ -40,6 +40,7 @@ fn is_marked() -> bool {
 pub(crate) fn runtime_dir() -> Option<PathBuf> {
     let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
     let counts = !rustix::process::geteuid().is_root()
+        || is_marked()
         || (is_in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"));
     counts.then(|| dir.into())
 }

@@ -23,7 +23,7 @@ fn user(bundle: &Bundle, before: &str, script: &str) -> (String, String) {
     let script = format!(
         "set -e; chown -R {UID}:{UID} {own}; {before}\n\
          exec setpriv --reuid={UID} --regid={UID} --clear-groups \
-         env XDG_RUNTIME_DIR={own}/run sh -c 'cd {own}; berth() {{ {BINARY} \"$@\"; }}; {script}'"
+         env USER=root XDG_RUNTIME_DIR={own}/run sh -c 'cd {own}; berth() {{ {BINARY} \"$@\"; }}; {script}'"
     );
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])

@@ -88,7 +88,8 @@ impl Cgroup {
         let anchor = Anchor::new(host, scope, &group, resources)?;
         let result = group
             .make(&mut Vec::new())
-            .and_then(|()| group.write_limits(&anchor.limits(resources)));
+            .and_then(|()| group.write_limits(resources))
+            .and_then(|()| anchor.make_room());
         if let Err(error) = result {
             drop(anchor);
             let _ = group.remove();
