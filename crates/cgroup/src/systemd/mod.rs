@@ -324,9 +324,10 @@ impl Anchor {
             pids,
         } = self;
         drop(waiting);
-        match pids {
-            Some(limit) => group.limit_pids(limit),
-            None => Ok(()),
+        match pids.map_or(Ok(()), |limit| group.limit_pids(limit)) {
+            // The container has ended, and its scope with it.
+            Err(error) if error.is_absent() => Ok(()),
+            result => result,
         }
     }
 }
