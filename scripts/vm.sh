@@ -3,6 +3,8 @@
 # kernels of Debian 12 (6.1) and Debian 13 (6.12).
 #   scripts/vm.sh DEBUG_DIR [--kernel 6.1|6.12] [--package CRATE]... [--filter TEXT]...
 #       [--init systemd] [--append "KERNEL OPTIONS"]
+#   scripts/vm.sh RELEASE_DIR --bench ROUNDS [--kernel 6.1|6.12]
+# The second measures the OCI runtimes instead, with the crun and runc of Debian.
 # With --init systemd the tests run from a unit, else there is no other process.
 # DEBUG_DIR is where `cargo build` put the debug binaries. Everything else (root
 # filesystem, kernels) is made once and kept in .cache/vm; remove it to renew.
@@ -22,12 +24,13 @@ root_packages=attr,busybox-static,criu,crun,curl,dbus,docker-registry,e2fsprogs,
 # Seconds for one machine, from power-on to power-off.
 limit=${BERTH_VM_TIMEOUT:-3600}
 
-kernels=() packages=() filters=() append=
+kernels=() packages=() filters=() append= rounds=
 while [ $# -gt 0 ]; do
     case $1 in
     --kernel) kernels+=("$2") ;;
     --package) packages+=(-p "$2") ;;
     --filter) filters+=("$2") ;;
+    --bench) rounds=$2 ;;
     --append) append+=" $2" ;;
     --init)
         [ "$2" = systemd ] || { echo "vm.sh: no --init $2, only systemd" >&2; exit 1; }
@@ -150,6 +153,28 @@ EOF
     rm -rf "$payload"
 }
 
+# What is measured.
+make_bench_payload() {
+    local payload=$cache/payload program
+    rm -rf "$payload"
+    mkdir -p "$payload/bin"
+    cp "$debug/berth-runtime" "$debug/berth-bench" "$payload/bin/"
+    # GNU time tells the peak memory; a peer that this machine has been given.
+    for program in time youki; do
+        program=$(type -P "$program" || true)
+        [ -z "$program" ] || cp -L "$program" "$payload/bin/"
+    done
+    cp scripts/vm/init "$payload/init"
+    chmod 755 "$payload/init"
+    : >"$payload/binds"
+    cat >"$payload/run" <<EOF
+export PATH=\$PATH:/payload/bin
+berth-bench --bin-dir /payload/bin --only runtimes --rounds $rounds
+EOF
+    disk "$cache/payload.ext4" "$payload" 1G
+    rm -rf "$payload"
+}
+
 # boot KERNEL: true when its tests passed.
 boot() {
     local dir=$cache/$1 log=$cache/$1.log
@@ -171,7 +196,7 @@ boot() {
 
 install_tools
 make_root
-make_payload
+if [ -n "$rounds" ]; then make_bench_payload; else make_payload; fi
 failed=()
 for kernel in "${kernels[@]}"; do
     echo "== Linux $kernel, cgroup v2"

@@ -89,7 +89,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
     // Before anything is opened.
     let inherit = Inherit::parse(&args)?;
     let id = only(arguments, "container id")?;
-    let bundle = args.value("bundle").unwrap_or(".");
+    let bundle = args.value("bundle").filter(|bundle| !bundle.is_empty());
+    let bundle = bundle.unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
     let request = Request {
         id,

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use super::{OCI_VERSION, detect_host, warn_of};
-use crate::args::{Args, Opt, Order, only};
+use crate::args::{Args, Opt, Order, alone, no_more, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
@@ -99,9 +99,12 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     )?;
     let id = only(arguments, "container id")?;
     let force = args.has("force");
-    let dir = match StateDir::open(root, &id) {
-        Err(_) if force => return Ok(0),
-        dir => dir?,
+    let Some(dir) = StateDir::find(root, &id)? else {
+        return if force {
+            Ok(0)
+        } else {
+            Err(StateDir::missing())
+        };
     };
     let host = detect_host()?;
     match dir.load() {
@@ -164,24 +167,18 @@ fn end(state: &State, host: &Host) -> Result<()> {
 }
 
 pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
-    let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let shown = Shown::new(&state, status, annotations, "");
+    let shown = Shown::new(&state, status, annotations(&dir)?, "");
     let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
     print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
-    if let Some(extra) = arguments.first() {
-        return Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        )));
-    }
+    no_more(&arguments)?;
     let containers = all(root)?;
     if args.has("quiet") {
         return print(
@@ -195,7 +192,10 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         "json" => {
             let shown: Vec<_> = containers
                 .iter()
-                .map(|one| Shown::new(&one.state, one.status, HashMap::new(), &one.owner))
+                .map(|one| {
+                    let annotations = annotations(&one.dir).unwrap_or_default();
+                    Shown::new(&one.state, one.status, annotations, &one.owner)
+                })
                 .collect();
             let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
             print(&(text + "\n"))
@@ -204,6 +204,11 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             "invalid format option {other:?}: expected table or json"
         ))),
     }
+}
+
+fn annotations(dir: &StateDir) -> Result<HashMap<String, String>> {
+    let config = dir.load_config()?;
+    Ok(config.annotations().clone().unwrap_or_default())
 }
 
 /// A container as `state` and `list` show it, in runc's order.
@@ -249,6 +254,7 @@ impl<'a> Shown<'a> {
 
 /// One line of `list`.
 struct Listed {
+    dir: StateDir,
     state: State,
     status: Status,
     /// Whose container it is.
@@ -271,6 +277,7 @@ fn all(root: &Path) -> Result<Vec<Listed>> {
             let status = state.status(&dir, &host);
             let owner = owner(&dir)?;
             Some(Listed {
+                dir,
                 state,
                 status,
                 owner,
@@ -299,6 +306,7 @@ fn table(containers: &[Listed]) -> String {
         state,
         status,
         owner,
+        ..
     } in containers
     {
         rows.push([
