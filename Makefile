@@ -45,6 +45,7 @@ projects: setup build ## Real projects with their tool chains, built and run (ne
 
 test-vm: setup build ## End-to-end tests on cgroup v2, Linux 6.1 and 6.12, in virtual machines
 	@scripts/vm.sh $(DEBUG)
+	@scripts/vm.sh $(DEBUG) --init systemd --package berth-runtime --filter systemd_
 
 bench: setup release ## Figures, side by side with the peers that are installed
 	@cargo build --release --quiet -p berth-bench

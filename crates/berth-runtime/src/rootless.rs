@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -41,6 +41,7 @@ fn is_marked() -> bool {
 pub(crate) fn runtime_dir() -> Option<PathBuf> {
     let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
     let counts = !rustix::process::geteuid().is_root()
+        || is_marked()
         || (is_in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"));
     counts.then(|| dir.into())
 }
@@ -114,15 +115,16 @@ pub(crate) fn join(pid: u32) -> Result<()> {
 }
 
 /// Executes this program again, which also makes its entries in /proc belong to the
-/// namespace it is in now.
+/// namespace it is in now. By descriptor, as the sealed copy that it is.
 fn again() -> Result<()> {
+    let tried = || "execute this program in the user namespace".to_owned();
+    let program = File::open("/proc/self/exe").context(tried)?;
     let mut arguments = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(format!("/dev/fd/{}", program.as_raw_fd()));
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    Err(command.args(arguments).env(MARK, "1").exec())
-        .context(|| "execute this program in the user namespace".to_owned())
+    Err(command.args(arguments).env(MARK, "1").exec()).context(tried)
 }
 
 fn put(file: &str, text: &str) -> Result<()> {

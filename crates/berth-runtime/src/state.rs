@@ -223,9 +223,8 @@ impl StateDir {
 
     /// The same, and the text of `linux.seccomp`.
     pub(crate) fn load_config_and_filter(&self) -> Result<(Spec, Option<Box<RawValue>>)> {
-        let path = self.0.join("config.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
-        Ok((config::parse(&path, &bytes)?, config::seccomp(&bytes)))
+        let (path, bytes) = self.read("config.json")?;
+        Ok((config::parse_spec(&path, &bytes)?, config::seccomp(&bytes)))
     }
 
     /// Changes the configuration that is kept, for later commands.

@@ -146,7 +146,10 @@ fn systemd_makes_a_scope_with_the_limits() {
     // None of these is told again that it is systemd's.
     let bundle = &scoped.bundle;
     let inside = bundle.ok(&["exec", "a", "cat", "/proc/self/cgroup"]);
-    assert!(inside.starts_with("0::/"), "{inside}");
+    assert_eq!(
+        inside,
+        format!("0::/berth.slice/berth-test.slice/{}\n", scoped.unit)
+    );
     let pids: Vec<u32> = serde_json::from_str(&bundle.ok(&["ps", "-f", "json", "a"])).unwrap();
     assert_eq!(pids.len(), 1);
     bundle.ok(&["pause", "a"]);
@@ -191,7 +194,8 @@ fn systemd_scopes_end_with_their_containers() {
     let mut scoped = Scoped::new(&["cat", "/proc/self/cgroup"]);
     // Room for one: the process that begins the scope does not count.
     scoped.bundle.config["linux"]["resources"] = json!({ "pids": { "limit": 1 } });
-    assert!(scoped.ok(&["run", "a"]).starts_with("0::/"));
+    let inside = scoped.ok(&["run", "a"]);
+    assert!(inside.ends_with(&format!("/{}\n", scoped.unit)), "{inside}");
     scoped.assert_gone();
     scoped.bundle.config["process"]["args"] = json!(["/nowhere"]);
     assert!(scoped.fails(&["run", "a"]).contains("no such file"));
@@ -502,7 +506,7 @@ fn systemd_of_a_user_makes_scopes() {
     );
     assert_eq!(error, "", "{out}");
     for part in [
-        "0::/\n",
+        &format!("/user@{}.service/user.slice/berth-user-a.scope\n", user.uid),
         "MemoryMax=104857600\n",
         "TasksMax=20\n",
         "Slice=user.slice\n",

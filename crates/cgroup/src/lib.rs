@@ -112,7 +112,8 @@ impl Cgroup {
         let anchor = Anchor::new(host, scope, &group, resources)?;
         let result = group
             .make(&mut Vec::new())
-            .and_then(|()| group.write_limits(&anchor.limits(resources)));
+            .and_then(|()| group.write_limits(resources))
+            .and_then(|()| anchor.make_room());
         if let Err(error) = result {
             drop(anchor);
             let _ = group.remove();
@@ -363,13 +364,15 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), Error> {
         host::check_path(&self.path)?;
         let mut first_error = None;
-        if let Some(unit) = &self.unit {
-            first_error = unit.stop().err();
-        }
+        // An empty one ends by itself when systemd cannot be asked.
+        let stopped = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for (_, dir) in self.dirs() {
             if let Err(error) = files::remove_tree(&dir, Duration::from_secs(2)) {
                 first_error.get_or_insert(error);
             }
+        }
+        if first_error.is_some() {
+            stopped?;
         }
         first_error.map_or(Ok(()), Err)
     }

@@ -300,23 +300,20 @@ impl Anchor {
         group: &Cgroup,
         resources: &LinuxResources,
     ) -> Result<Self, Error> {
-        let waiting = scope.start(host, resources)?;
-        let pids = resources.pids().as_ref().map(|pids| pids.limit());
         Ok(Self {
-            waiting,
+            waiting: scope.start(host, resources)?,
             group: group.clone(),
-            pids: pids.filter(|&limit| limit > 0),
+            pids: pids_limit(resources),
         })
     }
 
-    /// The limits until [`Anchor::release`]: with room for the process that waits.
-    pub(crate) fn limits(&self, resources: &LinuxResources) -> LinuxResources {
-        let mut resources = resources.clone();
-        if let (Some(limit), Some(mut pids)) = (self.pids, *resources.pids()) {
-            pids.set_limit(limit.saturating_add(1));
-            resources.set_pids(Some(pids));
+    /// Room for the process that waits, until [`Anchor::release`]: else the
+    /// container's first one would be one too many.
+    pub(crate) fn make_room(&self) -> Result<(), Error> {
+        match self.pids {
+            Some(limit) => self.group.limit_pids(limit.saturating_add(1)),
+            None => Ok(()),
         }
-        resources
     }
 
     /// When the container's first process is in the group.
@@ -327,11 +324,25 @@ impl Anchor {
             pids,
         } = self;
         drop(waiting);
-        match pids {
-            Some(limit) => group.limit_pids(limit),
-            None => Ok(()),
+        match pids.map_or(Ok(()), |limit| group.limit_pids(limit)) {
+            // The container has ended, and its scope with it.
+            Err(error) if error.is_absent() => Ok(()),
+            result => result,
         }
     }
+}
+
+/// How many processes the group may have, however that was said.
+fn pids_limit(resources: &LinuxResources) -> Option<i64> {
+    let file = resources
+        .unified()
+        .as_ref()
+        .and_then(|files| files.get("pids.max"));
+    match file {
+        Some(text) => text.trim().parse().ok(),
+        None => resources.pids().as_ref().map(|pids| pids.limit()),
+    }
+    .filter(|&limit| limit > 0)
 }
 
 /// A process that does nothing, and ends with its parent.
