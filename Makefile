@@ -8,7 +8,7 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 DEBUG := $(TARGET_DIR)/$(TRIPLE)/debug
 RELEASE := $(TARGET_DIR)/$(TRIPLE)/release
 
-.PHONY: help setup build release run test lint unit e2e projects test-vm bench install clean
+.PHONY: help setup build release size run test lint unit e2e projects test-vm bench install clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,10 @@ build: ## Debug build of the two binaries
 
 release: ## Release build
 	@cargo build --release --bins
+
+size: ## The small binary stays below 3,000,000 bytes
+	@cargo build --release --quiet -p berth-runtime
+	@size=$$(stat -c %s $(RELEASE)/berth-runtime); echo "berth-runtime: $$size bytes"; [ $$size -lt 3000000 ]
 
 run: setup release ## The main job, shown: image, containers, limits, isolation
 	@scripts/demo.sh $(RELEASE)

@@ -2,6 +2,10 @@
 # Runs the tests in small virtual machines with nothing but cgroup v2, on the
 # kernels of Debian 12 (6.1) and Debian 13 (6.12).
 #   scripts/vm.sh DEBUG_DIR [--kernel 6.1|6.12] [--package CRATE]... [--filter TEXT]...
+#       [--init systemd] [--append "KERNEL OPTIONS"]
+#   scripts/vm.sh RELEASE_DIR --bench ROUNDS [--kernel 6.1|6.12]
+# The second measures the OCI runtimes instead, with the crun and runc of Debian.
+# With --init systemd the tests run from a unit, else there is no other process.
 # DEBUG_DIR is where `cargo build` put the debug binaries. Everything else (root
 # filesystem, kernels) is made once and kept in .cache/vm; remove it to renew.
 set -euo pipefail
@@ -20,12 +24,18 @@ root_packages=attr,busybox-static,criu,crun,curl,dbus,docker-registry,e2fsprogs,
 # Seconds for one machine, from power-on to power-off.
 limit=${BERTH_VM_TIMEOUT:-3600}
 
-kernels=() packages=() filters=()
+kernels=() packages=() filters=() append= rounds=
 while [ $# -gt 0 ]; do
     case $1 in
     --kernel) kernels+=("$2") ;;
     --package) packages+=(-p "$2") ;;
     --filter) filters+=("$2") ;;
+    --bench) rounds=$2 ;;
+    --append) append+=" $2" ;;
+    --init)
+        [ "$2" = systemd ] || { echo "vm.sh: no --init $2, only systemd" >&2; exit 1; }
+        append+=" berth.init=systemd systemd.unit=berth-tests.service systemd.log_level=warning"
+        ;;
     *)
         echo "vm.sh: unknown option $1" >&2
         exit 1
@@ -130,6 +140,7 @@ make_payload() {
     git ls-files -z | xargs -0 cp --parents -t "$payload/repo"
     cp "$(command -v cargo-nextest)" "$payload/bin/"
     cp scripts/vm/init "$payload/init"
+    cp -r scripts/vm/systemd "$payload/"
     chmod 755 "$payload/init"
     printf '%s\n' "repo:$repo" "debug:$debug" >"$payload/binds"
     cat >"$payload/run" <<EOF
@@ -139,6 +150,28 @@ cargo-nextest nextest run --profile vm --color never --show-progress none \
     --binaries-metadata /payload/binaries.json --cargo-metadata /payload/cargo.json${filters[*]:+$(printf ' %q' "${filters[@]}")}
 EOF
     disk "$cache/payload.ext4" "$payload" 4G
+    rm -rf "$payload"
+}
+
+# What is measured.
+make_bench_payload() {
+    local payload=$cache/payload program
+    rm -rf "$payload"
+    mkdir -p "$payload/bin"
+    cp "$debug/berth-runtime" "$debug/berth-bench" "$payload/bin/"
+    # GNU time tells the peak memory; a peer that this machine has been given.
+    for program in time youki; do
+        program=$(type -P "$program" || true)
+        [ -z "$program" ] || cp -L "$program" "$payload/bin/"
+    done
+    cp scripts/vm/init "$payload/init"
+    chmod 755 "$payload/init"
+    : >"$payload/binds"
+    cat >"$payload/run" <<EOF
+export PATH=\$PATH:/payload/bin
+berth-bench --bin-dir /payload/bin --only runtimes --rounds $rounds
+EOF
+    disk "$cache/payload.ext4" "$payload" 1G
     rm -rf "$payload"
 }
 
@@ -153,7 +186,7 @@ boot() {
     timeout "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem -smp 2 -m 4096 \
         -nodefaults -no-user-config -no-reboot -display none -serial stdio \
         -kernel "$dir/vmlinuz" -initrd "$dir/initramfs" \
-        -append 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on' \
+        -append 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on'"$append" \
         -drive "file=$cache/root.ext4,if=virtio,format=raw,snapshot=on,cache=unsafe" \
         -drive "file=$cache/payload.ext4,if=virtio,format=raw,snapshot=on,cache=unsafe" \
         -object rng-random,filename=/dev/urandom,id=rng -device virtio-rng-pci,rng=rng \
@@ -163,7 +196,7 @@ boot() {
 
 install_tools
 make_root
-make_payload
+if [ -n "$rounds" ]; then make_bench_payload; else make_payload; fi
 failed=()
 for kernel in "${kernels[@]}"; do
     echo "== Linux $kernel, cgroup v2"

@@ -68,15 +68,31 @@ impl std::fmt::Debug for Subject<'_> {
 /// Measures all subjects in turn, so that what the host does meanwhile hits all
 /// alike. The first two rounds warm up and are not counted.
 pub(crate) fn in_turn(subjects: &mut [Subject<'_>], rounds: usize, pause: Duration) -> Vec<Series> {
-    let mut series: Vec<_> = subjects
+    let names: Vec<_> = subjects
         .iter()
-        .map(|subject| Series::new(&subject.name))
+        .map(|subject| subject.name.clone())
+        .collect();
+    in_turn_by(&names, rounds, |subject, round| {
+        let mut command = (subjects[subject].command)(round);
+        std::thread::sleep(pause);
+        time(&mut command)
+    })
+}
+
+/// The same for what `measure` does, given the number of the subject and of the
+/// round.
+pub(crate) fn in_turn_by(
+    names: &[impl AsRef<str>],
+    rounds: usize,
+    mut measure: impl FnMut(usize, usize) -> Duration,
+) -> Vec<Series> {
+    let mut series: Vec<_> = names
+        .iter()
+        .map(|name| Series::new(name.as_ref()))
         .collect();
     for round in 0..rounds + 2 {
-        for (subject, series) in subjects.iter_mut().zip(&mut series) {
-            let mut command = (subject.command)(round);
-            std::thread::sleep(pause);
-            let elapsed = time(&mut command);
+        for (subject, series) in series.iter_mut().enumerate() {
+            let elapsed = measure(subject, round);
             if round >= 2 {
                 series.add(elapsed);
             }

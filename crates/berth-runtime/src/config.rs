@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -48,7 +48,26 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
     let spec: Spec = parse(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
+    if let Some(process) = spec.process() {
+        check_environment(process)?;
+    }
     Ok((spec, bytes))
+}
+
+/// Each variable has a name and a value, as runc demands.
+pub(crate) fn check_environment(process: &Process) -> Result<()> {
+    for variable in process.env().iter().flatten() {
+        let why = match variable.find('=') {
+            None => "missing '='",
+            Some(0) => "name cannot be empty",
+            Some(_) if variable.contains('\0') => "contains a NUL byte",
+            Some(_) => continue,
+        };
+        return Err(Error::new(format!(
+            "invalid environment variable: {why}: {variable:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// A JSON document of the command line, with the path to what is wrong in it.

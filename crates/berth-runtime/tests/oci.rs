@@ -348,12 +348,13 @@ fn exec_joins_a_group_below_the_containers() {
     bundle.assert_empty();
 }
 
-/// CVE-2019-5736: what `/proc/self/exe` is to a container is a sealed copy.
+/// CVE-2019-5736: what `/proc/self/exe` is to a container is nothing it can write.
+/// The file `overwrite.rs` tries harder.
 #[test]
 fn the_program_cannot_be_overwritten() {
     let bundle = Bundle::new(&["sleep", "1000"]);
     bundle.leave(&["run", "-d", "a"]);
-    let script = "readlink /proc/$PPID/exe; echo x >> /proc/$PPID/exe || echo refused";
+    let script = "echo x >> /proc/$PPID/exe || echo refused";
     let run = [
         "exec",
         "a",
@@ -365,8 +366,7 @@ fn the_program_cannot_be_overwritten() {
         script,
     ];
     let output = bundle.ok(&run);
-    assert!(output.starts_with("/memfd:"), "{output}");
-    assert!(output.ends_with("refused\n"), "{output}");
+    assert_eq!(output, "refused\n");
     bundle.ok(&["delete", "--force", "a"]);
     bundle.assert_empty();
 }
@@ -475,8 +475,9 @@ fn mistakes_are_told() {
         (&["list", "-f", "x"], "invalid format option"),
         (&["--log-format", "x", "list"], "invalid log-format: x"),
         (&["--rootless", "x", "list"], "rootless"),
-        (&["nope"], "no such command"),
-        (&[], "no command"),
+        (&["--log", "/no/such", "list"], "open /no/such"),
+        (&["delete", "--force", ".."], "invalid container ID"),
+        (&["start", "--nope", "a"], "unknown option `--nope`"),
     ] {
         assert!(
             bundle.fails(args).contains(text),
@@ -485,10 +486,20 @@ fn mistakes_are_told() {
         );
     }
     // An error of exec is told from the program's own exit code.
-    let output = bundle.output(&["exec", "nope", "true"]);
-    assert_eq!(output.status.code(), Some(255));
+    for (args, code) in [
+        (&["exec", "nope", "true"][..], 255),
+        // Not an error of exec yet.
+        (&["exec", "--nope", "a", "true"], 1),
+        (&["exec"], 1),
+        (&["nope"], 3),
+        (&["help", "nope"], 3),
+    ] {
+        assert_eq!(bundle.output(args).status.code(), Some(code), "{args:?}");
+    }
     assert!(bundle.ok(&["exec", "--help"]).contains("--ignore-paused"));
+    assert!(bundle.ok(&["run", "a", "-h"]).contains("--bundle DIR"));
     assert!(bundle.ok(&["help", "run"]).contains("--bundle DIR"));
+    assert!(bundle.ok(&[]).contains("Commands of an OCI runtime"));
     std::fs::write(bundle.path().join("config.json"), "{").unwrap();
     let output = Command::new(BINARY)
         .args(["run", "a"])

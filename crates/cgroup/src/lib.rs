@@ -11,6 +11,7 @@ mod files;
 mod host;
 mod kill;
 mod stats;
+pub mod systemd;
 mod v1;
 mod v2;
 
@@ -26,6 +27,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 
 use host::{Hierarchy, Version};
+use systemd::{Anchor, Scope, Unit};
 
 /// One group, named by its path below the root of every hierarchy
 /// ("/berth/<id>").
@@ -33,6 +35,8 @@ use host::{Hierarchy, Version};
 pub struct Cgroup {
     host: Host,
     path: String,
+    /// systemd made it, and has to know what is changed.
+    unit: Option<Unit>,
 }
 
 impl Cgroup {
@@ -47,7 +51,7 @@ impl Cgroup {
         host::check_path(&group.path)?;
         let mut made = Vec::new();
         let result = group.make(&mut made).and_then(|()| match resources {
-            Some(resources) => group.apply(resources),
+            Some(resources) => group.write_limits(resources),
             None => Ok(()),
         });
         if let Err(error) = result {
@@ -66,6 +70,38 @@ impl Cgroup {
         Self {
             host: host.clone(),
             path,
+            unit: None,
+        }
+    }
+
+    /// Has systemd make a scope with the group `path`, and applies `resources`. The
+    /// anchor keeps it until the first process is in it. On error nothing made by
+    /// this call is left behind.
+    pub fn create_scope(
+        host: &Host,
+        scope: &Scope,
+        path: &str,
+        resources: &LinuxResources,
+    ) -> Result<(Self, Anchor), Error> {
+        let group = Self::open_unit(host, path, scope.unit.clone());
+        host::check_path(&group.path)?;
+        let anchor = Anchor::new(host, scope, &group, resources)?;
+        let result = group
+            .make(&mut Vec::new())
+            .and_then(|()| group.write_limits(&anchor.limits(resources)));
+        if let Err(error) = result {
+            drop(anchor);
+            let _ = group.remove();
+            return Err(error);
+        }
+        Ok((group, anchor))
+    }
+
+    /// As [`Cgroup::open`], for a group that systemd made.
+    pub fn open_unit(host: &Host, path: &str, unit: Unit) -> Self {
+        Self {
+            unit: Some(unit),
+            ..Self::open(host, path)
         }
     }
 
@@ -81,9 +117,69 @@ impl Cgroup {
 
     /// Changes limits; fields that are `None` stay as they are.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some(unit) = &self.unit {
+            unit.set_limits(&self.host, resources)?;
+        }
+        self.write_limits(resources)
+    }
+
+    fn write_limits(&self, resources: &LinuxResources) -> Result<(), Error> {
         match self.host.layout() {
             Layout::V2 => v2::apply(&self.unified()?, resources),
             Layout::V1 | Layout::Hybrid => v1::apply(self, resources),
+        }
+    }
+
+    /// Puts device rules in force, on the group alone.
+    pub fn apply_devices(&self, rules: &LinuxResources) -> Result<(), Error> {
+        match (rules.devices(), self.host.layout()) {
+            (Some(devices), Layout::V2) => devices::attach(&self.unified()?, devices),
+            (Some(_), Layout::V1 | Layout::Hybrid) => v1::apply(self, rules),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Gives the group to a user who then makes and fills groups below it, but keeps
+    /// the limits. Only on version 2; elsewhere nothing happens.
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        match self.host.layout() {
+            Layout::V2 => v2::delegate(&self.unified()?, uid),
+            Layout::V1 | Layout::Hybrid => Ok(()),
+        }
+    }
+
+    /// A group below it.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        Self {
+            path: format!("{}/{}", self.path, name.trim_matches('/')),
+            ..self.clone()
+        }
+    }
+
+    fn limit_pids(&self, limit: i64) -> Result<(), Error> {
+        let dir = match self.host.layout() {
+            Layout::V2 => self.unified()?,
+            Layout::V1 | Layout::Hybrid => self.controller("pids")?,
+        };
+        files::write(&dir, "pids.max", &limit.to_string())
+    }
+
+    /// Moves a process in that may not enter by itself: by its manager.
+    ///
+    /// # Errors
+    /// There is none, or it refuses.
+    pub fn attach(&self, pid: u32) -> Result<(), Error> {
+        match &self.unit {
+            Some(unit) => {
+                let below = self.path.split_once(unit.name.as_str());
+                let below = below.map_or("", |(_, below)| below);
+                unit.attach(if below.is_empty() { "/" } else { below }, pid)
+            }
+            None => Err(Error::Invalid(format!(
+                "process {pid} may not be moved into control group {}: permission denied",
+                self.path
+            ))),
         }
     }
 
@@ -91,7 +187,7 @@ impl Cgroup {
     pub fn entry(&self) -> Result<Entry, Error> {
         match self.host.layout() {
             Layout::V2 => Entry::clone_into(&self.unified()?),
-            Layout::V1 | Layout::Hybrid => Entry::tasks(self.v1_dirs()),
+            Layout::V1 | Layout::Hybrid => Entry::tasks(self.dirs()),
         }
     }
 
@@ -200,6 +296,9 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), Error> {
         host::check_path(&self.path)?;
         let mut first_error = None;
+        if let Some(unit) = &self.unit {
+            first_error = unit.stop().err();
+        }
         for (_, dir) in self.dirs() {
             if let Err(error) = files::remove_tree(&dir, Duration::from_secs(2)) {
                 first_error.get_or_insert(error);
@@ -221,9 +320,10 @@ impl Cgroup {
         }
     }
 
-    /// Directories of all hierarchies that carry this group.
+    /// Directories of all hierarchies that carry this group. On a hybrid host systemd
+    /// watches the version 2 one, and takes a unit without a process there for ended.
     fn dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
-        let v2_counts = self.host.layout() == Layout::V2;
+        let v2_counts = self.host.layout() == Layout::V2 || self.unit.is_some();
         self.host
             .hierarchies()
             .iter()

@@ -50,6 +50,26 @@ fn enable_controllers(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the kernel says may be given away (cgroups(7), "Delegation"), and the
+/// directory itself.
+pub(crate) fn delegate(dir: &Path, uid: u32) -> Result<(), Error> {
+    // Without that list (before Linux 4.15), the ones of then.
+    let list = files::read(Path::new("/sys/kernel/cgroup/delegate"))
+        .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads".into());
+    let own = |path: PathBuf| {
+        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None)
+            .map_err(|errno| Error::io(format!("chown to {uid}"), &path, errno))
+    };
+    own(dir.to_owned())?;
+    for file in list.lines() {
+        match own(dir.join(file)) {
+            Err(error) if error.is_absent() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 /// A write whose file is absent means that the controller is not enabled.
 fn set(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
     files::write(dir, file, value).map_err(|error| {
@@ -151,7 +171,7 @@ fn apply_memory(dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
 }
 
 /// v1 counts memory and swap together, v2 swap alone.
-fn swap_limit(memory: &LinuxMemory) -> Result<Option<String>, Error> {
+pub(crate) fn swap_limit(memory: &LinuxMemory) -> Result<Option<String>, Error> {
     let (Some(swap), limit) = (memory.swap(), memory.limit().unwrap_or_default()) else {
         return Ok(None);
     };
@@ -205,7 +225,7 @@ fn apply_cpu(dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
 
 /// Shares (2–262144, default 1024) to weight (1–10000, default 100): the curve
 /// through all three points that runc 1.3.2 and crun 1.23 introduced.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }
@@ -217,6 +237,11 @@ fn weight_of_shares(shares: u64) -> u64 {
     10f64.powf(exponent).ceil() as u64
 }
 
+/// 10–1000 of v1 to 1–10000 of v2.
+pub(crate) fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).max(10) - 10) * 9999 / 990
+}
+
 fn apply_block_io(dir: &Path, block_io: &LinuxBlockIo) -> Result<(), Error> {
     let weight = |device: &str, weight: u16| {
         let prefix = if device.is_empty() {
@@ -226,8 +251,7 @@ fn apply_block_io(dir: &Path, block_io: &LinuxBlockIo) -> Result<(), Error> {
         };
         match files::write(dir, "io.bfq.weight", &format!("{prefix}{weight}")) {
             Err(error) if error.is_absent() => {
-                // 10–1000 of v1 to 1–10000 of v2.
-                let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
+                let weight = io_weight(weight);
                 set(
                     dir,
                     "io.weight",

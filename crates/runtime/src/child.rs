@@ -59,7 +59,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         set_oom_score(plan.process)?;
     }
     if let (Some(entry), false) = (&plan.entry, in_cgroup) {
-        enter_cgroup(entry)?;
+        enter_cgroup(entry, sync)?;
     }
     clock.mark("child: enter control group");
     plan.namespaces.join_in_child()?;
@@ -181,20 +181,23 @@ pub(crate) fn write_oom_score(pid: &str, score: i32) -> Result<()> {
     }
 }
 
-/// Version 2 too, when the clone could not.
-pub(crate) fn enter_cgroup(entry: &Entry) -> Result<()> {
-    let Entry::Clone(directory) = entry else {
-        return entry.enter().step(|| "enter the control group");
+/// Version 2 too, when the clone could not. A user may not leave the groups of a
+/// session for one that is delegated elsewhere; then the parent has it done.
+pub(crate) fn enter_cgroup(entry: &Entry, sync: &ChildEnd) -> Result<()> {
+    let entered = match entry {
+        Entry::Clone(directory) => rustix::fs::openat(
+            directory,
+            "cgroup.procs",
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(|file| rustix::io::write(&file, b"0").map(drop)),
+        Entry::Tasks(_) => entry.enter(),
     };
-    let file = rustix::fs::openat(
-        directory,
-        "cgroup.procs",
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .step(|| "open cgroup.procs")?;
-    rustix::io::write(&file, b"0").step(|| "enter the control group")?;
-    Ok(())
+    match entered {
+        Err(Errno::ACCESS | Errno::PERM) => sync.wait_for_attach(),
+        result => result.step(|| "enter the control group"),
+    }
 }
 
 fn open_terminal(

@@ -303,6 +303,10 @@ impl Creation<'_, '_> {
                         process.console = Some(master);
                     }
                 }
+                Some(Message::Attach) => {
+                    attach(self.plan.request.cgroup, self.pid())?;
+                    self.sync.go()?;
+                }
                 Some(Message::Map) => {
                     self.write_maps()?;
                     self.sync.go()?;
@@ -357,6 +361,13 @@ fn unexpected(message: Option<&Message>) -> Error {
         },
         rustix::io::Errno::PROTO,
     )
+}
+
+/// Has a process moved that may not enter the group by itself.
+pub(crate) fn attach(group: Option<&berth_cgroup::Cgroup>, pid: u32) -> Result<()> {
+    group
+        .map_or(Ok(()), |group| group.attach(pid))
+        .map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// Kills and reaps.

@@ -22,7 +22,7 @@ use crate::copyup;
 use crate::error::{Context as _, Error, Result};
 use crate::options::{Attributes, Options};
 use crate::paths::{self, Kind};
-use crate::procfs::Procfs;
+use crate::procfs::{self, Procfs};
 
 /// One mount, ready for the child.
 #[derive(Debug)]
@@ -339,6 +339,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
     match &mount.what {
         What::Bind(tree, kind) => {
             let target = paths::ensure_noting(root, &mount.destination, *kind, &mut made.places)?;
+            procfs::check_mount(&mount.destination, target.as_fd(), procfs::is_root(tree))?;
             move_onto(tree.as_fd(), target.as_fd()).map_err(|error| {
                 // The kernel says EINVAL for a directory on a file and the reverse.
                 let directory = paths::is_directory(target.as_fd());
@@ -356,6 +357,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
         What::Cgroups(hierarchies) => {
             let (at, kind) = (&mount.destination, Kind::Directory);
             let target = paths::ensure_noting(root, at, kind, &mut made.places)?;
+            procfs::check_mount(&mount.destination, target.as_fd(), false)?;
             cgroups::attach(target.as_fd(), hierarchies, &mount.options)
         }
         What::Filesystem(kind) => {
@@ -374,6 +376,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
                     paths::ensure_noting(root, at, kind, &mut made.places)?
                 }
             };
+            procfs::check_mount(&mount.destination, target.as_fd(), kind == "proc")?;
             let new = new_filesystem(kind, mount, mode)?;
             if mount.options.copy_up {
                 copyup::copy(target.as_fd(), new.as_fd())?;

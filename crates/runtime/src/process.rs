@@ -2,6 +2,7 @@
 //! capabilities, limits, filters, descriptors, working directory. Shared by create
 //! and exec.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,7 +77,7 @@ impl Identity {
             .env()
             .iter()
             .flatten()
-            .any(|entry| entry.starts_with("HOME="));
+            .any(|entry| entry.len() > 5 && entry.starts_with("HOME="));
         let (uid, gid, home) = match user.username() {
             Some(name) => {
                 let found = users::resolve_user(root, name)?;
@@ -261,15 +262,17 @@ fn check_cwd() -> Result<()> {
 }
 
 fn environment(process: &Process, identity: &Identity) -> Result<Vec<CString>> {
-    let mut env = process
-        .env()
-        .iter()
-        .flatten()
-        .map(|entry| c_string(entry))
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(home) = &identity.home {
-        env.push(c_string(&format!("HOME={home}"))?);
+    let home = identity.home.as_ref().map(|home| format!("HOME={home}"));
+    let given = process.env().iter().flatten().chain(&home);
+    // Of several with one name the last counts, while getenv(3) finds the first.
+    let mut seen = HashSet::new();
+    let mut env = Vec::new();
+    for entry in given.rev() {
+        if seen.insert(entry.split('=').next()) {
+            env.push(c_string(entry)?);
+        }
     }
+    env.reverse();
     Ok(env)
 }
 

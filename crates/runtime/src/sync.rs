@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! child                         parent
+//!   Attach?    (may not enter)    has it moved into its group → Go
 //!   Mapped?    (user namespace)   writes the maps           → Go
 //!   Hooks      (only with hooks)  runs createRuntime hooks  → Go
 //!   Console    + descriptor       keeps it
@@ -38,6 +39,8 @@ const MAX_TEXT: usize = 4096;
 pub(crate) enum Message {
     /// The stage process reports the number of the process it made; with pidfd.
     Spawned(u32, OwnedFd),
+    /// May not enter its control group, and waits to be moved there.
+    Attach,
     /// Waits for its identifier maps.
     Map,
     /// Namespaces and mounts are made: createRuntime hooks may run.
@@ -87,6 +90,11 @@ impl ChildEnd {
 
     pub(crate) fn console(&self, master: BorrowedFd<'_>) -> Result<()> {
         self.say(b'C', &[], &[master])
+    }
+
+    pub(crate) fn wait_for_attach(&self) -> Result<()> {
+        self.say(b'A', &[], &[])?;
+        self.wait()
     }
 
     pub(crate) fn wait_for_map(&self) -> Result<()> {
@@ -201,6 +209,7 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Message> {
     let mut fds = fds.into_iter();
     Some(match tag {
         b'S' => Message::Spawned(u32::from_ne_bytes(body.try_into().ok()?), fds.next()?),
+        b'A' => Message::Attach,
         b'M' => Message::Map,
         b'H' => Message::Hooks,
         b'C' => Message::Console(fds.next()?),

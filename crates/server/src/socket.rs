@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BufMut;
 use rustix::net::Shutdown;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -28,21 +29,33 @@ pub(crate) enum Socket {
 impl Socket {
     /// Waits for bytes and returns them; empty at the end of the stream.
     pub(crate) async fn read(&self) -> io::Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        self.read_into(&mut buffer, |buffer| buffer.reserve(CHUNK))
+            .await?;
+        Ok(buffer)
+    }
+
+    /// Waits for bytes and adds them to a buffer; 0 at the end of the stream.
+    /// Room is made only when there are some: thousands of idle streams cost no
+    /// memory.
+    pub(crate) async fn read_into<B: BufMut>(
+        &self,
+        buffer: &mut B,
+        make_room: impl Fn(&mut B),
+    ) -> io::Result<usize> {
         loop {
             match self {
                 Self::Unix(stream) => stream.readable().await?,
                 Self::Tcp(stream) => stream.readable().await?,
             }
-            // Allocated only now: thousands of idle streams cost no buffer.
-            let mut buffer = Vec::with_capacity(CHUNK);
+            make_room(buffer);
             let read = match self {
-                Self::Unix(stream) => stream.try_read_buf(&mut buffer),
-                Self::Tcp(stream) => stream.try_read_buf(&mut buffer),
+                Self::Unix(stream) => stream.try_read_buf(buffer),
+                Self::Tcp(stream) => stream.try_read_buf(buffer),
             };
             match read {
-                Ok(_) => return Ok(buffer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                read => return read,
             }
         }
     }

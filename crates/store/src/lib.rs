@@ -69,6 +69,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::blob::digest_of;
+pub use crate::built::Placed;
 pub use crate::check::{Damage, Report};
 pub use crate::decompress::inflate;
 pub use crate::diff::DiffOptions;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::Digest;
 use crate::blob::Tee;
+use crate::built::Placed;
 use crate::decompress::{Compression, decode, detect};
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result};
@@ -89,7 +90,7 @@ pub(crate) fn unpack_blob(
         let bounded = Bounded::new(&work.fd, plain, limit);
         // A plain blob has been hashed when it arrived.
         if compression == Compression::None {
-            let (directory, layer) = write_layer(inner, work, |content| {
+            let (directory, layer) = write_layer(inner, work, None, |content| {
                 unpack(&mut { bounded }, Ending::Any, content)
             })?;
             return Ok(Unpacked {
@@ -99,7 +100,7 @@ pub(crate) fn unpack_blob(
             });
         }
         let mut hashed = Tee::hash(bounded);
-        let (directory, layer) = write_layer(inner, work, |content| {
+        let (directory, layer) = write_layer(inner, work, None, |content| {
             unpack(&mut hashed, Ending::Any, content)
         })?;
         let (diff_id, _) = hashed.finish().map_err(Error::stream("the archive"))?;
@@ -119,8 +120,9 @@ pub(crate) fn unpack_plain(
     ending: Ending,
 ) -> Result<NewLayer> {
     let mut plain = Tee::hash(Bounded::new(&work.fd, plain, u64::MAX));
-    let (directory, layer) =
-        write_layer(inner, work, |content| unpack(&mut plain, ending, content))?;
+    let (directory, layer) = write_layer(inner, work, None, |content| {
+        unpack(&mut plain, ending, content)
+    })?;
     let (diff_id, _) = plain.finish().map_err(Error::stream("the archive"))?;
     Ok(NewLayer {
         diff_id,
@@ -134,10 +136,11 @@ pub(crate) fn unpack_plain(
 pub(crate) fn write_layer(
     inner: &Inner,
     work: &Work,
+    placed: Option<Placed>,
     fill: impl FnOnce(Content) -> Result<Layer>,
 ) -> Result<(String, Layer)> {
     let directory = inner.unique("layer");
-    let made = make_layer(inner, work, &directory, fill);
+    let made = make_layer(inner, work, &directory, placed, fill);
     if made.is_err() {
         inner.discard(&work.fd, directory.as_bytes());
     }
@@ -148,12 +151,13 @@ fn make_layer(
     inner: &Inner,
     work: &Work,
     directory: &str,
+    placed: Option<Placed>,
     fill: impl FnOnce(Content) -> Result<Layer>,
 ) -> Result<Layer> {
     let failed = || Error::io("make layer", directory);
     mkdirat(&work.fd, directory, Mode::from_raw_mode(0o711)).map_err(failed())?;
     let at = open_directory(work.fd.as_fd(), directory.as_bytes()).map_err(failed())?;
-    let layer = fill(layer::create(inner.options, &at)?)?;
+    let layer = fill(layer::create(inner.options, &at, placed)?)?;
     write_record(&at, &layer)?;
     Ok(layer)
 }

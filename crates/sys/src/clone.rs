@@ -67,7 +67,17 @@ pub enum Cloned {
 
 /// True when the calling process has exactly one thread.
 pub fn is_single_threaded() -> bool {
-    // Two links for the directory itself and one per thread.
+    // The kernel allows it to one without others, and does nothing (unshare(2)):
+    // so no /proc is needed, which may be a container's.
+    // SAFETY: a process with a single thread has none to be separated from.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return true;
+    }
+    if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        return false;
+    }
+    // Where a sandbox denies that call. Two links for the directory itself and one
+    // per thread.
     rustix::fs::stat("/proc/self/task").is_ok_and(|stat| stat.st_nlink == 3)
 }
 
@@ -177,6 +187,21 @@ pub fn setns(fd: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// The user or process namespace around the one given (ioctl_ns(2)).
+///
+/// # Errors
+/// `EPERM` when it is outside of the caller's own.
+pub fn parent_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::Ioctl = 0xb702;
+    // SAFETY: takes no argument and touches no memory.
+    let parent = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_PARENT) };
+    if parent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made a new close-on-exec descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
 }
 
 #[cfg(test)]

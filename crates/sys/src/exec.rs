@@ -52,6 +52,26 @@ pub fn execve(path: &CStr, args: &[&CStr], env: &[&CStr]) -> io::Result<Infallib
     Err(io::Error::last_os_error())
 }
 
+/// As [`execve`], of the file that `program` refers to, in whatever way it was
+/// opened.
+pub fn execveat(program: BorrowedFd<'_>, args: &[&CStr], env: &[&CStr]) -> io::Result<Infallible> {
+    let args = pointers(args);
+    let env = pointers(env);
+    // SAFETY: both arrays end with a null pointer, and their strings are alive and
+    // end with a zero byte; the path is an empty string.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(io::Error::last_os_error())
+}
+
 fn pointers(strings: &[&CStr]) -> Vec<*const libc::c_char> {
     strings
         .iter()

@@ -88,11 +88,14 @@ pub fn message<T: Serialize>(message: &T) -> Result<Bytes, Error> {
     encode(Kind::Message, 0, &json)
 }
 
-/// Cuts frames out of a stream of bytes. Holds one frame and what was pushed
-/// last, so take all frames before the next push.
+/// Cuts frames out of a stream of bytes. The bytes of a [`Kind::Data`] come as
+/// they arrive, as several frames if need be, so that a long one is not held.
+/// Take all frames before the next bytes.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
+    /// The rest of a frame of data: channel, bytes.
+    data: Option<(u32, usize)>,
 }
 
 impl Decoder {
@@ -100,11 +103,19 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, if it has arrived.
+    /// What the next bytes are added to, for those who push without a copy.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole frame, or part of one of data, if it has arrived.
     ///
     /// # Errors
     /// See [`Error`]; the stream cannot be followed any more.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        if let Some((channel, left)) = self.data.take() {
+            return Ok(self.data_frame(channel, left));
+        }
         let Some(length) = self.buffer.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -113,31 +124,47 @@ impl Decoder {
         if length > MAX_FRAME {
             return Err(Error::TooLong(length));
         }
-        if length < KIND_AND_CHANNEL {
+        let Some(left) = length.checked_sub(KIND_AND_CHANNEL) else {
             return Err(Error::TooShort(length));
-        }
-        if self.buffer.len() < 4 + length {
+        };
+        let Some(head) = self.buffer.first_chunk::<HEADER>() else {
             return Ok(None);
-        }
-        self.buffer.advance(4);
-        let mut frame = self.buffer.split_to(length).freeze();
-        let kind = match frame.get_u8() {
+        };
+        let [_, _, _, _, kind, channel @ ..] = *head;
+        let channel = u32::from_be_bytes(channel);
+        let kind = match kind {
+            0 if channel != 0 => return Err(Error::MessageOnChannel(channel)),
             0 => Kind::Message,
+            1 | 2 if channel == 0 => return Err(Error::NoChannel),
             1 => Kind::Data,
+            2 if left > 0 => return Err(Error::EndWithPayload(channel)),
             2 => Kind::End,
             other => return Err(Error::UnknownKind(other)),
         };
-        let channel = frame.get_u32();
-        match kind {
-            Kind::Message if channel != 0 => Err(Error::MessageOnChannel(channel)),
-            Kind::Data | Kind::End if channel == 0 => Err(Error::NoChannel),
-            Kind::End if !frame.is_empty() => Err(Error::EndWithPayload(channel)),
-            _ => Ok(Some(Frame {
-                kind,
-                channel,
-                payload: frame,
-            })),
+        if kind == Kind::Data && left > 0 {
+            self.buffer.advance(HEADER);
+            return Ok(self.data_frame(channel, left));
         }
+        if self.buffer.len() < HEADER + left {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER);
+        Ok(Some(Frame {
+            kind,
+            channel,
+            payload: self.buffer.split_to(left).freeze(),
+        }))
+    }
+
+    /// What is there of data of which so many bytes are left.
+    fn data_frame(&mut self, channel: u32, left: usize) -> Option<Frame> {
+        let now = left.min(self.buffer.len());
+        self.data = (left > now).then_some((channel, left - now));
+        (now > 0).then(|| Frame {
+            kind: Kind::Data,
+            channel,
+            payload: self.buffer.split_to(now).freeze(),
+        })
     }
 
     /// To be asked at the end of the stream.
@@ -145,7 +172,7 @@ impl Decoder {
     /// # Errors
     /// [`Error::Truncated`]
     pub fn finish(&self) -> Result<(), Error> {
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && self.data.is_none() {
             Ok(())
         } else {
             Err(Error::Truncated)
@@ -193,16 +220,15 @@ mod tests {
             decoder.finish().unwrap();
             let read: ToEngine = frames[0].message().unwrap();
             assert!(matches!(read, ToEngine::Refused { channel: 7, .. }));
-            let rest: Vec<_> = frames[1..]
-                .iter()
+            let (ends, data): (Vec<_>, Vec<_>) = (frames[1..].iter())
                 .map(|frame| (frame.kind, frame.channel, &*frame.payload))
-                .collect();
-            let want: [(_, _, &[u8]); 3] = [
-                (Kind::Data, 1, b"bytes"),
-                (Kind::Data, u32::MAX, b""),
-                (Kind::End, 1, b""),
-            ];
-            assert_eq!(rest, want);
+                .partition(|(kind, ..)| *kind == Kind::End);
+            assert_eq!(ends, [(Kind::End, 1, &b""[..])]);
+            let (one, other): (Vec<_>, Vec<_>) =
+                data.into_iter().partition(|(_, channel, _)| *channel == 1);
+            let bytes: Vec<_> = one.iter().map(|(_, _, bytes)| *bytes).collect();
+            assert_eq!(bytes.concat(), b"bytes");
+            assert_eq!(other, [(Kind::Data, u32::MAX, &b""[..])]);
         }
     }
 
@@ -233,10 +259,13 @@ mod tests {
         assert_eq!(frame(Kind::Message, 1, b"{}"), Error::MessageOnChannel(1));
         assert_eq!(frame(Kind::Data, 0, b"x"), Error::NoChannel);
         assert_eq!(frame(Kind::End, 2, b"x"), Error::EndWithPayload(2));
-        let mut decoder = Decoder::default();
-        decoder.push(&[0, 0]);
-        assert_eq!(decoder.next_frame(), Ok(None));
-        assert_eq!(decoder.finish(), Err(Error::Truncated));
+        let data = encode(Kind::Data, 1, b"ab").unwrap();
+        for cut in [2, HEADER, HEADER + 1] {
+            let mut decoder = Decoder::default();
+            decoder.push(&data[..cut]);
+            while decoder.next_frame().unwrap().is_some() {}
+            assert_eq!(decoder.finish(), Err(Error::Truncated));
+        }
     }
 
     #[test]

@@ -4,17 +4,20 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::systemd::Anchor;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 
+use super::groups::{self, Groups};
 use super::{detect_host, start};
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
+use crate::rootless;
 use crate::state::{Making, State, StateDir, process_stat, replace};
 use crate::wait::Waiter;
 
@@ -33,10 +36,10 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt::flag("keep"),
 ];
 
-pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn create(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, true)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, true)?;
     // The state is complete before `start` can find the socket.
     start::keep_gate(&container.dir, created)?;
     container.making = None;
@@ -44,7 +47,7 @@ pub(crate) fn create(root: &Path, rootless: Rootless, arguments: Vec<OsString>) 
     Ok(0)
 }
 
-pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn run(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Result<u8> {
     let (args, request) = parse(arguments)?;
     let host = detect_host()?;
     let detach = args.has("detach");
@@ -53,7 +56,7 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
     } else {
         Some(Waiter::new().context(|| "prepare to wait for the container".to_owned())?)
     };
-    let (mut container, created) = Container::make(root, &request, &args, &host, rootless, false)?;
+    let (mut container, created) = Container::make(root, &request, &args, &host, groups, false)?;
     container.making = None;
     let Some(waiter) = waiter else {
         container.keep();
@@ -75,42 +78,6 @@ pub(crate) fn run(root: &Path, rootless: Rootless, arguments: Vec<OsString>) -> 
     Ok(code)
 }
 
-/// Whether a control group that may not be made is gone without (`--rootless`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rootless(bool);
-
-impl Rootless {
-    pub(crate) fn parse(text: Option<&str>) -> Result<Self> {
-        match text {
-            None | Some("auto") => Ok(Self(
-                !rustix::process::geteuid().is_root() || is_in_user_namespace(),
-            )),
-            Some("true") => Ok(Self(true)),
-            Some("false") => Ok(Self(false)),
-            Some(text) => Err(Error::new(format!(
-                "invalid value for rootless: {text:?} is not true, false or auto"
-            ))),
-        }
-    }
-
-    /// Only when nobody asked for one.
-    fn forgives(self, error: &berth_cgroup::Error, spec: &Spec) -> bool {
-        let linux = spec.linux().as_ref();
-        let asks = linux.is_some_and(|linux| {
-            let mut limits = linux.resources().clone().unwrap_or_default();
-            limits.set_devices(None);
-            linux.cgroups_path().is_some() || limits != LinuxResources::default()
-        });
-        self.0 && error.is_denied() && !asks
-    }
-}
-
-/// As Podman runs its runtime for a user without privileges.
-fn is_in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
-}
-
 /// `--console-socket`, which a terminal needs when nobody stays to serve it.
 pub(super) fn console_socket(args: &Args, terminal: bool, detached: bool) -> Result<Option<&Path>> {
     let socket = args.value("console-socket").map(Path::new);
@@ -125,6 +92,14 @@ pub(super) fn console_socket(args: &Args, terminal: bool, detached: bool) -> Res
         ));
     }
     Ok(socket)
+}
+
+/// Once the container's first process is in its group.
+pub(super) fn release(anchor: Anchor, state: &State) -> Result<()> {
+    let group = state.cgroup.as_deref().unwrap_or_default();
+    anchor
+        .release()
+        .context(|| format!("limit the processes of {group}"))
 }
 
 /// What the standard streams are, as /proc shows them ("pipe:[4711]"): how a
@@ -153,7 +128,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
     // Before anything is opened.
     let inherit = Inherit::parse(&args)?;
     let id = only(arguments, "container id")?;
-    let bundle = args.value("bundle").unwrap_or(".");
+    let bundle = args.value("bundle").filter(|bundle| !bundle.is_empty());
+    let bundle = bundle.unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
     let request = Request {
         id,
@@ -186,9 +162,10 @@ impl Container {
         root: &Path,
         from: &Source<'_>,
         host: &Host,
-        rootless: Rootless,
-    ) -> Result<(Self, State)> {
+        groups: Groups,
+    ) -> Result<(Self, State, Option<Anchor>)> {
         let resources = berth_runtime_core::resources(from.spec)?;
+        let planned = groups.plan(host, from.spec, from.id)?;
         let mut container = Self {
             dir: StateDir::create(root, from.id)?,
             making: None,
@@ -199,26 +176,33 @@ impl Container {
         container.making = Some(container.dir.making()?);
         container.dir.save_config(from.config)?;
         let poststop = Poststop::new(from.spec, from.id, from.bundle);
-        let cgroup = cgroup_path(from.spec, from.id);
         let mut state = State {
             id: from.id.to_owned(),
             pid: 0,
             pid_start_time: 0,
             rootfs: rootfs(from.spec, from.bundle),
             bundle: from.bundle.to_owned(),
-            cgroup: Some(cgroup.clone()),
+            cgroup: Some(planned.path.clone()),
+            unit: planned.unit(),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
             streams: Vec::new(),
         };
         container.dir.save(&state)?;
         container.poststop = poststop;
-        match Cgroup::create(host, &cgroup, Some(&resources)) {
-            Ok(group) => container.group = Some(group),
-            Err(error) if rootless.forgives(&error, from.spec) => state.cgroup = None,
-            Err(error) => return Err(error).context(|| format!("create control group {cgroup}")),
+        let made = groups.make(host, &planned, from.spec, &resources)?;
+        match &made.group {
+            Some(group) => {
+                container.group = Some(group.clone());
+                if let Some(uid) = groups::owner(from.spec) {
+                    group
+                        .delegate(uid)
+                        .context(|| format!("hand control group {} over", group.path()))?;
+                }
+            }
+            None => (state.cgroup, state.unit) = (None, None),
         }
-        Ok((container, state))
+        Ok((container, state, made.anchor))
     }
 
     fn make(
@@ -226,7 +210,7 @@ impl Container {
         request: &Request,
         args: &Args,
         host: &Host,
-        rootless: Rootless,
+        groups: Groups,
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
@@ -242,13 +226,14 @@ impl Container {
         }
         let console_socket = console_socket(args, terminal, gate || args.has("detach"))?;
 
+        rootless::enter(&mut spec)?;
         let from = Source {
             id: &request.id,
             bundle: &request.bundle,
             spec: &spec,
             config: &config,
         };
-        let (container, mut state) = Self::begin(root, &from, host, rootless)?;
+        let (container, mut state, anchor) = Self::begin(root, &from, host, groups)?;
         if !terminal {
             state.streams = streams();
         }
@@ -272,6 +257,9 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
+        if let Some(anchor) = anchor {
+            release(anchor, &state)?;
+        }
         let pid = created.process.pid;
         state.pid = pid;
         state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
@@ -306,20 +294,6 @@ impl Drop for Container {
         }
         let _ = self.dir.remove();
         super::warn_of(self.poststop.iter().flat_map(Poststop::run));
-    }
-}
-
-/// `linux.cgroupsPath`, below the root of each hierarchy; by default the
-/// container's identifier, as runc has it.
-fn cgroup_path(spec: &Spec, id: &str) -> String {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_ref());
-    let path = path.map(|path| path.to_string_lossy()).unwrap_or_default();
-    match path.trim_matches('/') {
-        "" => format!("/{id}"),
-        path => format!("/{path}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use berth_cgroup::{Cgroup, Host};
@@ -13,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use super::{OCI_VERSION, detect_host, warn_of};
-use crate::args::{Args, Opt, Order, only};
+use crate::args::{Args, Opt, Order, alone, no_more, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
@@ -98,9 +99,12 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     )?;
     let id = only(arguments, "container id")?;
     let force = args.has("force");
-    let dir = match StateDir::open(root, &id) {
-        Err(_) if force => return Ok(0),
-        dir => dir?,
+    let Some(dir) = StateDir::find(root, &id)? else {
+        return if force {
+            Ok(0)
+        } else {
+            Err(StateDir::missing())
+        };
     };
     let host = detect_host()?;
     match dir.load() {
@@ -169,30 +173,24 @@ fn end(state: &State, host: &Host) -> Result<()> {
 }
 
 pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
-    let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let shown = Shown::new(&state, status, annotations, "");
+    let shown = Shown::new(&state, status, annotations(&dir)?, "");
     let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
     print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
-    if let Some(extra) = arguments.first() {
-        return Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        )));
-    }
+    no_more(&arguments)?;
     let containers = all(root)?;
     if args.has("quiet") {
         return print(
             &containers
                 .iter()
-                .fold(String::new(), |text, (state, _)| text + &state.id + "\n"),
+                .fold(String::new(), |text, one| text + &one.state.id + "\n"),
         );
     }
     match args.value("format").unwrap_or("table") {
@@ -200,7 +198,10 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         "json" => {
             let shown: Vec<_> = containers
                 .iter()
-                .map(|(state, status)| Shown::new(state, *status, HashMap::new(), "root"))
+                .map(|one| {
+                    let annotations = annotations(&one.dir).unwrap_or_default();
+                    Shown::new(&one.state, one.status, annotations, &one.owner)
+                })
                 .collect();
             let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
             print(&(text + "\n"))
@@ -209,6 +210,11 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             "invalid format option {other:?}: expected table or json"
         ))),
     }
+}
+
+fn annotations(dir: &StateDir) -> Result<HashMap<String, String>> {
+    let config = dir.load_config()?;
+    Ok(config.annotations().clone().unwrap_or_default())
 }
 
 /// A container as `state` and `list` show it, in runc's order.
@@ -224,7 +230,7 @@ struct Shown<'a> {
     created: &'a str,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     annotations: HashMap<String, String>,
-    owner: &'static str,
+    owner: &'a str,
 }
 
 impl<'a> Shown<'a> {
@@ -232,7 +238,7 @@ impl<'a> Shown<'a> {
         state: &'a State,
         status: Status,
         annotations: HashMap<String, String>,
-        owner: &'static str,
+        owner: &'a str,
     ) -> Self {
         Self {
             oci_version: OCI_VERSION,
@@ -252,8 +258,17 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// One line of `list`.
+struct Listed {
+    dir: StateDir,
+    state: State,
+    status: Status,
+    /// Whose container it is.
+    owner: String,
+}
+
 /// The containers of this root, by name.
-fn all(root: &Path) -> Result<Vec<(State, Status)>> {
+fn all(root: &Path) -> Result<Vec<Listed>> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -266,16 +281,40 @@ fn all(root: &Path) -> Result<Vec<(State, Status)>> {
             // One that is being made or removed has no state.
             let state = dir.load().ok()?;
             let status = state.status(&dir, &host);
-            Some((state, status))
+            let owner = owner(&dir)?;
+            Some(Listed {
+                dir,
+                state,
+                status,
+                owner,
+            })
         })
         .collect();
-    containers.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+    containers.sort_by(|a, b| a.state.id.cmp(&b.state.id));
     Ok(containers)
 }
 
-fn table(containers: &[(State, Status)]) -> String {
+/// The user's name, or number when it has none.
+fn owner(dir: &StateDir) -> Option<String> {
+    let uid = std::fs::metadata(dir.path()).ok()?.uid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(&*uid)).then(|| name.to_owned())
+    });
+    Some(name.unwrap_or(uid))
+}
+
+fn table(containers: &[Listed]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
-    for (state, status) in containers {
+    for Listed {
+        state,
+        status,
+        owner,
+        ..
+    } in containers
+    {
         rows.push([
             state.id.clone(),
             if *status == Status::Stopped {
@@ -286,7 +325,7 @@ fn table(containers: &[(State, Status)]) -> String {
             status.name().to_owned(),
             state.bundle.display().to_string(),
             state.created.clone(),
-            "root".to_owned(),
+            owner.clone(),
         ]);
     }
     let width = |column: usize| {

@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod freeze;
+pub(crate) mod groups;
 pub(crate) mod info;
 pub(crate) mod launcher;
 pub(crate) mod manage;

@@ -10,8 +10,9 @@ use berth_runtime_core::{Started, restore as core};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::create::{Container, Rootless, Source, console_socket};
+use super::create::{Container, Source, console_socket, release};
 use super::detect_host;
+use super::groups::Groups;
 use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
@@ -52,7 +53,7 @@ const PLACE: &str = "criu";
 /// Longest list of descriptors, in bytes.
 const MAX_DESCRIPTORS: u64 = 64 << 10;
 
-pub(crate) fn restore(root: &Path, rootless: Rootless, mut arguments: Vec<OsString>) -> Result<u8> {
+pub(crate) fn restore(root: &Path, groups: Groups, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     let id = only(arguments, "container id")?;
     let bundle = args
@@ -88,7 +89,7 @@ pub(crate) fn restore(root: &Path, rootless: Rootless, mut arguments: Vec<OsStri
         spec: &spec,
         config: &config,
     };
-    let (mut container, mut state) = Container::begin(root, &from, &host, rootless)?;
+    let (mut container, mut state, anchor) = Container::begin(root, &from, &host, groups)?;
     if !terminal {
         state.streams = super::create::streams();
     }
@@ -102,6 +103,9 @@ pub(crate) fn restore(root: &Path, rootless: Rootless, mut arguments: Vec<OsStri
         .run(&mut options, &mut state)
         .map_err(|error| criu::with_log(&error, &options.log))?;
 
+    if let Some(anchor) = anchor {
+        release(anchor, &state)?;
+    }
     let mut started = started(&state, console)?;
     if let (Some(path), Some(console)) = (console_socket, &started.console) {
         console::send(path, console)?;

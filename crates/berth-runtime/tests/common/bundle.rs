@@ -41,8 +41,13 @@ impl Bundle {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.command_of(Path::new(BINARY), args)
+    }
+
+    /// With a copy of the program.
+    pub(crate) fn command_of(&self, program: &Path, args: &[&str]) -> Command {
         self.save();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(program);
         command
             .arg("--root")
             .arg(self.state())
@@ -93,6 +98,32 @@ impl Bundle {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.path().join("rootfs")
+    }
+
+    /// Adds a mount to the configuration.
+    pub(crate) fn mount(&mut self, mount: Value) {
+        self.config["mounts"].as_array_mut().unwrap().push(mount);
+    }
+
+    pub(crate) fn bind(&mut self, source: &Path, destination: &str) {
+        self.mount(json!({
+            "destination": destination,
+            "type": "bind",
+            "source": source,
+            "options": ["bind"],
+        }));
+    }
+
+    /// Gives its processes a capability.
+    pub(crate) fn allow(&mut self, capability: &str) {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = &mut self.config["process"]["capabilities"][set];
+            set.as_array_mut().unwrap().push(json!(capability));
+        }
+    }
+
     pub(crate) fn state_of(&self, id: &str) -> Value {
         serde_json::from_str(&self.ok(&["state", id])).unwrap()
     }
@@ -119,6 +150,30 @@ impl Drop for Bundle {
                 let id = entry.file_name();
                 let _ = self.output(&["delete", "--force", id.to_str().unwrap()]);
             }
+        }
+    }
+}
+
+/// As `spec --rootless` has it: what a user may have who is nobody special.
+pub(crate) fn make_rootless(config: &mut Value, id: u32) {
+    let linux = config["linux"].as_object_mut().unwrap();
+    linux.remove("resources");
+    linux.remove("cgroupsPath");
+    let map = json!([{ "containerID": 0, "hostID": id, "size": 1 }]);
+    linux.insert("uidMappings".into(), map.clone());
+    linux.insert("gidMappings".into(), map);
+    let namespaces = linux["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    namespaces.push(json!({ "type": "user" }));
+    for mount in config["mounts"].as_array_mut().unwrap() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({
+                "destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
+            });
+        } else if let Some(options) = mount["options"].as_array_mut() {
+            // Only one group is mapped.
+            options.retain(|option| !option.as_str().unwrap().starts_with("gid="));
         }
     }
 }

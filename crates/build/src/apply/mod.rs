@@ -33,22 +33,18 @@ pub enum Source<'a> {
     Tree(&'a Tree),
 }
 
-/// Writes the layer; whether it changes anything. Directories on the way that
-/// the base has are written with the base's mode and owner, so that the layer
-/// does not change them. `time`: one for all (seconds since 1970); none = the
-/// files' own.
+/// Drafts the layer. Directories on the way that the base has are in it with
+/// the base's mode and owner, so that the layer does not change them.
 ///
 /// # Errors
 /// `NotFound` for sources that are not there, `Invalid` for what cannot be
 /// done, in BuildKit's words.
-pub fn apply(
+pub(crate) fn draft<'a>(
     files: &Files,
-    operation: &graph::Files,
-    base: Option<BorrowedFd<'_>>,
-    sources: &[Source<'_>],
-    time: Option<i64>,
-    out: &mut dyn Write,
-) -> Result<bool, Error> {
+    operation: &'a graph::Files,
+    base: Option<BorrowedFd<'a>>,
+    sources: &[Source<'a>],
+) -> Result<Draft<'a>, Error> {
     let mut draft = Draft::new(base)?;
     for action in &operation.actions {
         match action {
@@ -90,7 +86,7 @@ pub fn apply(
             }
         }
     }
-    Ok(draft.write(files, time, out)?)
+    Ok(draft)
 }
 
 fn owner_of(owner: Option<&str>, base: Option<BorrowedFd<'_>>) -> io::Result<(u32, u32)> {

@@ -19,6 +19,18 @@ mod places;
 
 const TIME: i64 = 1_000_000_000;
 
+fn apply(
+    files: &Files,
+    operation: &graph::Files,
+    base: Option<BorrowedFd<'_>>,
+    sources: &[Source<'_>],
+    time: Option<i64>,
+    out: &mut dyn Write,
+) -> Result<bool, Error> {
+    let draft = draft(files, operation, base, sources)?;
+    Ok(draft.write(files, time, out)?)
+}
+
 /// A base, a context, and a root to copy from.
 struct Rig {
     dir: tempfile::TempDir,

@@ -1,10 +1,10 @@
 //! A draft becomes a canonical tar stream, or a tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use berth_store::{TarEntry, TarKind, TarTime, TarWriter};
+use berth_store::{Placed, TarEntry, TarKind, TarTime, TarWriter};
 use rustix::fs::FileType;
 
 use super::base::{self, Kind};
@@ -49,6 +49,24 @@ impl<'a> Draft<'a> {
         }
         writer.tar.finish().map_err(from_store)?;
         Ok(any[ROOT])
+    }
+
+    /// Contents that need not be written to make a layer of this; see
+    /// [`Placed`]. To be asked once.
+    pub(crate) fn place(&self, files: &Files) -> io::Result<Option<Placed>> {
+        let mut contents = Vec::new();
+        let mut seen = HashSet::new();
+        self.visit(&self.any(), &mut |Visited { path, node, .. }| {
+            if let Node::Leaf(id) = node
+                && let LeafKind::File(Data::Stored { digest, .. }) = &self.leaves[id].kind
+                // Its other names are links.
+                && (self.names[id] == 1 || seen.insert(id))
+            {
+                contents.push((path.to_vec(), &**digest));
+            }
+            Ok(())
+        })?;
+        files.place(&contents)
     }
 
     /// All of it as a tree. Digests must be settled.

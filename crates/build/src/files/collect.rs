@@ -38,7 +38,7 @@ impl Files {
                 inner.relocate(&pack, key, location)?;
             }
             if inner.forget(number, until)? {
-                freed += size - bytes;
+                freed += size.saturating_sub(bytes);
             }
         }
         Ok(freed)
@@ -59,10 +59,13 @@ impl Inner {
     fn retire(&self, number: u32, wanted: u64) -> Option<(Arc<Pack>, u64)> {
         let mut state = self.state();
         let open = state.packs.get(&number)?;
-        if open.pending > 0 || wanted > open.end / 2 {
+        // To write again what a layer has gives nothing back.
+        let shared = open.pack.is_shared().unwrap_or(true);
+        if open.pending > 0 || wanted > if shared { 0 } else { open.size() / 2 } {
             return None;
         }
-        let found = (Arc::clone(&open.pack), open.end);
+        let size = if shared { 0 } else { open.size() };
+        let found = (Arc::clone(&open.pack), size);
         if state.current == Some(number) {
             state.current = None;
         }

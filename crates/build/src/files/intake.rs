@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::num::NonZero;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -13,6 +13,8 @@ use super::{Files, SMALL, read_exactly};
 
 /// Small contents on their way, at most, and threads that take them.
 const DEPTH: usize = 128;
+/// Buffers of this size are used again.
+const WORTH: usize = 64 << 10;
 /// Bytes that are written together.
 const BATCH: usize = 512 << 10;
 const MAX_THREADS: usize = 4;
@@ -28,6 +30,8 @@ type Done = io::Result<Vec<(Slot, Digest)>>;
 pub(crate) struct Intake<'a> {
     files: &'a Files,
     sender: SyncSender<Job>,
+    /// Buffers used before: a new one costs a page fault for each of its pages.
+    empty: Receiver<Vec<u8>>,
     /// By slot; empty where it is not known yet.
     digests: Vec<Digest>,
 }
@@ -41,7 +45,11 @@ impl Intake<'_> {
             return Ok(slot);
         }
         self.digests.push(Digest::new());
-        let bytes = read_exactly(size, input)?;
+        let mut bytes = match size as usize >= WORTH {
+            true => self.empty.try_recv().unwrap_or_default(),
+            false => Vec::new(),
+        };
+        read_exactly(size, input, &mut bytes)?;
         match self.sender.send((slot, bytes)) {
             Ok(()) => Ok(slot),
             // The thread that failed says why.
@@ -77,19 +85,22 @@ pub(crate) fn run<T>(
     body: impl FnOnce(&mut Intake<'_>) -> io::Result<T>,
 ) -> io::Result<(T, Vec<Digest>)> {
     let (sender, receiver) = sync_channel(DEPTH);
+    let (give_back, empty) = channel();
     let queue = Mutex::new(Some(receiver));
     thread::scope(|scope| {
         let count = thread::available_parallelism().map_or(1, NonZero::get);
         let threads = (0..count.min(MAX_THREADS))
             .map(|_| {
+                let (queue, give_back) = (&queue, give_back.clone());
                 thread::Builder::new()
                     .name("build-intake".to_owned())
-                    .spawn_scoped(scope, || work(files, &queue))
+                    .spawn_scoped(scope, move || work(files, queue, &give_back))
             })
             .collect::<io::Result<Vec<_>>>()?;
         let mut intake = Intake {
             files,
             sender,
+            empty,
             digests: Vec::new(),
         };
         let result = body(&mut intake);
@@ -105,7 +116,7 @@ pub(crate) fn run<T>(
     })
 }
 
-fn work(files: &Files, queue: &Mutex<Option<Receiver<Job>>>) -> Done {
+fn work(files: &Files, queue: &Mutex<Option<Receiver<Job>>>, give_back: &Sender<Vec<u8>>) -> Done {
     let lock = || queue.lock().unwrap_or_else(PoisonError::into_inner);
     let mut done = Vec::new();
     loop {
@@ -118,7 +129,14 @@ fn work(files: &Files, queue: &Mutex<Option<Receiver<Job>>>) -> Done {
         }
         let (slots, contents): (Vec<Slot>, Vec<Vec<u8>>) = jobs.into_iter().unzip();
         match files.add_several(&contents) {
-            Ok(digests) => done.extend(slots.into_iter().zip(digests)),
+            Ok(digests) => {
+                done.extend(slots.into_iter().zip(digests));
+                let worth = contents.into_iter().filter(|used| used.capacity() >= WORTH);
+                for used in worth {
+                    // Nobody wants it back at the end.
+                    let _ = give_back.send(used);
+                }
+            }
             Err(error) => {
                 // So that the sender does not wait for ever.
                 *lock() = None;

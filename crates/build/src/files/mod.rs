@@ -9,6 +9,8 @@
 //!
 //! It is a cache: what is lost is sent again. A line of an index is written
 //! after its content, so the death of a process leaves nothing half there. A
+//! pack may become a layer ([`Files::place`]), by another name in the store:
+//! then nothing is added to it. A
 //! power cut may: contents of another boot are hashed before they are first
 //! given out, and forgotten if they are not what they were.
 
@@ -16,6 +18,7 @@ mod collect;
 mod directory;
 mod intake;
 mod pack;
+mod place;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -26,7 +29,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_store::{Digest, is_nearly_full};
+use berth_store::{Digest, Placed, is_nearly_full};
 use rustix::fs::{Mode, OFlags, fstatvfs, mkdir, open};
 use rustix::io::Errno;
 
@@ -35,7 +38,7 @@ pub(crate) use self::pack::name;
 use self::pack::{Key, Pack};
 
 /// A pack that is this long takes no more.
-const PACK_SIZE: u64 = 256 << 20;
+const PACK_SIZE: u64 = 1 << 30;
 /// Contents up to this size are hashed before they are written, so that what is
 /// here already costs no writing.
 const SMALL: u64 = 1 << 20;
@@ -81,10 +84,20 @@ struct State {
 #[derive(Debug)]
 struct Open {
     pack: Arc<Pack>,
-    /// Where the next content goes.
+    /// Where the first content is.
+    begin: u64,
+    /// Where the next goes.
     end: u64,
     /// Contents that are being written, and are in no index yet.
     pending: u32,
+    /// No layer has been made of it, and one can be.
+    placeable: bool,
+}
+
+impl Open {
+    fn size(&self) -> u64 {
+        self.end - self.begin
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,13 +178,14 @@ impl Files {
     fn open_in_boot(root: OwnedFd, boot: String) -> io::Result<Self> {
         let mut state = State::default();
         for number in pack::list(&root)? {
-            let Some((pack, header, entries)) = pack::load(&root, number)? else {
+            let Some(found) = pack::load(&root, number)? else {
                 continue;
             };
-            let mut end = 0;
-            let verified = header == boot;
-            for (key, offset, length) in entries {
-                end = end.max(offset + length);
+            let begin = if found.aligned { Placed::HEAD } else { 0 };
+            let (pack, mut end) = (found.pack, begin);
+            let verified = found.boot == boot;
+            for (key, offset, length) in found.entries {
+                end = end.max(place::end(offset, length));
                 let location = Location {
                     pack: number,
                     offset,
@@ -181,13 +195,21 @@ impl Files {
                 };
                 state.insert(key, location);
             }
-            pack.cut(end)?;
-            if verified && end < PACK_SIZE {
+            let shared = pack.is_shared()?;
+            if !shared {
+                pack.cut(end)?;
+            }
+            if verified && !shared && end < PACK_SIZE {
                 state.current = Some(number);
             }
-            let pending = 0;
-            let pack = Arc::new(pack);
-            state.packs.insert(number, Open { pack, end, pending });
+            let open = Open {
+                pack: Arc::new(pack),
+                begin,
+                end,
+                pending: 0,
+                placeable: found.aligned && !shared,
+            };
+            state.packs.insert(number, open);
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -221,7 +243,9 @@ impl Files {
     /// `UnexpectedEof` if there are fewer; `StorageFull` before the disk is.
     pub fn add(&self, size: u64, input: &mut dyn Read) -> io::Result<Digest> {
         if size <= SMALL {
-            return self.add_bytes(&read_exactly(size, input)?);
+            let mut bytes = Vec::new();
+            read_exactly(size, input, &mut bytes)?;
+            return self.add_bytes(&bytes);
         }
         self.add_large(size, input)
     }
@@ -280,9 +304,15 @@ impl Files {
         let keys: Vec<Key> = contents.iter().map(|bytes| pack::hash(bytes)).collect();
         let (mut all, mut list) = (Vec::new(), Vec::new());
         for (key, bytes) in keys.iter().zip(contents) {
-            if !self.inner.touch(key) && !list.iter().any(|(other, _)| other == key) {
+            if self.inner.touch(key) || list.iter().any(|(other, _)| other == key) {
+                continue;
+            }
+            let length = bytes.len() as u64;
+            if place::is_placed(length) {
+                self.put(bytes, &[(*key, length)])?;
+            } else {
                 all.extend_from_slice(bytes);
-                list.push((*key, bytes.len() as u64));
+                list.push((*key, length));
             }
         }
         if !list.is_empty() {
@@ -345,20 +375,22 @@ impl Files {
         Ok(Some((pack, location)))
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk that no layer has.
     pub fn size(&self) -> u64 {
         let state = self.inner.state();
-        state.packs.values().map(|open| open.end).sum()
+        let own = |open: &&Open| !open.pack.is_shared().unwrap_or(false);
+        state.packs.values().filter(own).map(Open::size).sum()
     }
 }
 
-/// At most [`SMALL`] bytes.
-fn read_exactly(size: u64, input: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(size as usize);
-    if (input.take(size).read_to_end(&mut bytes)? as u64) < size {
+/// At most [`SMALL`] bytes, in place of what is in the buffer.
+fn read_exactly(size: u64, input: &mut dyn Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    bytes.reserve_exact(size as usize);
+    if (input.take(size).read_to_end(bytes)? as u64) < size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(bytes)
+    Ok(())
 }
 
 impl State {
@@ -434,9 +466,14 @@ impl Inner {
             Some(number) => number,
             None => {
                 let number = state.packs.keys().next_back().map_or(0, |last| last + 1);
-                let pack = Arc::new(pack::create(&self.root, number, &self.boot)?);
-                let (end, pending) = (0, 0);
-                state.packs.insert(number, Open { pack, end, pending });
+                let open = Open {
+                    pack: Arc::new(pack::create(&self.root, number, &self.boot)?),
+                    begin: Placed::HEAD,
+                    end: Placed::HEAD,
+                    pending: 0,
+                    placeable: true,
+                };
+                state.packs.insert(number, open);
                 state.current = Some(number);
                 number
             }
@@ -444,8 +481,8 @@ impl Inner {
         let Some(open) = state.packs.get_mut(&number) else {
             return Err(io::Error::other("the current pack is gone"));
         };
-        let offset = open.end;
-        open.end += size;
+        let offset = place::start(open.end, size);
+        open.end = place::end(offset, size);
         open.pending += 1;
         let pack = Arc::clone(&open.pack);
         if open.end >= PACK_SIZE {
@@ -477,7 +514,8 @@ impl Space<'_> {
         if self.size > SMALL {
             return pack::stream(&self.pack, self.offset, self.size, input);
         }
-        let bytes = read_exactly(self.size, input)?;
+        let mut bytes = Vec::new();
+        read_exactly(self.size, input, &mut bytes)?;
         self.pack.write_at(&bytes, self.offset)?;
         Ok(pack::hash(&bytes))
     }
@@ -533,7 +571,7 @@ impl Drop for Space<'_> {
         if self.committed {
             return;
         }
-        if open.end == self.offset + self.size {
+        if open.end == place::end(self.offset, self.size) {
             open.end = self.offset;
             // Otherwise the next content overwrites it.
             let _ = self.pack.cut(self.offset);

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use berth_store::Digest;
@@ -31,11 +32,18 @@ pub(super) struct Pack {
     number: u32,
     data: File,
     index: File,
+    /// Threads that write wait for each other here: in the kernel they would
+    /// spin.
+    writing: Mutex<()>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     boot: String,
+    /// The first bytes are free, and large contents have their blocks to
+    /// themselves. So it was not always.
+    #[serde(default)]
+    aligned: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +63,19 @@ impl Pack {
     }
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let one = self.writing.lock();
+        let _one = one.unwrap_or_else(PoisonError::into_inner);
         self.data.write_all_at(bytes, offset)
+    }
+
+    /// Another descriptor of its data.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.data.try_clone()
+    }
+
+    /// A layer is made of it: its data has another name there.
+    pub(super) fn is_shared(&self) -> io::Result<bool> {
+        Ok(self.data.metadata()?.nlink() > 1)
     }
 
     /// Adds lines to the index, all or none of them.
@@ -125,12 +145,18 @@ pub(super) fn list(root: &OwnedFd) -> io::Result<Vec<u32>> {
     Ok(whole)
 }
 
-/// What is in a pack: digest, offset, length.
-type Entries = Vec<(Key, u64, u64)>;
+/// What the index of a pack says.
+pub(super) struct Found {
+    pub(super) pack: Pack,
+    /// In which it was written.
+    pub(super) boot: String,
+    pub(super) aligned: bool,
+    /// Digest, offset, length.
+    pub(super) entries: Vec<(Key, u64, u64)>,
+}
 
-/// Opens a pack; also the boot in which it was written, and what its index
-/// says. What is torn is cut off; none if nothing is left.
-pub(super) fn load(root: &OwnedFd, number: u32) -> io::Result<Option<(Pack, String, Entries)>> {
+/// Opens a pack. What is torn of its index is cut off; none if nothing is left.
+pub(super) fn load(root: &OwnedFd, number: u32) -> io::Result<Option<Found>> {
     let pack = open(root, number, OFlags::empty())?;
     let size = pack.data.metadata()?.len();
     let mut lines = BufReader::new(&pack.index);
@@ -141,14 +167,14 @@ pub(super) fn load(root: &OwnedFd, number: u32) -> io::Result<Option<(Pack, Stri
         Ok(line.ends_with(b"\n"))
     };
     let mut good = 0;
-    let mut boot = None;
+    let mut head = None;
     let mut entries = Vec::new();
     while next(&mut line)? {
-        if boot.is_none() {
+        if head.is_none() {
             let Ok(header) = serde_json::from_slice::<Header>(&line) else {
                 break;
             };
-            boot = Some(header.boot);
+            head = Some(header);
         } else {
             let Some(entry) = parse(&line, size) else {
                 break;
@@ -157,12 +183,17 @@ pub(super) fn load(root: &OwnedFd, number: u32) -> io::Result<Option<(Pack, Stri
         }
         good += line.len() as u64;
     }
-    let Some(boot) = boot.filter(|_| !entries.is_empty()) else {
+    let Some(Header { boot, aligned }) = head.filter(|_| !entries.is_empty()) else {
         remove(root, number)?;
         return Ok(None);
     };
     ftruncate(&pack.index, good)?;
-    Ok(Some((pack, boot, entries)))
+    Ok(Some(Found {
+        pack,
+        boot,
+        aligned,
+        entries,
+    }))
 }
 
 fn parse(line: &[u8], size: u64) -> Option<(Key, u64, u64)> {
@@ -173,8 +204,11 @@ fn parse(line: &[u8], size: u64) -> Option<(Key, u64, u64)> {
 
 pub(super) fn create(root: &OwnedFd, number: u32, boot: &str) -> io::Result<Pack> {
     let pack = open(root, number, OFlags::CREATE | OFlags::TRUNC)?;
-    let boot = boot.to_owned();
-    let mut line = serde_json::to_vec(&Header { boot })?;
+    let header = Header {
+        boot: boot.to_owned(),
+        aligned: true,
+    };
+    let mut line = serde_json::to_vec(&header)?;
     line.push(b'\n');
     pack.write_lines(&line)?;
     Ok(pack)
@@ -190,6 +224,7 @@ fn open(root: &OwnedFd, number: u32, extra: OFlags) -> io::Result<Pack> {
         number,
         data: file("pack", OFlags::empty())?,
         index: file("index", OFlags::APPEND)?,
+        writing: Mutex::new(()),
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io::Read;
 
-use berth_store::{Digest, Image, Incoming, Pin, Store};
+use berth_store::{Digest, Image, Incoming, Pin, Placed, Store};
 
 use super::Error;
 use super::usage::Measured;
@@ -30,7 +30,8 @@ pub trait Hold: Debug + Send + Sync {
     /// `NotFound` if it is not here.
     fn keep_blob(&self, blob: &str) -> Result<(), Error>;
     /// Makes a layer of a plain, canonical tar stream, and keeps it.
-    fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error>;
+    /// See [`Incoming::layer_over`].
+    fn layer(&self, placed: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error>;
 }
 
 impl From<berth_store::Error> for Error {
@@ -98,7 +99,7 @@ impl Hold for Incoming {
         Ok(())
     }
 
-    fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error> {
-        Ok(Self::layer(self, plain)?)
+    fn layer(&self, placed: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error> {
+        Ok(self.layer_over(placed, plain)?)
     }
 }

@@ -2,7 +2,7 @@
 //! writer says so: a layer that was cut short is none.
 
 use std::io::{self, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 /// Bytes that cross at a time.
 const CHUNK: usize = 256 << 10;
@@ -17,13 +17,16 @@ enum Message {
 
 pub(super) fn pass() -> (Writer, Reader) {
     let (sender, receiver) = sync_channel(DEPTH);
+    let (give_back, empty) = channel();
     (
         Writer {
             sender,
+            empty,
             buffer: Vec::with_capacity(CHUNK),
         },
         Reader {
             receiver,
+            give_back,
             chunk: Vec::new(),
             at: 0,
             ended: false,
@@ -34,6 +37,8 @@ pub(super) fn pass() -> (Writer, Reader) {
 #[derive(Debug)]
 pub(super) struct Writer {
     sender: SyncSender<Message>,
+    /// Used before: a new one costs a page fault for each of its pages.
+    empty: Receiver<Vec<u8>>,
     buffer: Vec<u8>,
 }
 
@@ -66,7 +71,9 @@ impl Write for Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        let next = self.empty.try_recv();
+        let next = next.unwrap_or_else(|_| Vec::with_capacity(CHUNK));
+        let full = std::mem::replace(&mut self.buffer, next);
         self.send(Message::Data(full))
     }
 }
@@ -74,6 +81,7 @@ impl Write for Writer {
 #[derive(Debug)]
 pub(super) struct Reader {
     receiver: Receiver<Message>,
+    give_back: Sender<Vec<u8>>,
     chunk: Vec<u8>,
     at: usize,
     ended: bool,
@@ -83,7 +91,15 @@ impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.chunk.len() && !self.ended {
             match self.receiver.recv() {
-                Ok(Message::Data(chunk)) => (self.chunk, self.at) = (chunk, 0),
+                Ok(Message::Data(chunk)) => {
+                    let mut used = std::mem::replace(&mut self.chunk, chunk);
+                    self.at = 0;
+                    used.clear();
+                    if used.capacity() > 0 {
+                        // Nobody wants it back at the end.
+                        let _ = self.give_back.send(used);
+                    }
+                }
                 Ok(Message::End) => self.ended = true,
                 Err(_) => return Err(io::Error::other("the files could not all be read")),
             }

@@ -331,26 +331,21 @@ impl FilesWork {
             Some(Source::Root(root)) => Some(*root),
             _ => None,
         });
+        let draft = apply::draft(&self.files, &self.operation, base, &sources)?;
+        let placed = draft.place(&self.files)?;
         let (mut writer, mut reader) = pass();
         std::thread::scope(|scope| {
             let taken = std::thread::Builder::new()
                 .name("layer".to_owned())
                 .spawn_scoped(scope, move || {
-                    let digest = self.session.hold().layer(&mut reader)?;
+                    let digest = self.session.hold().layer(placed, &mut reader)?;
                     // Whatever is behind the layer, until the writer is done.
                     io::copy(&mut reader.by_ref(), &mut io::sink())
                         .map_err(|error| Error::System(error.to_string()))?;
                     Ok::<_, Error>(digest)
                 })
                 .map_err(|error| Error::System(format!("cannot start a thread: {error}")))?;
-            let written = apply::apply(
-                &self.files,
-                &self.operation,
-                base,
-                &sources,
-                time,
-                &mut writer,
-            );
+            let written = draft.write(&self.files, time, &mut writer);
             let finished = match &written {
                 Ok(_) => writer.finish(),
                 // The reader must not take what there is for all.
@@ -367,7 +362,7 @@ impl FilesWork {
                 (Ok(changed), Ok(()), Ok(digest)) => Ok(changed.then_some(digest)),
                 (Ok(_), _, Err(error)) => Err(error),
                 (Ok(_), Err(error), Ok(_)) => Err(Error::System(error.to_string())),
-                (Err(error), ..) => Err(error),
+                (Err(error), ..) => Err(error.into()),
             }
         })
     }

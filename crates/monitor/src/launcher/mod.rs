@@ -336,7 +336,7 @@ fn enter_cgroup(host: &Host, path: &str) -> io::Result<()> {
             )?;
             File::from(file).write_all(b"0")
         }
-        entry => entry.enter(),
+        entry => entry.enter().map_err(Into::into),
     }
 }
 

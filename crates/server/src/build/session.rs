@@ -20,6 +20,9 @@ use crate::hijack::linger;
 use crate::reply::Reply;
 use crate::socket::Socket;
 
+/// Bytes that are read from the client at once, at least.
+const ROOM: usize = 128 * 1024;
+
 /// Frames that may wait for the client to read.
 const FRAMES: usize = 16;
 
@@ -202,11 +205,11 @@ impl<'a> Incoming<'a> {
                 Ok(None) => {}
                 Err(error) => return Err(End::Failed(error.to_string())),
             }
-            let bytes = self.client.read().await.map_err(|_| End::Gone)?;
-            if bytes.is_empty() {
+            let buffer = self.decoder.buffer();
+            let count = self.client.read_into(buffer, |buffer| buffer.reserve(ROOM));
+            if count.await.map_err(|_| End::Gone)? == 0 {
                 return Err(End::Gone);
             }
-            self.decoder.push(&bytes);
         }
     }
 

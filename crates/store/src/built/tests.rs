@@ -1,7 +1,7 @@
 //! Layers that come without a blob, what keeps them, and how they go.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::Path;
 
 use super::*;
@@ -321,7 +321,7 @@ fn building_where_the_disk_is_full() {
         let before = free(root);
         let filler = root.join("filler");
         let leave = |bytes: u64| {
-            let file = fs::File::create(&filler).unwrap();
+            let file = File::create(&filler).unwrap();
             let length = free(root) - bytes;
             rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).unwrap();
         };
@@ -375,4 +375,78 @@ fn a_full_disk_leaves_nothing_half_made() {
     assert!(output.status.success(), "{text}");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn a_layer_is_made_over_a_file_that_has_its_contents() {
+    let big: String = "0123456789abcdef".repeat(20_000) + "end";
+    let other = big.to_uppercase();
+    let plain = stream(&[
+        ("a", TarKind::File, "small"),
+        ("d", TarKind::Directory, ""),
+        ("d/big", TarKind::File, &big),
+        ("d/link", TarKind::HardLink, "d/big"),
+        ("other", TarKind::File, &other),
+        ("z", TarKind::File, &big[..5000]),
+    ]);
+    for form in FORMS {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = Store::open_with(dir.path(), Some(form)).unwrap();
+        let mut contents = vec![0; Placed::HEAD as usize + 12_288];
+        let at = Placed::HEAD + 12_288;
+        contents.extend_from_slice(big.as_bytes());
+        let path = dir.path().join("pack");
+        fs::write(&path, &contents).unwrap();
+        let placed = |at| Placed {
+            file: File::options().read(true).write(true).open(&path).unwrap(),
+            end: contents.len() as u64,
+            contents: HashMap::from([(b"d/big".to_vec(), at)]),
+        };
+        let incoming = store.incoming().unwrap();
+        if form == FormKind::Erofs {
+            for bad in [at + 1, at + Placed::BLOCK] {
+                let error = incoming.layer_over(Some(placed(bad)), &mut plain.as_slice());
+                assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+            }
+            fs::write(&path, &contents).unwrap();
+        }
+        let layer = incoming
+            .layer_over(Some(placed(at)), &mut plain.as_slice())
+            .unwrap();
+        assert_eq!(layer, digest_of(&plain));
+        let now = fs::read(&path).unwrap();
+        let from = at as usize;
+        assert!(now[from..from + big.len()] == *big.as_bytes());
+        // Those of the failed ones may still be on their way out.
+        let is_shared = fs::metadata(&path).unwrap().nlink() > 1;
+        assert_eq!(is_shared, form == FormKind::Erofs);
+        // What is read, mounted and made again is all there.
+        fs::remove_file(&path).unwrap();
+        let layers = std::slice::from_ref(&layer);
+        let snapshot = store.create_snapshot_on("s", layers, (0, 0)).unwrap();
+        let root = mounted(&snapshot.layers[0]);
+        for (name, text) in [
+            ("a", "small"),
+            ("d/big", &big),
+            ("d/link", &big),
+            ("other", &other),
+        ] {
+            assert!(
+                fs::read_to_string(root.join(name)).unwrap() == *text,
+                "{name}"
+            );
+        }
+        assert_eq!(fs::metadata(root.join("d/big")).unwrap().nlink(), 2);
+        drop(root);
+        let blob = incoming.blob_of(&layer, PackAs::Plain).unwrap();
+        let mut again = Vec::new();
+        incoming
+            .open_blob(&blob.digest)
+            .unwrap()
+            .0
+            .read_to_end(&mut again)
+            .unwrap();
+        assert!(again == plain);
+        store.remove_snapshot("s").unwrap();
+    }
 }

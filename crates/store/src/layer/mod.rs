@@ -10,15 +10,16 @@ mod erofs;
 pub(crate) mod probe;
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{Mode, mkdirat};
+use rustix::fs::{AtFlags, CWD, Mode, linkat, mkdirat};
 use rustix::io::Errno;
 
 use self::directory::Directory;
 use self::erofs::Erofs;
-pub(crate) use self::erofs::{Image, ImageNode, export, keep};
+pub(crate) use self::erofs::{BLOCK, HEAD, Image, ImageNode, export, keep};
 use crate::blob::open_file;
+use crate::built::Placed;
 use crate::disk::{create_file, open_directory};
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind, Reader, Time};
@@ -160,8 +161,9 @@ pub(crate) enum Content {
     Erofs(Box<Erofs>),
 }
 
-/// Begins the content of a layer in its new directory `at`.
-pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
+/// Begins the content of a layer in its new directory `at`; of a file with
+/// contents, if that can be linked there.
+pub(crate) fn create(options: Options, at: &OwnedFd, placed: Option<Placed>) -> Result<Content> {
     let name = options.form.content();
     let failed = || Error::io("make layer", name);
     match options.form {
@@ -171,10 +173,19 @@ pub(crate) fn create(options: Options, at: &OwnedFd) -> Result<Content> {
             Directory::new(root, options).map(Content::Directory)
         }
         FormKind::Erofs => {
-            let file = create_file(at, name).map_err(failed())?;
-            Ok(Content::Erofs(Box::new(Erofs::new(file, options))))
+            let erofs = match placed.filter(|placed| link(placed, at, name).is_ok()) {
+                Some(placed) => Erofs::over(placed, options),
+                None => Erofs::new(create_file(at, name).map_err(failed())?, options),
+            };
+            Ok(Content::Erofs(Box::new(erofs)))
         }
     }
+}
+
+/// Fails where the file is of another file system, or has no name any more.
+fn link(placed: &Placed, at: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    let path = format!("/proc/self/fd/{}", placed.file.as_raw_fd());
+    linkat(CWD, path, at, name, AtFlags::SYMLINK_FOLLOW)
 }
 
 impl Content {

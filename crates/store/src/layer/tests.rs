@@ -290,7 +290,7 @@ fn implied_directories_are_counted(form: FormKind) {
         userxattr: false,
         devices: true,
     };
-    let mut content = create(options, &at).unwrap();
+    let mut content = create(options, &at, None).unwrap();
     match &mut content {
         Content::Directory(form) => form.implied = MAX_IMPLIED - 2,
         Content::Erofs(form) => form.implied = MAX_IMPLIED - 2,

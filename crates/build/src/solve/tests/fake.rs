@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use berth_store::{Digest, Pin};
+use berth_store::{Digest, Pin, Placed};
 use sha2::{Digest as _, Sha256};
 
 use crate::files::Files;
@@ -149,7 +149,7 @@ impl Hold for Held {
         Err(Error::NotFound(blob.to_owned()))
     }
 
-    fn layer(&self, plain: &mut dyn Read) -> Result<Digest, Error> {
+    fn layer(&self, _: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error> {
         let mut bytes = Vec::new();
         (plain.read_to_end(&mut bytes)).map_err(|e| Error::System(e.to_string()))?;
         let hex: String = Sha256::digest(&bytes)

@@ -278,6 +278,7 @@ async fn fetch(
     // Sizes are what the client says.
     let sizes = missing.iter().map(|&at| stats[at].size);
     let total = sizes.fold(0, u64::saturating_add);
+    files.expect(total);
     let mut current = 0;
     for part in missing.chunks(MAX_ASKED) {
         let ask = Ask::Read {

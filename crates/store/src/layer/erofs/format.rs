@@ -4,7 +4,7 @@
 
 use crate::tar::Time;
 
-pub(super) const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Inodes stand at multiples of this; a node number (nid) counts them from the
 /// start of the file, since our metadata area begins at block 0.
 pub(super) const SLOT: usize = 32;

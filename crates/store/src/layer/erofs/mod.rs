@@ -7,7 +7,7 @@
 //! at the last component is replaced.
 //!
 //! Nothing in the file depends on when or where it is written: equal streams
-//! make equal files.
+//! make equal files, unless contents are in it before ([`Placed`]).
 
 mod acl;
 mod attributes;
@@ -23,6 +23,7 @@ pub(crate) use self::attributes::keep;
 pub(crate) use self::export::export;
 pub(crate) use self::reader::{Image, Node as ImageNode};
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 
@@ -30,15 +31,17 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use self::attributes::Attributes;
+pub(crate) use self::format::BLOCK;
 use self::format::{
-    BLOCK, INODE, Inode, LINKS_OFFSET, Layout, ROOT_NID, SLOT, SUPER_OFFSET, Superblock,
-    dirent_type, encode_device, put, seal,
+    INODE, Inode, LINKS_OFFSET, Layout, ROOT_NID, SLOT, SUPER_OFFSET, Superblock, dirent_type,
+    encode_device, put, seal,
 };
 use self::output::{Output, block_number};
 use self::tree::{DirectoryId, LeafKind, Node, ROOT, Tree};
 use super::{
     Change, Form, FormKind, Kept, Layer, Options, Path, Root, clean, display, imply, refused,
 };
+use crate::built::Placed;
 use crate::error::{Error, Result, invalid};
 use crate::tar::{Entry, Kind};
 
@@ -49,7 +52,7 @@ const BLOCK_DEVICE: u16 = 0o060_000;
 const FIFO: u16 = 0o010_000;
 
 /// Blocks at the start for the superblock, the root's inode and its attributes.
-const HEAD: usize = 2 * BLOCK;
+pub(crate) const HEAD: usize = 2 * BLOCK;
 const ROOT_OFFSET: usize = ROOT_NID as usize * SLOT;
 
 /// `PATH_MAX`, with the zero byte at the end.
@@ -73,6 +76,10 @@ pub(crate) struct Erofs {
     pub(super) implied: u32,
     size: u64,
     opaque: bool,
+    /// Contents that are in the file, by name, and where.
+    placed: HashMap<Vec<u8>, u64>,
+    /// Where what is written begins.
+    start: u64,
     /// Of all metadata: makes the file's UUID.
     hash: Sha256,
 }
@@ -80,8 +87,21 @@ pub(crate) struct Erofs {
 impl Erofs {
     /// Fills the empty file `file`.
     pub(crate) fn new(file: File, options: Options) -> Self {
+        let (end, contents) = (HEAD as u64, HashMap::new());
+        let placed = Placed {
+            file,
+            end,
+            contents,
+        };
+        Self::over(placed, options)
+    }
+
+    /// Goes on behind what is in a file.
+    pub(crate) fn over(placed: Placed, options: Options) -> Self {
+        let end = placed.end.max(HEAD as u64);
+        let start = end.next_multiple_of(BLOCK as u64);
         Self {
-            output: Output::new(file, HEAD as u64),
+            output: Output::new(placed.file, start),
             options,
             tree: Tree::new(),
             held: 0,
@@ -90,6 +110,8 @@ impl Erofs {
             implied: 0,
             size: 0,
             opaque: false,
+            placed: placed.contents,
+            start,
             hash: Sha256::new(),
         }
     }
@@ -215,6 +237,9 @@ impl Erofs {
 
     fn file(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(u64, Kept)> {
         let attributes = Attributes::of_file(entry)?;
+        if let Some(at) = self.placed.remove(&entry.name) {
+            return self.placed_file(&attributes, entry.size, at, data);
+        }
         let nid = match entry.extents.as_ref().filter(|_| entry.size > 0) {
             Some(extents) => self.sparse_file(&attributes, extents, entry.size, data)?,
             None => {
@@ -222,6 +247,28 @@ impl Erofs {
                 self.inode_with_data(REGULAR, &attributes, entry.size, data)?
             }
         };
+        Ok((nid, attributes.kept()))
+    }
+
+    /// Its content is in the file, which its size must fit into.
+    fn placed_file(
+        &mut self,
+        attributes: &Attributes,
+        size: u64,
+        at: u64,
+        data: &mut dyn Read,
+    ) -> Result<(u64, Kept)> {
+        let end = at.checked_add(size);
+        if at % BLOCK as u64 != 0 || end.is_none_or(|end| end > self.start) {
+            return invalid("a content is not where it was said to be");
+        }
+        // For its digest.
+        self.output.pass_by(data, size)?;
+        self.size += size;
+        let xattrs = attributes.encode()?;
+        let mut inode = self.inode(REGULAR, attributes, size, block_number(at)?);
+        inode.xattrs = xattrs.len();
+        let nid = self.store(&inode, &xattrs, 0)?.0;
         Ok((nid, attributes.kept()))
     }
 

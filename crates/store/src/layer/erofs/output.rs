@@ -35,7 +35,8 @@ struct Chunk {
 }
 
 impl Output {
-    /// Writes to the empty `file` from its offset `at` on, a multiple of a block.
+    /// Writes to `file` from its offset `at` on, a multiple of a block, where
+    /// nothing is yet.
     pub(super) fn new(file: File, at: u64) -> Self {
         Self {
             file,
@@ -62,6 +63,18 @@ impl Output {
             data.read_exact(&mut self.buffer[self.used..self.used + want])
                 .map_err(Error::stream("the archive"))?;
             self.used += want;
+            length -= want as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads `length` bytes of an archive and writes none of them.
+    pub(super) fn pass_by(&mut self, data: &mut dyn Read, mut length: u64) -> Result<()> {
+        self.flush()?;
+        while length > 0 {
+            let want = usize::try_from(length).unwrap_or(BUFFER).min(BUFFER);
+            data.read_exact(&mut self.buffer[..want])
+                .map_err(Error::stream("the archive"))?;
             length -= want as u64;
         }
         Ok(())

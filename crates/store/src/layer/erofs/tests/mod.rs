@@ -44,7 +44,7 @@ fn write(form: FormKind, stream: &mut dyn Read) -> Result<(TempDir, Layer)> {
         userxattr: false,
         devices: true,
     };
-    let new = layer::create(options, &at).unwrap();
+    let new = layer::create(options, &at, None).unwrap();
     let layer = unpack(stream, Ending::Any, new)?;
     Ok((dir, layer))
 }
@@ -467,7 +467,7 @@ fn speed() {
             devices: true,
         };
         let start = std::time::Instant::now();
-        let form = layer::create(options, &at).unwrap();
+        let form = layer::create(options, &at, None).unwrap();
         unpack(&mut stream, Ending::Any, form).unwrap();
         let took = start.elapsed();
         let file = dir.path().join(options.form.content()).metadata().unwrap();
