@@ -343,6 +343,11 @@ fn tcp_connections_stay_established() {
     if criu_lacks(None) {
         return;
     }
+    if !is_installed("iptables-restore") {
+        // Its table stays, or connections end (seen with CRIU 4.1.1).
+        eprintln!("not tested here: without iptables CRIU blocks connections with nftables");
+        return;
+    }
     let mut bundle = shell(
         "sleep 1000 | nc -l -p 7000 | while read x; do echo $x >/m; mv /m /n; done & \
          while ! netstat -ltn | grep -q :7000; do sleep 0.02; done; \
@@ -359,21 +364,12 @@ fn tcp_connections_stay_established() {
     join(&mut bundle, &network);
     leave(&bundle, &["run", "-d", "a"]);
     count(&bundle);
-    let error = bundle.fails(&Images::of(&bundle).with("checkpoint", &["a"]));
-    assert!(error.contains("criu failed: type DUMP"), "{error}");
-    let went_on = count(&bundle);
-    counts_beyond(&bundle, went_on);
     let output =
         bundle.output(&Images::of(&bundle).with("checkpoint", &["--tcp-established", "a"]));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && stderr.contains("nft") {
-        eprintln!("not tested here: CRIU cannot block the network: {stderr}");
-        return delete(&bundle, "a");
-    }
     assert!(output.status.success(), "{stderr}");
     let stopped = count(&bundle);
-    // Another one, with the same addresses: CRIU before 4.2 fails where it has blocked
-    // the network with nftables before.
+    // Another one, with the same addresses.
     let network = Network::new();
     join(&mut bundle, &network);
     restore(&bundle, &["--tcp-established", "-d", "a"]);
@@ -381,6 +377,9 @@ fn tcp_connections_stay_established() {
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     let pid = bundle.state_of("a")["pid"].to_string();
     assert_eq!(namespace(&pid), namespace(&network.0.id().to_string()));
+    // Not unless it is said.
+    let error = bundle.fails(&Images::of(&bundle).with("checkpoint", &["a"]));
+    assert!(error.contains("criu failed: type DUMP"), "{error}");
     delete(&bundle, "a");
 }
 
