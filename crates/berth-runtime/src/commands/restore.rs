@@ -10,7 +10,7 @@ use berth_runtime_core::{Started, restore as core};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::create::{Container, Source, console_socket, release};
+use super::create::{Container, Source, console_socket};
 use super::detect_host;
 use super::groups::Groups;
 use crate::args::{Args, Opt, Order, only};
@@ -104,7 +104,9 @@ pub(crate) fn restore(root: &Path, groups: Groups, mut arguments: Vec<OsString>)
         .map_err(|error| criu::with_log(&error, &options.log))?;
 
     if let Some(anchor) = anchor {
-        release(anchor, &state)?;
+        anchor
+            .release()
+            .context(|| "release the scope".to_owned())?;
     }
     let mut started = started(&state, console)?;
     if let (Some(path), Some(console)) = (console_socket, &started.console) {
