@@ -343,37 +343,43 @@ fn tcp_connections_stay_established() {
     if criu_lacks(None) {
         return;
     }
+    if !is_installed("iptables-restore") {
+        // Its table stays, or connections end (seen with CRIU 4.1.1).
+        eprintln!("not tested here: without iptables CRIU blocks connections with nftables");
+        return;
+    }
     let mut bundle = shell(
         "sleep 1000 | nc -l -p 7000 | while read x; do echo $x >/m; mv /m /n; done & \
          while ! netstat -ltn | grep -q :7000; do sleep 0.02; done; \
          (i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done) | nc 127.0.0.1 7000",
     );
-    let network = Network::new();
-    for namespace in bundle.config["linux"]["namespaces"].as_array_mut().unwrap() {
-        if namespace["type"] == "network" {
-            namespace["path"] = json!(network.path());
+    let join = |bundle: &mut Bundle, network: &Network| {
+        for namespace in bundle.config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if namespace["type"] == "network" {
+                namespace["path"] = json!(network.path());
+            }
         }
-    }
+    };
+    let network = Network::new();
+    join(&mut bundle, &network);
     leave(&bundle, &["run", "-d", "a"]);
     count(&bundle);
-    let error = bundle.fails(&Images::of(&bundle).with("checkpoint", &["a"]));
-    assert!(error.contains("criu failed: type DUMP"), "{error}");
-    let went_on = count(&bundle);
-    counts_beyond(&bundle, went_on);
     let output =
         bundle.output(&Images::of(&bundle).with("checkpoint", &["--tcp-established", "a"]));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && stderr.contains("nft") {
-        eprintln!("not tested here: CRIU cannot block the network: {stderr}");
-        return delete(&bundle, "a");
-    }
     assert!(output.status.success(), "{stderr}");
     let stopped = count(&bundle);
+    // Another one, with the same addresses.
+    let network = Network::new();
+    join(&mut bundle, &network);
     restore(&bundle, &["--tcp-established", "-d", "a"]);
     counts_beyond(&bundle, stopped);
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     let pid = bundle.state_of("a")["pid"].to_string();
     assert_eq!(namespace(&pid), namespace(&network.0.id().to_string()));
+    // Not unless it is said.
+    let error = bundle.fails(&Images::of(&bundle).with("checkpoint", &["a"]));
+    assert!(error.contains("criu failed: type DUMP"), "{error}");
     delete(&bundle, "a");
 }
 
@@ -474,11 +480,9 @@ fn hooks_see_the_restored_process() {
     leave(&bundle, &["run", "-d", "a"]);
     count(&bundle);
     checkpoint(&bundle, &["a"]);
-    assert!(
-        std::fs::read_to_string(&log)
-            .unwrap()
-            .ends_with("poststop 0\n")
-    );
+    let hooks = std::fs::read_to_string(&log).unwrap();
+    let last = hooks.lines().last().unwrap();
+    assert!(last.starts_with("poststop "), "{hooks}");
     std::fs::remove_file(&log).unwrap();
     restore(&bundle, &["-d", "a"]);
     let pid = bundle.state_of("a")["pid"].to_string();

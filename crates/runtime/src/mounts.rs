@@ -139,7 +139,7 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
         };
         let tree = match given {
             Some((_, tree)) => given_tree(*tree),
-            None => clone_tree(&source, recursive),
+            None => clone_tree(&source, recursive, options.propagation.is_empty()),
         };
         let (tree, kind) = tree
             .and_then(|tree| {
@@ -187,14 +187,24 @@ fn given_tree(tree: BorrowedFd<'_>) -> Result<(OwnedFd, Kind)> {
     Ok((tree, kind))
 }
 
-/// A detached copy of the mount at `source`.
-fn clone_tree(source: &Path, recursive: bool) -> Result<(OwnedFd, Kind)> {
+/// A detached copy of the mount at `source`; a slave of it, unless the configuration
+/// says how mounts are to propagate.
+fn clone_tree(source: &Path, recursive: bool, slave: bool) -> Result<(OwnedFd, Kind)> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = rustix::mount::open_tree(CWD, source, flags)
         .step(|| format!("stat {}", source.display()))?;
+    if slave {
+        // Of a shared mount it would be a peer: what the container mounts in it would
+        // appear on the host. As in runc, what the host mounts there is seen.
+        let attr = MountAttr {
+            propagation: crate::options::MS_SLAVE,
+            ..MountAttr::default()
+        };
+        mount_setattr(tree.as_fd(), &attr, recursive).step(|| "make a mount a slave")?;
+    }
     let kind = kind_of(&tree)?;
     Ok((tree, kind))
 }

@@ -17,9 +17,19 @@ crate::harness::tests!("defences":
     cve_2025_52565_console_is_a_link, cve_2025_52565_pts_is_not_devpts,
     cve_2025_52881_sysctl_through_our_own_proc, cve_2026_41579_dev_is_a_link,
     cve_2026_30892_user_strings, device_nodes_of_the_image_are_checked,
-    masked_files_cannot_be_changed_for_the_host,
+    masked_files_cannot_be_changed_for_the_host, the_null_device_of_the_host_is_not_passed_on,
     masked_paths_through_links_stay_inside, a_killed_parent_leaves_nothing,
 );
+
+/// Root in the container could change its mode, for the host too.
+fn the_null_device_of_the_host_is_not_passed_on() {
+    let script = "stat -L -c %d /proc/self/fd/0 /dev/null; cat; echo x";
+    // Its standard input is the host's null device.
+    let output = Bundle::script(script).run().unwrap();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines[0], lines[1], "{output:?}");
+    assert_eq!((lines[2], output.code), ("x", 0), "{output:?}");
+}
 
 /// The process that will become the program still is the host's program: to the
 /// container its /proc entries belong to the host's root.

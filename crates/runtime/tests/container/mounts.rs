@@ -159,7 +159,13 @@ fn missing_destinations_are_made() {
 }
 
 fn propagation() {
-    for (word, arrives) in [("rprivate", false), ("rslave", true), ("rshared", true)] {
+    for (word, arrives, mark) in [
+        ("rprivate", false, " - "),
+        ("rslave", true, " master:"),
+        ("rshared", true, " shared:"),
+        // What the container mounts there is not to be seen on the host.
+        ("rw", true, " master:"),
+    ] {
         let mut bundle = Bundle::new();
         let source = bundle.path().join("source");
         fs::create_dir(&source).unwrap();
@@ -179,6 +185,13 @@ fn propagation() {
         fs::write(source.join("late/file"), "").unwrap();
         let output = sleeper.exec(json!({"args": ["ls", "/data/late"]})).unwrap();
         assert_eq!(output.stdout == "file\n", arrives, "{word}: {output:?}");
+        let mounts = sleeper.exec(json!({"args": ["grep", " /data ", "/proc/self/mountinfo"]}));
+        let mounts = mounts.unwrap().stdout;
+        assert!(mounts.contains(mark), "{word}: {mounts}");
+        assert!(
+            word == "rshared" || !mounts.contains("shared:"),
+            "{word}: {mounts}"
+        );
     }
 }
 
