@@ -6,6 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Context, Error, Result};
@@ -53,7 +54,7 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>, Option<Box<RawValue>>)
         }
         result => result.context(|| format!("read {}", path.display()))?,
     };
-    let spec: Spec = parse(path, &bytes)?;
+    let spec = parse_spec(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
     if let Some(process) = spec.process() {
@@ -83,6 +84,72 @@ pub(crate) fn check_environment(process: &Process) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// A process of `exec --process`.
+pub(crate) fn parse_process(path: &Path, bytes: &[u8]) -> Result<Process> {
+    parse_renamed(path, bytes, "/scheduler/flags")
+}
+
+/// With the flags that the types call by other names than the specification, which
+/// are looked for when a document is refused.
+fn parse_renamed<T: DeserializeOwned>(path: &Path, bytes: &[u8], flags: &str) -> Result<T> {
+    parse(path, bytes).or_else(|error| {
+        let mut value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        let mut renamed = false;
+        let list = value.pointer_mut(flags).and_then(Value::as_array_mut);
+        for flag in list.into_iter().flatten() {
+            let other = match flag.as_str() {
+                Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+                Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+                _ => continue,
+            };
+            *flag = other.into();
+            renamed = true;
+        }
+        if renamed {
+            parse(path, value.to_string().as_bytes())
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// What the types call by other names than the specification.
+#[derive(Deserialize)]
+struct Misnamed {
+    linux: MisnamedLinux,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MisnamedLinux {
+    intel_rdt: MisnamedRdt,
+}
+
+#[derive(Deserialize)]
+struct MisnamedRdt {
+    #[serde(rename = "enableCMT")]
+    cmt: Option<bool>,
+    #[serde(rename = "enableMBM")]
+    mbm: Option<bool>,
+}
+
+/// A configuration, not yet checked for what it must have.
+#[allow(deprecated, reason = "configurations still have them")]
+pub(crate) fn parse_spec(path: &Path, bytes: &[u8]) -> Result<Spec> {
+    let mut spec: Spec = parse_renamed(path, bytes, "/process/scheduler/flags")?;
+    if let Some(linux) = spec.linux()
+        && let Some(rdt) = linux.intel_rdt()
+    {
+        let given: Misnamed = parse(path, bytes)?;
+        let (mut linux, mut rdt) = (linux.clone(), rdt.clone());
+        rdt.set_enable_cmt(given.linux.intel_rdt.cmt)
+            .set_enable_mbm(given.linux.intel_rdt.mbm);
+        linux.set_intel_rdt(Some(rdt));
+        spec.set_linux(Some(linux));
+    }
+    Ok(spec)
 }
 
 /// A JSON document of the command line, with the path to what is wrong in it.
@@ -310,6 +377,33 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    #[allow(deprecated)]
+    fn names_of_the_specification_count() {
+        for flag in [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ] {
+            let text = format!(
+                r#"{{"cwd":"/","user":{{"uid":0,"gid":0}},
+                    "scheduler":{{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_{flag}"]}}}}"#
+            );
+            parse_process(Path::new("x"), text.as_bytes()).unwrap();
+        }
+        let text = r#"{"linux":{"intelRdt":{"enableCMT":true,"enableMBM":false}}}"#;
+        let spec = parse_spec(Path::new("x"), text.as_bytes()).unwrap();
+        let rdt = spec.linux().as_ref().unwrap().intel_rdt().clone().unwrap();
+        assert_eq!(
+            (rdt.enable_cmt(), rdt.enable_mbm()),
+            (&Some(true), &Some(false))
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use berth_sys::socket;
+use oci_spec::runtime::Process;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -41,8 +42,15 @@ fn send_descriptor(path: &Path, name: &[u8], descriptor: &OwnedFd) -> Result<()>
     socket::send(&socket, name, &[descriptor.as_fd()]).context(tried)
 }
 
-/// Our size, for a new terminal; zeros when we have none.
-pub(crate) fn size() -> (u16, u16) {
+/// Columns and rows of a new terminal: `process.consoleSize`, else those of ours;
+/// zeros when we have none.
+pub(crate) fn size(process: Option<&Process>) -> (u16, u16) {
+    if let Some(size) = process.and_then(Process::console_size)
+        && let (Ok(width), Ok(height)) = (size.width().try_into(), size.height().try_into())
+        && (width, height) != (0, 0)
+    {
+        return (width, height);
+    }
     tcgetwinsize(io::stdin()).map_or((0, 0), |size| (size.ws_col, size.ws_row))
 }
 

@@ -63,7 +63,7 @@ Options:
   -d, --detach                do not wait for its end
   --process-label LABEL       SELinux label
   --apparmor PROFILE          AppArmor profile
-  --cgroup GROUP              an existing group below the container's
+  --cgroup [CONTROLLERS:]GROUP  an existing group below the container's
   --ignore-paused             also in a paused container
   --no-subreaper              accepted; orphans come to init when detached
   --preserve-fds N            pass on N descriptors after the standard streams
@@ -127,8 +127,8 @@ Options:
   --memory-reservation SIZE
   --memory-swap SIZE           memory and swap together
   --pids-limit N               most processes
-  --l3-cache-schema SCHEMA     not supported yet
-  --mem-bw-schema SCHEMA       not supported yet
+  --l3-cache-schema SCHEMA     of Intel RDT: L3:<cache>=<mask>;…
+  --mem-bw-schema SCHEMA       of Intel RDT: MB:<cache>=<share>;…
 "
         }
         "events" => {

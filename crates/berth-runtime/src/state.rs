@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use berth_cgroup::systemd::Unit;
 use berth_cgroup::{Cgroup, Host};
+use berth_runtime_core::Rdt;
 use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -46,6 +47,9 @@ pub(crate) struct State {
     pub(crate) rootfs: PathBuf,
     /// Below the root of each hierarchy; `None` when this user may make none.
     pub(crate) cgroup: Option<String>,
+    /// It has a class or a monitoring group of Intel RDT.
+    #[serde(default)]
+    pub(crate) rdt: bool,
     /// The unit of systemd with that group, if it made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<Unit>,
@@ -181,7 +185,7 @@ impl StateDir {
 
     pub(crate) fn load_config(&self) -> Result<Spec> {
         let (path, bytes) = self.read("config.json")?;
-        config::parse(&path, &bytes)
+        config::parse_spec(&path, &bytes)
     }
 
     /// The same, and the text of `linux.seccomp`.
@@ -237,6 +241,14 @@ impl State {
             Some(unit) => Cgroup::open_unit(host, path, unit.clone()),
             None => Cgroup::open(host, path),
         })
+    }
+
+    /// What the configuration that is kept asks of Intel RDT.
+    pub(crate) fn rdt(&self, dir: &StateDir) -> Result<Option<Rdt>> {
+        if !self.rdt {
+            return Ok(None);
+        }
+        Ok(Rdt::new(&dir.load_config()?, &self.id)?)
     }
 
     /// For what cannot be done without one.
@@ -331,6 +343,7 @@ mod tests {
             bundle: "/".into(),
             rootfs: "/".into(),
             cgroup: Some("/x".into()),
+            rdt: false,
             unit: None,
             poststop: false,
             created: String::new(),

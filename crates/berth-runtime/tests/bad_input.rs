@@ -263,7 +263,7 @@ fn value_is_unknown_or_of_a_wrong_kind() {
         (
             "/linux/intelRdt",
             json!({ "closID": "x" }),
-            &["linux.intelRdt"],
+            &["intelRdt is specified", "resctrl"],
         ),
     ];
     for (field, value, words) in cases {

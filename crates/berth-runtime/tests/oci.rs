@@ -158,6 +158,7 @@ fn run_detached_and_exec() {
 fn terminal_goes_to_the_console_socket() {
     let mut bundle = Bundle::new(&["sh", "-c", "tty; exec sleep 1000"]);
     bundle.config["process"]["terminal"] = json!(true);
+    bundle.config["process"]["consoleSize"] = json!({ "width": 91, "height": 37 });
     assert!(bundle.fails(&["create", "a"]).contains("--console-socket"));
     let path = bundle.path().join("console.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -165,7 +166,8 @@ fn terminal_goes_to_the_console_socket() {
     let (socket, _) = listener.accept().unwrap();
     let (_, mut fds) = berth_sys::socket::receive(&socket).unwrap().unwrap();
     let console = fds.remove(0);
-    assert!(rustix::termios::isatty(&console));
+    let size = rustix::termios::tcgetwinsize(&console).unwrap();
+    assert_eq!((size.ws_col, size.ws_row), (91, 37));
     bundle.ok(&["start", "a"]);
     readable(&console);
     let mut text = [0; 64];
@@ -327,27 +329,6 @@ fn seccomp_listener_goes_to_the_agent() {
     bundle.assert_empty();
 }
 
-#[test]
-fn exec_joins_a_group_below_the_containers() {
-    let bundle = Bundle::new(&["sleep", "1000"]);
-    bundle.leave(&["run", "-d", "a"]);
-    let path = bundle.config["linux"]["cgroupsPath"].as_str().unwrap();
-    let host = berth_cgroup::Host::detect().unwrap();
-    let below = berth_cgroup::Cgroup::create(&host, &format!("{path}/below"), None).unwrap();
-    bundle.leave(&["exec", "-d", "--cgroup", "below", "a", "sleep", "1001"]);
-    assert_eq!(below.processes().unwrap().len(), 1);
-    for (group, why) in [("../x", "not below"), ("nope", "does not exist")] {
-        let error = bundle.fails(&["exec", "--cgroup", group, "a", "true"]);
-        assert!(error.contains(why), "{error}");
-    }
-    bundle.ok(&["pause", "a"]);
-    let error = bundle.fails(&["exec", "a", "true"]);
-    assert!(error.contains("--ignore-paused"), "{error}");
-    bundle.ok(&["resume", "a"]);
-    bundle.ok(&["delete", "--force", "a"]);
-    bundle.assert_empty();
-}
-
 /// CVE-2019-5736: what `/proc/self/exe` is to a container is nothing it can write.
 /// The file `overwrite.rs` tries harder.
 #[test]
@@ -478,7 +459,6 @@ fn mistakes_are_told() {
         (&["--log", "/no/such", "list"], "open /no/such"),
         (&["delete", "--force", ".."], "invalid container ID"),
         (&["start", "--nope", "a"], "unknown option `--nope`"),
-        (&["nope"], "no such command"),
     ] {
         assert!(
             bundle.fails(args).contains(text),

@@ -21,13 +21,34 @@ pub use error::Error;
 pub use host::{Host, Layout};
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
 
 use host::{Hierarchy, Version};
 use systemd::{Anchor, Scope, Unit};
+
+/// Reservations too where the kernel limits them (Linux 5.7).
+fn set_huge_pages(dir: &Path, size: &str, suffix: &str, limit: i64) -> Result<(), Error> {
+    let value = match (limit, suffix) {
+        (..0, "max") => "max".to_owned(),
+        _ => limit.to_string(),
+    };
+    // The size is text of the configuration.
+    let ordinary = size.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let set = |file: String| files::write(dir, &file, &value);
+    match set(format!("hugetlb.{size}.{suffix}")) {
+        Err(error) if error.is_absent() || !ordinary => Err(Error::Invalid(format!(
+            "no limit on huge pages of {size:?} can be set: this kernel has none of that size"
+        ))),
+        result => result,
+    }?;
+    match set(format!("hugetlb.{size}.rsvd.{suffix}")) {
+        Err(error) if error.is_absent() => Ok(()),
+        result => result,
+    }
+}
 
 /// One group, named by its path below the root of every hierarchy
 /// ("/berth/<id>").
@@ -50,10 +71,13 @@ impl Cgroup {
         let group = Self::open(host, path);
         host::check_path(&group.path)?;
         let mut made = Vec::new();
-        let result = group.make(&mut made).and_then(|()| match resources {
-            Some(resources) => group.write_limits(resources),
-            None => Ok(()),
-        });
+        let result = group
+            .make(&mut made)
+            .and_then(|()| group.check_unused(&made))
+            .and_then(|()| match resources {
+                Some(resources) => group.write_limits(resources),
+                None => Ok(()),
+            });
         if let Err(error) = result {
             // What was there before stays, and so does what is in use by now.
             for dir in made.iter().rev() {
@@ -185,9 +209,52 @@ impl Cgroup {
 
     /// Opened before the clone, used by the child (v1) or by clone3 (v2).
     pub fn entry(&self) -> Result<Entry, Error> {
+        self.entry_below(&[])
+    }
+
+    /// For groups below this one: (controllers separated by commas, path). Without
+    /// controllers the path holds for all hierarchies.
+    ///
+    /// # Errors
+    /// A path leads out of this group, there is no such controller here, or no such
+    /// group.
+    pub fn entry_below(&self, below: &[(Option<&str>, &str)]) -> Result<Entry, Error> {
+        for (_, path) in below {
+            if path.split('/').any(|part| part == "..") {
+                return Err(Error::Invalid(format!("{path} is not a sub cgroup path")));
+            }
+        }
+        let mut named: Vec<(&str, &str)> = Vec::new();
+        for (controllers, path) in below {
+            for controller in controllers.iter().flat_map(|list| list.split(',')) {
+                if !self.dirs().any(|(hierarchy, _)| hierarchy.has(controller)) {
+                    return Err(Error::Invalid(format!(
+                        "unknown controller {controller} in SubCgroupPaths"
+                    )));
+                }
+                named.push((controller, path));
+            }
+        }
+        let everywhere = below.iter().find(|(controllers, _)| controllers.is_none());
+        let dir_of = |hierarchy: &Hierarchy, dir: PathBuf| {
+            let own = named.iter().find(|(name, _)| hierarchy.has(name));
+            let path = own
+                .map(|(_, path)| *path)
+                .or_else(|| everywhere.map(|(_, path)| *path));
+            match path.map(|path| path.trim_matches('/')) {
+                None | Some("") => dir,
+                Some(path) => dir.join(path),
+            }
+        };
         match self.host.layout() {
-            Layout::V2 => Entry::clone_into(&self.unified()?),
-            Layout::V1 | Layout::Hybrid => Entry::tasks(self.dirs()),
+            Layout::V2 => {
+                let path = everywhere.map_or("", |(_, path)| path.trim_matches('/'));
+                Entry::clone_into(&self.unified()?.join(path))
+            }
+            Layout::V1 | Layout::Hybrid => Entry::tasks(
+                self.dirs()
+                    .map(|(hierarchy, dir)| (hierarchy, dir_of(hierarchy, dir))),
+            ),
         }
     }
 
@@ -305,6 +372,26 @@ impl Cgroup {
             }
         }
         first_error.map_or(Ok(()), Err)
+    }
+
+    /// A group that was there already is taken when nobody is in it.
+    fn check_unused(&self, made: &[PathBuf]) -> Result<(), Error> {
+        let first = self.dirs().next();
+        if first.is_none_or(|(_, dir)| made.contains(&dir)) {
+            return Ok(());
+        }
+        let processes = self.processes()?.len();
+        if processes > 0 {
+            return Err(Error::Invalid(format!(
+                "container's cgroup is not empty: {processes} process(es) found"
+            )));
+        }
+        if self.is_frozen().unwrap_or(false) {
+            return Err(Error::Invalid(
+                "container's cgroup unexpectedly frozen".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Adds the directories it makes to `made`, outer ones first.

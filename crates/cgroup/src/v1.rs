@@ -44,6 +44,10 @@ fn inherit(root: &Path, dir: &Path, file: &str) -> Result<String, Error> {
     }
 }
 
+/// Of `cpu.shares`.
+const MIN_SHARES: u64 = 2;
+const MAX_SHARES: u64 = 262_144;
+
 pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Error> {
     if let Some(memory) = resources.memory() {
         apply_memory(group, memory)?;
@@ -64,12 +68,8 @@ pub(crate) fn apply(group: &Cgroup, resources: &LinuxResources) -> Result<(), Er
         apply_block_io(group, block_io)?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-        files::write(
-            &group.controller("hugetlb")?,
-            &file,
-            &limit.limit().to_string(),
-        )?;
+        let dir = group.controller("hugetlb")?;
+        crate::set_huge_pages(&dir, limit.page_size(), "limit_in_bytes", limit.limit())?;
     }
     if let Some(network) = resources.network() {
         if let Some(class) = network.class_id() {
@@ -142,7 +142,19 @@ fn apply_memory(group: &Cgroup, memory: &LinuxMemory) -> Result<(), Error> {
         return Ok(());
     }
     let dir = group.controller("memory")?;
-    let set_limit = |limit: i64| files::write(&dir, "memory.limit_in_bytes", &limit.to_string());
+    let set_limit = |limit: i64| {
+        files::write(&dir, "memory.limit_in_bytes", &limit.to_string()).map_err(|error| {
+            if error.errno() != Some(Errno::BUSY) {
+                return error;
+            }
+            let used = |file: &str| files::number(&dir.join(file)).unwrap_or_default();
+            Error::Invalid(format!(
+                "unable to set memory limit to {limit} (current usage: {}, peak usage: {})",
+                used("memory.usage_in_bytes"),
+                used("memory.max_usage_in_bytes")
+            ))
+        })
+    };
     let set_swap = |swap: i64| {
         files::write(&dir, "memory.memsw.limit_in_bytes", &swap.to_string()).map_err(|error| {
             if error.is_absent() {
@@ -188,6 +200,11 @@ fn apply_memory(group: &Cgroup, memory: &LinuxMemory) -> Result<(), Error> {
         files::write(&dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;
     }
     if let Some(swappiness) = memory.swappiness() {
+        if swappiness > 100 {
+            return Err(Error::Invalid(format!(
+                "invalid memory swappiness value: {swappiness} (valid range is 0-100)"
+            )));
+        }
         files::write(&dir, "memory.swappiness", &swappiness.to_string())?;
     }
     if memory.disable_oom_killer() == Some(true) {
@@ -201,6 +218,14 @@ fn apply_cpu(group: &Cgroup, cpu: &LinuxCpu) -> Result<(), Error> {
         files::write(&group.controller("cpu")?, file, &value.to_string())
     };
     if let Some(shares) = cpu.shares().filter(|&shares| shares > 0) {
+        // The kernel would take what is nearest.
+        if !(MIN_SHARES..=MAX_SHARES).contains(&shares) {
+            return Err(Error::Invalid(if shares < MIN_SHARES {
+                format!("the minimum allowed cpu-shares is {MIN_SHARES}")
+            } else {
+                format!("the maximum allowed cpu-shares is {MAX_SHARES}")
+            }));
+        }
         write("cpu.shares", &shares)?;
     }
     // A period shorter than the quota in force is refused: then the quota goes
@@ -214,12 +239,21 @@ fn apply_cpu(group: &Cgroup, cpu: &LinuxCpu) -> Result<(), Error> {
             (result, _) => result?,
         }
     }
+    let set_burst = || {
+        cpu.burst()
+            .map_or(Ok(()), |burst| write("cpu.cfs_burst_us", &burst))
+    };
     if let Some(quota) = cpu.quota().filter(|&quota| quota != 0) {
-        write("cpu.cfs_quota_us", &quota)?;
+        match write("cpu.cfs_quota_us", &quota) {
+            // Below the burst in force: then the new one goes first.
+            Err(error) if error.errno() == Some(Errno::INVAL) && cpu.burst().is_some() => {
+                set_burst()?;
+                write("cpu.cfs_quota_us", &quota)?;
+            }
+            result => result?,
+        }
     }
-    if let Some(burst) = cpu.burst() {
-        write("cpu.cfs_burst_us", &burst)?;
-    }
+    set_burst()?;
     if let Some(idle) = cpu.idle() {
         write("cpu.idle", &idle)?;
     }
@@ -252,18 +286,30 @@ fn apply_block_io(group: &Cgroup, block_io: &LinuxBlockIo) -> Result<(), Error> 
                         error
                     }
                 }),
+            // Of a scheduler that Linux 5.0 removed.
+            Err(error) if error.is_absent() && file.contains("leaf_weight") => Err(Error::Invalid(
+                "this kernel has no block I/O leaf weights".into(),
+            )),
             other => other,
         }
     };
     if let Some(weight) = block_io.weight().filter(|&weight| weight > 0) {
         write("blkio.weight", &weight.to_string())?;
     }
+    if let Some(weight) = block_io.leaf_weight().filter(|&weight| weight > 0) {
+        write("blkio.leaf_weight", &weight.to_string())?;
+    }
     for device in block_io.weight_device().iter().flatten() {
-        if let Some(weight) = device.weight() {
-            write(
-                "blkio.weight_device",
-                &format!("{}:{} {weight}", device.major(), device.minor()),
-            )?;
+        for (file, weight) in [
+            ("blkio.weight_device", device.weight()),
+            ("blkio.leaf_weight_device", device.leaf_weight()),
+        ] {
+            if let Some(weight) = weight {
+                write(
+                    file,
+                    &format!("{}:{} {weight}", device.major(), device.minor()),
+                )?;
+            }
         }
     }
     for (file, devices) in [

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
+use rustix::io::Errno;
 
 use crate::{Error, Host, devices, files};
 
 /// Controllers that a container's limits and statistics may need.
 const CONTROLLERS: &[&str] = &[
-    "cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma",
+    "cpu", "cpuset", "dmem", "hugetlb", "io", "memory", "misc", "pids", "rdma",
 ];
 
 /// Makes the directory and enables the controllers on the way to it.
@@ -41,8 +42,15 @@ fn enable_controllers(dir: &Path) -> Result<(), Error> {
         .filter(|name| has(&available, name) && !has(&enabled, name))
         .map(|name| format!("+{name}"))
         .collect();
-    if wanted.is_empty() || files::write(dir, "cgroup.subtree_control", &wanted.join(" ")).is_ok() {
+    if wanted.is_empty() {
         return Ok(());
+    }
+    match files::write(dir, "cgroup.subtree_control", &wanted.join(" ")) {
+        Ok(()) => return Ok(()),
+        // Processes sit here. Some controllers could be had all the same, but would
+        // make the groups below threaded ones, which take no processes.
+        Err(error) if error.errno() == Some(Errno::BUSY) => return Ok(()),
+        Err(_) => {}
     }
     for one in wanted {
         let _ = files::write(dir, "cgroup.subtree_control", &one);
@@ -108,23 +116,66 @@ pub(crate) fn apply(dir: &Path, resources: &LinuxResources) -> Result<(), Error>
         apply_block_io(dir, block_io)?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        set(
-            dir,
-            &format!("hugetlb.{}.max", limit.page_size()),
-            &self::limit(limit.limit()),
-        )?;
+        crate::set_huge_pages(dir, limit.page_size(), "max", limit.limit())?;
     }
     for (device, limit) in resources.rdma().iter().flatten() {
         set(dir, "rdma.max", &rdma(device, limit))?;
     }
     for (file, value) in resources.unified().iter().flatten() {
-        if file.contains('/') || file.starts_with("cgroup.") {
-            return Err(Error::Invalid(format!("{file:?} is no cgroup v2 limit")));
-        }
-        set(dir, file, value)?;
+        set_unified(dir, file, value)?;
+    }
+    if resources.network().as_ref().is_some_and(|network| {
+        network.class_id().is_some() || network.priorities().as_ref().is_some_and(|p| !p.is_empty())
+    }) {
+        return Err(Error::Invalid(
+            "cgroup v2 has no network classes and priorities".into(),
+        ));
     }
     if let Some(rules) = resources.devices() {
         devices::attach(dir, rules)?;
+    }
+    Ok(())
+}
+
+/// Any file of any controller: its name comes from the configuration.
+fn set_unified(dir: &Path, file: &str, value: &str) -> Result<(), Error> {
+    if file.contains('/') {
+        return Err(Error::Invalid(format!(
+            "unified resource {file:?} must be a file name (no slashes)"
+        )));
+    }
+    let Some((controller, _)) = file.split_once('.') else {
+        return Err(Error::Invalid(format!(
+            "unified resource {file:?} must be in the form CONTROLLER.PARAMETER"
+        )));
+    };
+    // Of the files of the group itself, those that are limits and not commands.
+    if controller == "cgroup" && !file.starts_with("cgroup.max.") {
+        return Err(Error::Invalid(format!(
+            "unified resource {file:?} is no limit"
+        )));
+    }
+    // These files take one line at a time.
+    for line in value.lines().filter(|line| !line.is_empty()) {
+        match files::write(dir, file, line) {
+            Err(error) if error.is_absent() => {
+                let known = files::read(&dir.join("cgroup.controllers"))?;
+                return Err(Error::Invalid(
+                    if known.split_whitespace().any(|name| name == controller) {
+                        format!(
+                            "unified resource {file:?} does not exist in {}",
+                            dir.display()
+                        )
+                    } else {
+                        format!(
+                            "unified resource {file:?} can't be set: controller {controller:?} \
+                             not available"
+                        )
+                    },
+                ));
+            }
+            other => other?,
+        }
     }
     Ok(())
 }
@@ -139,6 +190,17 @@ fn limit(value: i64) -> String {
 }
 
 fn apply_memory(dir: &Path, memory: &LinuxMemory) -> Result<(), Error> {
+    // Knobs that only version 1 has; those on kernel memory are gone from it too.
+    if memory.swappiness().is_some() {
+        return Err(Error::Invalid(
+            "cannot set memory swappiness with cgroupv2".into(),
+        ));
+    }
+    if memory.disable_oom_killer() == Some(true) {
+        return Err(Error::Invalid(
+            "cannot disable OOM killer with cgroupv2".into(),
+        ));
+    }
     if memory.check_before_update() == Some(true)
         && let Some(wanted) = memory.limit().and_then(|value| u64::try_from(value).ok())
     {
@@ -195,20 +257,33 @@ fn apply_cpu(dir: &Path, cpu: &LinuxCpu) -> Result<(), Error> {
     }
     let quota = cpu.quota().filter(|&quota| quota != 0).map(limit);
     let period = cpu.period().filter(|&period| period > 0);
-    match (quota, period) {
-        (Some(quota), Some(period)) => set(dir, "cpu.max", &format!("{quota} {period}"))?,
+    let max = match (quota, period) {
+        (Some(quota), Some(period)) => Some(format!("{quota} {period}")),
         // A quota alone leaves the period as it is; a period needs the quota.
-        (Some(quota), None) => set(dir, "cpu.max", &quota)?,
+        (Some(quota), None) => Some(quota),
         (None, Some(period)) => {
             let now = files::read(&dir.join("cpu.max")).unwrap_or_default();
             let quota = now.split_whitespace().next().unwrap_or("max");
-            set(dir, "cpu.max", &format!("{quota} {period}"))?;
+            Some(format!("{quota} {period}"))
         }
-        (None, None) => {}
+        (None, None) => None,
+    };
+    let set_burst = || {
+        cpu.burst().map_or(Ok(()), |burst| {
+            set(dir, "cpu.max.burst", &burst.to_string())
+        })
+    };
+    if let Some(max) = max {
+        match set(dir, "cpu.max", &max) {
+            // Below the burst in force: then the new one goes first.
+            Err(error) if error.errno() == Some(Errno::INVAL) && cpu.burst().is_some() => {
+                set_burst()?;
+                set(dir, "cpu.max", &max)?;
+            }
+            result => result?,
+        }
     }
-    if let Some(burst) = cpu.burst() {
-        set(dir, "cpu.max.burst", &burst.to_string())?;
-    }
+    set_burst()?;
     if cpu.realtime_runtime().is_some_and(|runtime| runtime != 0) {
         return Err(Error::Invalid(
             "cgroup v2 has no limits on realtime CPU time".into(),
@@ -268,6 +343,13 @@ fn apply_block_io(dir: &Path, block_io: &LinuxBlockIo) -> Result<(), Error> {
             other => other,
         }
     };
+    let leaf = |weight: Option<u16>| weight.is_some_and(|weight| weight > 0);
+    let mut devices = block_io.weight_device().iter().flatten();
+    if leaf(block_io.leaf_weight()) || devices.any(|device| leaf(device.leaf_weight())) {
+        return Err(Error::Invalid(
+            "cgroup v2 has no block I/O leaf weights".into(),
+        ));
+    }
     if let Some(value) = block_io.weight().filter(|&value| value > 0) {
         weight("", value)?;
     }

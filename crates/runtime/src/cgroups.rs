@@ -12,6 +12,7 @@ use berth_sys::mount::{MOUNT_ATTR_RDONLY, mount_setattr};
 use rustix::mount::MoveMountFlags;
 
 use crate::error::{Context as _, Result};
+use crate::filesystems;
 use crate::mounts;
 use crate::options::Options;
 
@@ -141,7 +142,7 @@ pub(crate) fn attach(
     options: &Options,
 ) -> Result<()> {
     let attr = options.attr.set & !MOUNT_ATTR_RDONLY;
-    let top = mounts::small_tmpfs("cgroup", "755", attr)?;
+    let top = filesystems::small_tmpfs("cgroup", "755", attr)?;
     for hierarchy in hierarchies {
         let name = hierarchy.name();
         mounts::make_directory(top.as_fd(), &name)?;

@@ -1,7 +1,7 @@
 //! The container's first process, from the clone to its program.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use berth_cgroup::Entry;
@@ -14,7 +14,7 @@ use crate::Stdio;
 use crate::create::Plan;
 use crate::devices;
 use crate::error::{Context as _, Error, Result};
-use crate::hooks;
+use crate::hooks::{self, Place};
 use crate::masks;
 use crate::mounts::{self, Made};
 use crate::namespaces;
@@ -61,6 +61,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
     if let (Some(entry), false) = (&plan.entry, in_cgroup) {
         enter_cgroup(entry, sync)?;
     }
+    enter_rdt(&plan.rdt_tasks)?;
     clock.mark("child: enter control group");
     plan.namespaces.join_in_child()?;
     if own_user {
@@ -79,7 +80,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
 
     clock.mark("child: namespaces");
     let root = plan.root.as_fd();
-    rootfs::attach(root)?;
+    rootfs::attach(root, plan.root_directory().as_deref())?;
     let mut made = mounts::attach_all(root, &plan.mounts)?;
     clock.mark("child: mounts");
     let linux = plan.linux();
@@ -101,7 +102,11 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         .get()
         .unsigned_abs();
     let hooks = plan.hooks();
+    if hooks.is_some() {
+        rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
+    }
     hooks::run(
+        Place::Container,
         "createContainer",
         hooks.and_then(|hooks| hooks.create_container().as_ref()),
         &plan.state,
@@ -140,6 +145,7 @@ fn make(plan: &Plan<'_>, sync: &ChildEnd, staged: bool, in_cgroup: bool) -> Resu
         sync.wait_at_gate()?;
     }
     hooks::run(
+        Place::Container,
         "startContainer",
         hooks.and_then(|hooks| hooks.start_container().as_ref()),
         &plan.state,
@@ -198,6 +204,14 @@ pub(crate) fn enter_cgroup(entry: &Entry, sync: &ChildEnd) -> Result<()> {
         Err(Errno::ACCESS | Errno::PERM) => sync.wait_for_attach(),
         result => result.step(|| "enter the control group"),
     }
+}
+
+/// Only this process, which has one thread; what it makes later follows.
+pub(crate) fn enter_rdt(tasks: &[OwnedFd]) -> Result<()> {
+    tasks.iter().try_for_each(|file| {
+        rustix::io::write(file, b"0").step(|| "enter the Intel RDT class")?;
+        Ok(())
+    })
 }
 
 fn open_terminal(

@@ -1,7 +1,7 @@
 //! Making a container, seen from the parent.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_cgroup::Entry;
 use berth_seccomp::Program;
@@ -11,14 +11,15 @@ use rustix::process::Signal;
 
 use crate::child;
 use crate::error::{Context as _, Error, Result};
-use crate::hooks::{self, State};
-use crate::idmap;
+use crate::hooks::{self, Place, State};
+use crate::idmap::{self, Users};
 use crate::listener::{self, Listener};
 use crate::mounts::{self, Prepared, Setting};
 use crate::namespaces::{self, Namespaces, Side};
 use crate::netdev;
 use crate::options;
 use crate::process::Goal;
+use crate::rdt::Rdt;
 use crate::rootfs;
 use crate::security;
 use crate::steps::Clock;
@@ -38,6 +39,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) mounts: Vec<Prepared>,
     pub(crate) propagation: (u64, bool),
     pub(crate) entry: Option<Entry>,
+    /// See [`Rdt::tasks`].
+    pub(crate) rdt_tasks: Vec<OwnedFd>,
     /// File below /proc, value.
     pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) state: State,
@@ -57,15 +60,15 @@ impl<'a> Plan<'a> {
             .linux()
             .as_ref()
             .ok_or_else(|| Error::invalid("linux is missing"))?;
-        refuse_unsupported(linux)?;
+        if linux.intel_rdt().is_some() && request.rdt.is_none() {
+            return Err(Error::invalid("linux.intelRdt is not supported here"));
+        }
         let net_devices = match linux.net_devices() {
             Some(devices) => netdev::devices(devices)?,
             None => Vec::new(),
         };
         security::check_labels(process, linux.mount_label().as_deref())?;
-        let mut goal = Goal::new(process, seccomp)?;
-        goal.personality = linux.personality().as_ref();
-        goal.memory_policy = linux.memory_policy().as_ref();
+        let mut goal = Goal::new(process, Some(linux), seccomp)?;
         goal.descriptors = request.inherit.descriptors;
         let listener = match request.root {
             Root::Bundle(bundle) => Listener::new(spec, request.id, bundle)?,
@@ -96,6 +99,14 @@ impl<'a> Plan<'a> {
             cgroup: request.cgroup.map(berth_cgroup::Cgroup::path),
             own_cgroup_namespace: namespaces.is_separate(CLONE_NEWCGROUP),
             own_user_namespace: namespaces.is_separate(CLONE_NEWUSER),
+            users: match namespaces.joins(CLONE_NEWUSER) {
+                Some(joined) => Some(Users::Namespace(joined.as_fd())),
+                None if namespaces.is_new(CLONE_NEWUSER) => Some(Users::Maps(
+                    linux.uid_mappings().as_deref().unwrap_or_default(),
+                    linux.gid_mappings().as_deref().unwrap_or_default(),
+                )),
+                None => None,
+            },
             sources: request.sources,
         };
         let entry = request.cgroup.map(berth_cgroup::Cgroup::entry).transpose();
@@ -116,6 +127,7 @@ impl<'a> Plan<'a> {
                     std::io::Error::other(error.to_string()),
                 )
             })?,
+            rdt_tasks: request.rdt.map(Rdt::tasks).transpose()?.unwrap_or_default(),
             sysctls,
             state: State::new(spec, request.id, &request.root),
             goal,
@@ -155,6 +167,15 @@ impl<'a> Plan<'a> {
         netdev::move_all(&self.net_devices, network.as_fd())
     }
 
+    /// Where the root filesystem is on the host, when it has a path.
+    pub(crate) fn root_directory(&self) -> Option<PathBuf> {
+        let Root::Bundle(bundle) = self.request.root else {
+            return None;
+        };
+        let root = self.request.spec.root().as_ref()?;
+        Some(bundle.join(root.path()))
+    }
+
     pub(crate) fn is_root_read_only(&self) -> bool {
         self.request
             .spec
@@ -163,14 +184,6 @@ impl<'a> Plan<'a> {
             .and_then(|root| root.readonly())
             .unwrap_or(false)
     }
-}
-
-/// What the specification has and this runtime does not: never ignored.
-fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    if linux.intel_rdt().is_some() {
-        return Err(Error::invalid("linux.intelRdt is not supported"));
-    }
-    Ok(())
 }
 
 fn check_names(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
@@ -315,7 +328,8 @@ impl Creation<'_, '_> {
                     self.plan.move_devices(self.pid())?;
                     for (name, hooks) in self.plan.runtime_hooks() {
                         let pid = self.pid();
-                        hooks::run(name, hooks, &self.plan.state, ContainerState::Creating, pid)?;
+                        let status = ContainerState::Creating;
+                        hooks::run(Place::Runtime, name, hooks, &self.plan.state, status, pid)?;
                     }
                     self.sync.go()?;
                 }
@@ -388,8 +402,15 @@ impl Parting {
     /// A poststart hook that fails stops the container.
     fn run(&self, process: &Started) -> Result<()> {
         let (hooks, status) = (Some(&self.poststart), ContainerState::Running);
-        hooks::run("poststart", hooks, &self.state, status, process.pid)
-            .inspect_err(|_| end(process))
+        hooks::run(
+            Place::Runtime,
+            "poststart",
+            hooks,
+            &self.state,
+            status,
+            process.pid,
+        )
+        .inspect_err(|_| end(process))
     }
 }
 

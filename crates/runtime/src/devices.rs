@@ -66,7 +66,13 @@ pub(crate) fn make_all(root: BorrowedFd<'_>, linux: &Linux, bind: bool) -> Resul
     // An image without /dev and a configuration without a mount for it.
     paths::ensure(root, Path::new("dev"), Kind::Directory)?;
     let dev = open_dev(root)?;
-    for (name, major, minor) in DEFAULT {
+    let listed = |name: &str| {
+        let path = Path::new("dev").join(name);
+        let mut devices = linux.devices().iter().flatten();
+        devices.any(|device| paths::clean(device.path()) == path)
+    };
+    // What is listed is as it says there.
+    for (name, major, minor) in DEFAULT.into_iter().filter(|(name, ..)| !listed(name)) {
         let node = Node {
             path: name.into(),
             kind: FileType::CharacterDevice,

@@ -18,6 +18,7 @@ use crate::listener;
 use crate::namespaces::{self, ALL, Home};
 use crate::probe;
 use crate::process::{self, Goal, Identity};
+use crate::rdt::Rdt;
 use crate::security;
 use crate::sync::{self, ChildEnd, Message, ParentEnd};
 use crate::terminal::Terminal;
@@ -46,12 +47,12 @@ enum How {
 
 /// See [`crate::exec`].
 pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
-    let mut goal = Goal::new(request.process, request.seccomp)?;
+    let mut goal = Goal::new(request.process, request.linux, request.seccomp)?;
     goal.descriptors = request.inherit.descriptors;
     listener::check(request.seccomp, request.listener)?;
     let entry = request
         .cgroup
-        .map(berth_cgroup::Cgroup::entry)
+        .map(|group| group.entry_below(request.below))
         .transpose()
         .map_err(|error| {
             Error::step(
@@ -59,6 +60,10 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 std::io::Error::other(error.to_string()),
             )
         })?;
+    let other = (entry.as_ref())
+        .filter(|entry| matches!(entry, Entry::Clone(_)) && request.below.is_empty())
+        .and_then(|_| first_below(request));
+    let rdt_tasks = request.rdt.map(Rdt::tasks).transpose()?.unwrap_or_default();
     let join = Join::prepare(request)?;
     let (parent, child) = sync::pair()?;
 
@@ -85,7 +90,14 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                     stage(request, &join, entry.as_ref(), &child).map(|staged| in_cgroup = staged)
                 }
             }
-            .and_then(|()| run(request, &goal, &join, entry.as_ref(), &child, in_cgroup));
+            .and_then(|()| {
+                let groups = Groups {
+                    entry: entry.as_ref().filter(|_| !in_cgroup),
+                    other: other.as_deref(),
+                    rdt_tasks: &rdt_tasks,
+                };
+                run(request, &goal, &join, groups, &child)
+            });
             let error = match error {
                 Ok(never) => match never {},
                 Err(error) => error,
@@ -171,7 +183,11 @@ fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Resul
             Some(Message::Failed(error)) => return Err(error),
             Some(Message::Console(master)) => started.console = Some(master),
             Some(Message::Attach) => {
-                create::attach(request.cgroup, started.pid)?;
+                let below = match request.below {
+                    [(None, path)] => request.cgroup.map(|group| group.child(path)),
+                    _ => None,
+                };
+                create::attach(below.as_ref().or(request.cgroup), started.pid)?;
                 parent.go()?;
             }
             Some(Message::Listener(number)) => {
@@ -291,14 +307,46 @@ fn inode(path: &str) -> Option<(u64, u64)> {
     Some((stat.st_dev, stat.st_ino))
 }
 
+/// What the new process has to enter by itself.
+#[derive(Clone, Copy, Debug)]
+struct Groups<'a> {
+    entry: Option<&'a Entry>,
+    /// Where the container's first process is below it.
+    other: Option<&'a str>,
+    rdt_tasks: &'a [OwnedFd],
+}
+
+/// Where the container's first process went below its control group, version 2.
+fn first_below(request: &Exec<'_>) -> Option<String> {
+    // As the host shows it: of the container's own /proc nothing is believed.
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", request.pid)).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = path.strip_prefix(request.cgroup?.path())?.trim_matches('/');
+    (!below.is_empty()).then(|| below.to_owned())
+}
+
+/// Version 2: a container that has made groups of its own with controllers has
+/// left none in its own; then where its first process went.
+fn enter_cgroup(entry: &Entry, other: Option<&str>, sync: &ChildEnd) -> Result<()> {
+    let busy = |error: &Error| matches!(error, Error::Step { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
+    match (child::enter_cgroup(entry, sync), entry, other) {
+        (Err(error), Entry::Clone(directory), Some(below)) if busy(&error) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::openat(directory, below, flags, Mode::empty())
+                .step(|| format!("open control group {below}"))?;
+            child::enter_cgroup(&Entry::Clone(directory), sync)
+        }
+        (result, ..) => result,
+    }
+}
+
 /// The new process.
 fn run(
     request: &Exec<'_>,
     goal: &Goal<'_>,
     join: &Join,
-    entry: Option<&Entry>,
+    groups: Groups<'_>,
     sync: &ChildEnd,
-    in_cgroup: bool,
 ) -> Result<Infallible> {
     berth_sys::exec::reset_signals();
     // Before the container can see this process (CVE-2019-5736).
@@ -311,9 +359,10 @@ fn run(
     if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         limits::set_affinity(list)?;
     }
-    if let (Some(entry), false) = (entry, in_cgroup) {
-        child::enter_cgroup(entry, sync)?;
+    if let Some(entry) = groups.entry {
+        enter_cgroup(entry, groups.other, sync)?;
     }
+    child::enter_rdt(groups.rdt_tasks)?;
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
         limits::set_affinity(list)?;
     }

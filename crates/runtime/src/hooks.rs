@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,16 +48,34 @@ impl State {
         Self { json }
     }
 
+    /// The bundle, unless there is none or it has gone.
+    fn directory(&self) -> Option<&Path> {
+        let bundle = Path::new(self.json.get("bundle")?.as_str()?);
+        bundle.is_dir().then_some(bundle)
+    }
+
     pub(crate) fn value(&self, status: ContainerState, pid: u32) -> serde_json::Value {
         let mut json = self.json.clone();
         json.insert("status".into(), status.to_string().into());
-        json.insert("pid".into(), pid.into());
+        if pid != 0 {
+            json.insert("pid".into(), pid.into());
+        }
         serde_json::Value::Object(json)
     }
 }
 
+/// Whose namespaces a hook runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The runtime's, in the bundle's directory.
+    Runtime,
+    /// The container's, wherever the caller is.
+    Container,
+}
+
 /// Runs `hooks` one after the other; the first that fails ends it.
 pub(crate) fn run(
+    place: Place,
     name: &str,
     hooks: Option<&Vec<Hook>>,
     state: &State,
@@ -66,9 +85,10 @@ pub(crate) fn run(
     let Some(hooks) = hooks.filter(|hooks| !hooks.is_empty()) else {
         return Ok(());
     };
+    let directory = state.directory().filter(|_| place == Place::Runtime);
     let state = state.value(status, pid).to_string().into_bytes();
     for (index, hook) in hooks.iter().enumerate() {
-        run_one(hook, &state).map_err(|error| named(name, index, hook, error))?;
+        run_one(hook, &state, directory).map_err(|error| named(name, index, hook, error))?;
     }
     Ok(())
 }
@@ -83,7 +103,7 @@ pub struct Poststop {
 impl Poststop {
     /// `None` when the configuration has none.
     #[must_use]
-    pub fn new(spec: &Spec, id: &str, bundle: &std::path::Path) -> Option<Self> {
+    pub fn new(spec: &Spec, id: &str, bundle: &Path) -> Option<Self> {
         let hooks = spec.hooks().as_ref()?.poststop().clone()?;
         Some(Self {
             hooks,
@@ -95,11 +115,12 @@ impl Poststop {
     /// Returns what failed.
     #[must_use]
     pub fn run(&self) -> Vec<Error> {
+        let directory = self.state.directory();
         let state = self.state.value(ContainerState::Stopped, 0).to_string();
         let hooks = self.hooks.iter().enumerate();
         hooks
             .filter_map(|(index, hook)| {
-                let failed = run_one(hook, state.as_bytes()).err()?;
+                let failed = run_one(hook, state.as_bytes(), directory).err()?;
                 Some(named("poststop", index, hook, failed))
             })
             .collect()
@@ -117,11 +138,11 @@ fn named(name: &str, index: usize, hook: &Hook, error: Error) -> Error {
             step: format!("{text}: {step}"),
             source,
         },
-        other => Error::step(text, std::io::Error::other(other.to_string())),
+        other => Error::invalid(format!("{text}: {other}")),
     }
 }
 
-fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run_one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
     if !hook.path().is_absolute() {
         return Err(Error::invalid("the path is not absolute"));
     }
@@ -141,6 +162,9 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
         .stdin(input)
         .stdout(Stdio::from(clone(&output)?))
         .stderr(Stdio::from(clone(&output)?));
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
     if let Some(name) = args.into_iter().next() {
         command.arg0(name);
     }
@@ -216,8 +240,9 @@ mod tests {
     fn run_json(json: &str) -> Result<()> {
         let spec: Spec =
             serde_json::from_str(r#"{"ociVersion":"1.2.0","annotations":{"a":"b"}}"#).unwrap();
-        let state = State::new(&spec, "c1", &Root::Bundle(std::path::Path::new("/bundle")));
+        let state = State::new(&spec, "c1", &Root::Bundle(Path::new("/bundle")));
         run(
+            Place::Runtime,
             "prestart",
             Some(&hooks(json)),
             &state,

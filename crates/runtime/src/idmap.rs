@@ -50,15 +50,30 @@ fn lines(maps: &[LinuxIdMapping]) -> Result<String> {
         .collect())
 }
 
+/// Where a mapping comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Users<'a> {
+    /// Of users and of groups.
+    Maps(&'a [LinuxIdMapping], &'a [LinuxIdMapping]),
+    Namespace(BorrowedFd<'a>),
+}
+
 /// Gives a detached mount an identifier mapping: what is `containerID` on disk
 /// appears as `hostID`.
-pub(crate) fn apply(
-    mount: BorrowedFd<'_>,
-    uids: &[LinuxIdMapping],
-    gids: &[LinuxIdMapping],
-    recursive: bool,
-) -> Result<()> {
-    let namespace = user_namespace(uids, gids)?;
+pub(crate) fn apply(mount: BorrowedFd<'_>, users: Users<'_>, recursive: bool) -> Result<()> {
+    let made;
+    let namespace = match users {
+        Users::Namespace(namespace) => namespace,
+        Users::Maps(uids, gids) if uids.is_empty() || gids.is_empty() => {
+            return Err(Error::invalid(
+                "id-mapped mounts must have both uid and gid mappings specified",
+            ));
+        }
+        Users::Maps(uids, gids) => {
+            made = user_namespace(uids, gids)?;
+            made.as_fd()
+        }
+    };
     let attr = MountAttr {
         set: MOUNT_ATTR_IDMAP,
         userns_fd: namespace.as_raw_fd() as u64,

@@ -33,6 +33,7 @@ mod create;
 mod devices;
 mod error;
 mod exec;
+mod filesystems;
 mod hooks;
 mod idmap;
 mod limits;
@@ -47,6 +48,7 @@ mod paths;
 pub mod probe;
 mod process;
 mod procfs;
+mod rdt;
 mod resources;
 pub mod restore;
 mod rootfs;
@@ -61,11 +63,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use berth_cgroup::Cgroup;
 use berth_seccomp::Program;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 pub use error::Error;
 pub use hooks::Poststop;
 pub use listener::Listener;
+pub use rdt::{Rdt, RdtUsage};
 pub use resources::resources;
 
 /// Where the container's root filesystem comes from.
@@ -96,6 +99,8 @@ pub struct Create<'a> {
     pub stdio: Stdio<'a>,
     /// Made by the caller with the limits applied.
     pub cgroup: Option<&'a Cgroup>,
+    /// What `linux.intelRdt` asks for, applied.
+    pub rdt: Option<&'a Rdt>,
     /// Compiled by the caller; when `None`, `linux.seccomp` is compiled here.
     pub seccomp: Option<&'a Program>,
     /// A network namespace to join instead of the one in the configuration.
@@ -165,8 +170,13 @@ pub struct Exec<'a> {
     pub pid: u32,
     pub pidfd: BorrowedFd<'a>,
     pub process: &'a Process,
+    /// Of the container's configuration, for what holds for all its processes.
+    pub linux: Option<&'a Linux>,
     pub stdio: Stdio<'a>,
     pub cgroup: Option<&'a Cgroup>,
+    /// Groups below `cgroup`; see [`Cgroup::entry_below`].
+    pub below: &'a [(Option<&'a str>, &'a str)],
+    pub rdt: Option<&'a Rdt>,
     pub seccomp: Option<&'a Program>,
     /// For a filter with SCMP_ACT_NOTIFY.
     pub listener: Option<&'a Listener>,

@@ -11,6 +11,21 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::error::{Context as _, Error, Result};
 
+/// Refuses what the kernel would not.
+pub(crate) fn check(process: &Process) -> Result<()> {
+    let mut seen: Vec<PosixRlimitType> = Vec::new();
+    for limit in process.rlimits().iter().flatten() {
+        if seen.contains(&limit.typ()) {
+            return Err(Error::invalid(format!(
+                "process.rlimits: {} is listed twice",
+                limit.typ()
+            )));
+        }
+        seen.push(limit.typ());
+    }
+    Ok(())
+}
+
 /// Sets `process.rlimits`. A hard limit above our own that may not be raised is
 /// lowered to it: a default of the engine must not keep containers from starting
 /// on a host with less.

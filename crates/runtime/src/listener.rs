@@ -37,6 +37,11 @@ impl Listener {
             .as_ref()
             .and_then(|linux| linux.seccomp().as_ref());
         let Some(path) = section.and_then(|section| section.listener_path().clone()) else {
+            if section.is_some_and(|section| section.listener_metadata().is_some()) {
+                return Err(Error::invalid(
+                    "linux.seccomp.listenerMetadata is set without a listenerPath",
+                ));
+            }
             return Ok(None);
         };
         if !path.is_absolute() {

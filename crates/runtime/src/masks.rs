@@ -15,6 +15,7 @@ use berth_sys::mount::{
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
+use crate::filesystems;
 use crate::mounts;
 use crate::paths;
 
@@ -70,5 +71,5 @@ fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>> {
 
 fn empty_directory() -> Result<OwnedFd> {
     let attr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    mounts::small_tmpfs("tmpfs", "755", attr)
+    filesystems::small_tmpfs("tmpfs", "755", attr)
 }

@@ -15,11 +15,13 @@ use berth_sys::mount::{
 use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use crate::cgroups::{self, Hierarchy};
 use crate::copyup;
 use crate::error::{Context as _, Error, Result};
+use crate::filesystems;
+use crate::idmap::{self, Users};
 use crate::options::{Attributes, Options};
 use crate::paths::{self, Kind};
 use crate::procfs::{self, Procfs};
@@ -76,6 +78,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) cgroup: Option<&'a str>,
     pub(crate) own_cgroup_namespace: bool,
     pub(crate) own_user_namespace: bool,
+    /// The container's mapping of users, when it has one.
+    pub(crate) users: Option<Users<'a>>,
     /// See [`crate::Create::sources`].
     pub(crate) sources: &'a [(&'a Path, BorrowedFd<'a>)],
 }
@@ -115,8 +119,14 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
     if kind == "bind" && options.bind.is_none() {
         options.bind = Some(false);
     }
+    if options.bind.is_none() {
+        // Nothing is mounted below it yet.
+        (options.attr).apply(options.recursive.set, options.recursive.clear);
+    }
     let what = if let Some(recursive) = options.bind {
-        if let Some((key, _)) = options.data.first() {
+        // Words of mount(8) about a whole filesystem say nothing of a view of one.
+        let whole = |key: &str| matches!(key, "sync" | "dirsync" | "lazytime" | "mand");
+        if let Some((key, _)) = options.data.iter().find(|(key, _)| !whole(key)) {
             return Err(named(Error::invalid(format!(
                 "{key:?} is not an option of a bind mount"
             ))));
@@ -133,7 +143,7 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
         };
         let (tree, kind) = tree
             .and_then(|tree| {
-                decorate(&tree.0, &options, mount)?;
+                decorate(&tree.0, &options, mount, setting)?;
                 Ok(tree)
             })
             .map_err(named)?;
@@ -156,6 +166,10 @@ fn prepare_one(mount: &Mount, setting: &Setting<'_>, label: &str) -> Result<Prep
         if !label.is_empty() && !matches!(kind, "proc" | "sysfs") {
             options.data.push(("context".into(), Some(label.into())));
         }
+        // Nothing is mounted below it yet.
+        options
+            .attr
+            .apply(options.recursive.set, options.recursive.clear);
         What::Filesystem(kind.into())
     };
     Ok(Prepared {
@@ -195,7 +209,7 @@ fn kind_of(tree: &OwnedFd) -> Result<Kind> {
 }
 
 /// Flags, identifier mapping and propagation of a bind mount, while detached.
-fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount) -> Result<()> {
+fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount, setting: &Setting<'_>) -> Result<()> {
     if !options.recursive.is_empty() {
         set_flags(tree.as_fd(), options.recursive, true)?;
     }
@@ -206,12 +220,17 @@ fn decorate(tree: &OwnedFd, options: &Options, mount: &Mount) -> Result<()> {
         .idmap
         .or_else(|| mount.uid_mappings().as_ref().map(|_| false))
     {
-        crate::idmap::apply(
-            tree.as_fd(),
+        let (uids, gids) = (
             mount.uid_mappings().as_deref().unwrap_or_default(),
             mount.gid_mappings().as_deref().unwrap_or_default(),
-            recursive,
-        )?;
+        );
+        match setting.users {
+            // A mapping of its own, or that of the container.
+            Some(users) if uids.is_empty() && gids.is_empty() => {
+                idmap::apply(tree.as_fd(), users, recursive)?;
+            }
+            _ => idmap::apply(tree.as_fd(), Users::Maps(uids, gids), recursive)?,
+        }
     }
     set_propagation(tree.as_fd(), options)
 }
@@ -369,7 +388,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
                 }
             };
             procfs::check_mount(&mount.destination, target.as_fd(), kind == "proc")?;
-            let new = new_filesystem(kind, mount, mode)?;
+            let new = filesystems::new(kind, &mount.source, &mount.options, mode)?;
             if mount.options.copy_up {
                 copyup::copy(target.as_fd(), new.as_fd())?;
             }
@@ -411,69 +430,6 @@ fn real_directory(
         )),
         errno => Error::step(format!("open {} in the container", path.display()), errno),
     })
-}
-
-/// `mode` is for a tmpfs without one of its own; the kernel's is 1777.
-fn new_filesystem(kind: &str, mount: &Prepared, mode: Option<u32>) -> Result<OwnedFd> {
-    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
-        .step(|| format!("open filesystem type {kind:?}"))?;
-    let set = |key: &str, value: Option<&str>| {
-        match value {
-            Some(value) => rustix::mount::fsconfig_set_string(&context, key, value),
-            None => rustix::mount::fsconfig_set_flag(&context, key),
-        }
-        .step(|| match value {
-            Some(value) => format!("set {key}={value}"),
-            None => format!("set {key}"),
-        })
-    };
-    if !mount.source.is_empty() {
-        set("source", Some(&mount.source))?;
-    }
-    for (key, value) in &mount.options.data {
-        set(key, value.as_deref())?;
-    }
-    if let Some(mode) = mode
-        && kind == "tmpfs"
-        && mount.options.value("mode").is_none()
-    {
-        set("mode", Some(&format!("{mode:o}")))?;
-    }
-    let own = matches!(kind, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue");
-    if !own && mount.options.attr.set & MOUNT_ATTR_RDONLY != 0 {
-        // A disk is to be left alone altogether, journal included.
-        set("ro", None)?;
-    }
-    rustix::mount::fsconfig_create(&context).step(|| format!("create a {kind}"))?;
-    // See `Made::finish`.
-    let later = if kind == "tmpfs" {
-        MOUNT_ATTR_RDONLY
-    } else {
-        0
-    };
-    let attr = mount.options.attr.set & !later;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::from_bits_retain(attr as u32),
-    )
-    .step(|| format!("mount a {kind}"))
-}
-
-/// An empty tmpfs that holds nothing but what `fill` puts there, detached.
-pub(crate) fn small_tmpfs(source: &str, mode: &str, attr: u64) -> Result<OwnedFd> {
-    let make = || {
-        let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_set_string(&context, "source", source)?;
-        rustix::mount::fsconfig_set_string(&context, "mode", mode)?;
-        rustix::mount::fsconfig_create(&context)?;
-        rustix::mount::fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::from_bits_retain(attr as u32),
-        )
-    };
-    make().step(|| "mount a tmpfs")
 }
 
 /// Attaches a detached mount on what `target` refers to.

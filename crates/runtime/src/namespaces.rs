@@ -138,7 +138,7 @@ impl Namespaces {
         self.is_new(flag) || self.joined.iter().any(|(joined, _)| *joined == flag)
     }
 
-    fn joins(&self, flag: u64) -> Option<&OwnedFd> {
+    pub(crate) fn joins(&self, flag: u64) -> Option<&OwnedFd> {
         self.joined
             .iter()
             .find(|(joined, _)| *joined == flag)

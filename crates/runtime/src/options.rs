@@ -41,7 +41,7 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    fn apply(&mut self, set: u64, clear: u64) {
+    pub(crate) fn apply(&mut self, set: u64, clear: u64) {
         self.set = (self.set & !clear) | set;
         self.clear = (self.clear & !set) | clear;
     }

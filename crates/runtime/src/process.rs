@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_seccomp::Program;
-use oci_spec::runtime::{LinuxMemoryPolicy, LinuxPersonality, Process};
+use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, Process};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
@@ -45,7 +45,11 @@ pub(crate) struct Identity {
 }
 
 impl<'a> Goal<'a> {
-    pub(crate) fn new(process: &'a Process, seccomp: Option<&'a Program>) -> Result<Self> {
+    pub(crate) fn new(
+        process: &'a Process,
+        linux: Option<&'a Linux>,
+        seccomp: Option<&'a Program>,
+    ) -> Result<Self> {
         if process.args().as_ref().is_none_or(Vec::is_empty) {
             return Err(Error::invalid("process.args is empty"));
         }
@@ -55,13 +59,14 @@ impl<'a> Goal<'a> {
                 process.cwd().display()
             )));
         }
+        limits::check(process)?;
         security::check_labels(process, None)?;
         Ok(Self {
             process,
             capabilities: Sets::new(process.capabilities().as_ref()),
             seccomp,
-            personality: None,
-            memory_policy: None,
+            personality: linux.and_then(|linux| linux.personality().as_ref()),
+            memory_policy: linux.and_then(|linux| linux.memory_policy().as_ref()),
             descriptors: 0,
         })
     }

@@ -13,7 +13,8 @@ use crate::Root;
 use crate::cgroups;
 use crate::devices;
 use crate::error::{Context as _, Error, Result};
-use crate::hooks::{self, State};
+use crate::filesystems;
+use crate::hooks::{self, Place, State};
 use crate::mounts::{self, Setting};
 use crate::namespaces;
 use crate::netdev;
@@ -207,6 +208,8 @@ pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) ->
         cgroup,
         own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
         own_user_namespace: has_namespace(spec, CLONE_NEWUSER),
+        // One with a user namespace is refused.
+        users: None,
         sources: &[],
     };
     berth_sys::fork::unshare_mount_namespace().step(|| "make a mount namespace")?;
@@ -216,7 +219,7 @@ pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) ->
         .step(|| "open /")?;
     mounts::set_private(host.as_fd())?;
 
-    let directory = mounts::small_tmpfs("criu", "700", 0)?;
+    let directory = filesystems::small_tmpfs("criu", "700", 0)?;
     put(directory.as_fd(), at)?;
     mounts::make_directory(directory.as_fd(), ROOT)?;
     mounts::attach_sources(directory.as_fd(), &sources)?;
@@ -286,14 +289,13 @@ pub fn enter_namespaces(spec: &Spec, id: &str, bundle: &Path, pid: u32) -> Resul
         return Ok(());
     };
     let status = ContainerState::Creating;
-    hooks::run("prestart", all.prestart().as_ref(), &state, status, pid)?;
-    hooks::run(
-        "createRuntime",
-        all.create_runtime().as_ref(),
-        &state,
-        status,
-        pid,
-    )
+    for (name, list) in [
+        ("prestart", all.prestart()),
+        ("createRuntime", all.create_runtime()),
+    ] {
+        hooks::run(Place::Runtime, name, list.as_ref(), &state, status, pid)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

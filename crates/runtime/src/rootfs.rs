@@ -5,9 +5,9 @@ use std::path::Path;
 
 use berth_sys::mount::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
 use oci_spec::runtime::Spec;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{OpenTreeFlags, UnmountFlags};
 
 use crate::Root;
 use crate::error::{Context as _, Error, Result};
@@ -61,25 +61,27 @@ pub(crate) fn prepare(root: &Root<'_>, spec: &Spec) -> Result<OwnedFd> {
     }
 }
 
-/// Cuts the new mount namespace off from the host's and attaches the root in it,
-/// on top of the old one. From here on `root` is where everything happens.
-pub(crate) fn attach(root: BorrowedFd<'_>) -> Result<()> {
-    let old = rustix::fs::openat(
-        CWD,
-        "/",
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .step(|| "open /")?;
+/// Cuts the new mount namespace off from the host's and attaches the root in it:
+/// over the directory it was copied from, where hooks look for it, else on top of
+/// the old one. From here on `root` is where everything happens.
+pub(crate) fn attach(root: BorrowedFd<'_>, place: Option<&Path>) -> Result<()> {
+    let old = open_path(Path::new("/")).step(|| "open /")?;
     mounts::set_private(old.as_fd())?;
-    rustix::mount::move_mount(
-        root,
-        c"",
-        &old,
-        c"",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )
-    .step(|| "attach the root filesystem")
+    // Root of a user namespace may not reach it, and it may have been replaced.
+    let same = |place: &OwnedFd| match (rustix::fs::fstat(place), rustix::fs::fstat(root)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    };
+    let place = place.and_then(|place| open_path(place).ok()).filter(same);
+    mounts::move_onto(root, place.as_ref().unwrap_or(&old).as_fd()).map_err(|error| match error {
+        Error::Step { source, .. } => Error::step("attach the root filesystem", source),
+        other => other,
+    })
+}
+
+fn open_path(path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty())
 }
 
 /// Makes `root` the root of this process and its namespace; the old one is
@@ -124,6 +126,12 @@ fn leave_initramfs(root: BorrowedFd<'_>) -> Result<()> {
         // Also lists the container's mounts, by the paths they will have: those do
         // not resolve here.
         let _ = rustix::mount::unmount(*point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+    let old = open_path(Path::new("/")).step(|| "open /")?;
+    match mounts::move_onto(root, old.as_fd()) {
+        // It lies there already.
+        Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::ELOOP) => {}
+        result => result?,
     }
     rustix::process::fchdir(root).step(|| "enter the root filesystem")?;
     rustix::process::chroot(".").step(|| "make the container's root (chroot)")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::systemd::Anchor;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Poststop, Root, Stdio};
+use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
 use oci_spec::runtime::Spec;
 
 use super::groups::{self, Groups};
@@ -137,6 +137,7 @@ pub(super) struct Container {
     pub(super) dir: StateDir,
     pub(super) making: Option<Making>,
     pub(super) group: Option<Cgroup>,
+    rdt: Option<Rdt>,
     poststop: Option<Poststop>,
     keep: bool,
 }
@@ -159,11 +160,13 @@ impl Container {
         groups: Groups,
     ) -> Result<(Self, State, Option<Anchor>)> {
         let resources = berth_runtime_core::resources(from.spec)?;
+        let rdt = Rdt::new(from.spec, from.id)?;
         let planned = groups.plan(host, from.spec, from.id)?;
         let mut container = Self {
             dir: StateDir::create(root, from.id)?,
             making: None,
             group: None,
+            rdt: None,
             poststop: None,
             keep: false,
         };
@@ -178,6 +181,7 @@ impl Container {
             bundle: from.bundle.to_owned(),
             cgroup: Some(planned.path.clone()),
             unit: planned.unit(),
+            rdt: rdt.is_some(),
             poststop: poststop.is_some(),
             created: Timestamp::now().to_string(),
             streams: Vec::new(),
@@ -189,12 +193,19 @@ impl Container {
             Some(group) => {
                 container.group = Some(group.clone());
                 if let Some(uid) = groups::owner(from.spec) {
-                    group
-                        .delegate(uid)
-                        .context(|| format!("hand control group {} over", group.path()))?;
+                    match group.delegate(uid) {
+                        // A user's runtime may not.
+                        Err(error) if error.is_denied() => {}
+                        result => result
+                            .context(|| format!("hand control group {} over", group.path()))?,
+                    }
                 }
             }
             None => (state.cgroup, state.unit) = (None, None),
+        }
+        container.rdt = rdt;
+        if let Some(rdt) = &container.rdt {
+            rdt.apply()?;
         }
         Ok((container, state, made.anchor))
     }
@@ -245,12 +256,13 @@ impl Container {
             id: &request.id,
             root: Root::Bundle(&request.bundle),
             stdio: if terminal {
-                let (width, height) = console::size();
+                let (width, height) = console::size(spec.process().as_ref());
                 Stdio::Terminal { width, height }
             } else {
                 Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
             },
             cgroup: container.group.as_ref(),
+            rdt: container.rdt.as_ref(),
             seccomp: filter.as_ref(),
             network: None,
             sources: &[],
@@ -294,6 +306,9 @@ impl Drop for Container {
         if let Some(group) = &self.group {
             let _ = group.kill_all();
             let _ = group.remove();
+        }
+        if let Some(rdt) = &self.rdt {
+            let _ = rdt.remove();
         }
         let _ = self.dir.remove();
         super::warn_of(self.poststop.iter().flat_map(Poststop::run));

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_cgroup::{BlkioEntry, Host, Layout, Stats};
+use berth_runtime_core::RdtUsage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
@@ -37,6 +38,7 @@ pub(crate) fn events(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         return Err(Error::new(format!("container with id {id} is not running")));
     }
     let group = state.needed_group(&host)?;
+    let rdt = state.rdt(&dir)?;
     let tell = |kind: &str, data: Option<Value>| {
         let mut event = json!({ "type": kind, "id": id });
         if let Some(data) = data {
@@ -48,7 +50,11 @@ pub(crate) fn events(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         let stats = group
             .stats()
             .context(|| format!("read the statistics of {}", group.path()))?;
-        tell("stats", Some(data(&stats, &host)))
+        let mut data = data(&stats, &host);
+        if let Some(rdt) = &rdt {
+            data["intel_rdt"] = rdt_data(&rdt.usage());
+        }
+        tell("stats", Some(data))
     };
     if args.has("stats") {
         stats()?;
@@ -178,6 +184,28 @@ fn data(stats: &Stats, host: &Host) -> Value {
     })
 }
 
+/// runc's `cmt_stats` and `mbm_stats`, one for each last-level cache.
+fn rdt_data(usage: &[RdtUsage]) -> Value {
+    let mut shown = json!({});
+    for cache in usage {
+        if let Some(bytes) = cache.occupancy {
+            push(&mut shown["cmt_stats"], json!({ "llc_occupancy": bytes }));
+        }
+        if cache.total.is_some() || cache.local.is_some() {
+            let bytes = json!({ "mbm_total_bytes": cache.total, "mbm_local_bytes": cache.local });
+            push(&mut shown["mbm_stats"], bytes);
+        }
+    }
+    shown
+}
+
+fn push(list: &mut Value, item: Value) {
+    match list {
+        Value::Array(items) => items.push(item),
+        other => *other = json!([item]),
+    }
+}
+
 fn entries(list: &[BlkioEntry]) -> Vec<Value> {
     list.iter()
         .map(|entry| {
@@ -194,6 +222,24 @@ fn entries(list: &[BlkioEntry]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn caches_are_counted_one_by_one() {
+        let usage = |occupancy, total| RdtUsage {
+            occupancy,
+            total,
+            local: None,
+        };
+        let both = [usage(Some(1), Some(2)), usage(Some(3), None)];
+        assert_eq!(
+            rdt_data(&both),
+            json!({
+                "cmt_stats": [{ "llc_occupancy": 1 }, { "llc_occupancy": 3 }],
+                "mbm_stats": [{ "mbm_total_bytes": 2, "mbm_local_bytes": null }],
+            })
+        );
+        assert_eq!(rdt_data(&[]), json!({}));
+    }
 
     #[test]
     fn durations_are_gos() {

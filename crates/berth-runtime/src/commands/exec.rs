@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use berth_cgroup::{Cgroup, Host};
 use berth_runtime_core::{Exec, Listener, Stdio};
 use oci_spec::runtime::{Capability, Process};
 
@@ -17,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::filters;
 use crate::inherit::{Inherit, PRESERVE_FDS};
 use crate::rootless;
-use crate::state::{State, StateDir, Status, replace};
+use crate::state::{StateDir, Status, replace};
 use crate::wait::Waiter;
 
 pub(crate) const OPTIONS: &[Opt] = &[
@@ -94,7 +93,12 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         ));
     }
 
-    let group = group(&host, &state, &args)?;
+    let group = state.group(&host);
+    let below = groups_below(&args)?;
+    if !below.is_empty() {
+        state.needed_group(&host)?;
+    }
+    let rdt = state.rdt(&dir)?;
 
     let waiter = if args.has("detach") {
         None
@@ -106,13 +110,16 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         pid: state.pid,
         pidfd: pidfd.as_fd(),
         process: &process,
+        linux: spec.linux().as_ref(),
         stdio: if terminal {
-            let (width, height) = console::size();
+            let (width, height) = console::size(Some(&process));
             Stdio::Terminal { width, height }
         } else {
             Stdio::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
         },
         cgroup: group.as_ref(),
+        below: &below,
+        rdt: rdt.as_ref(),
         seccomp: seccomp.as_ref(),
         listener: listener.as_ref(),
         inherit: inherit.what(),
@@ -141,32 +148,37 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     }
 }
 
-/// The container's group, or one of its children (`--cgroup`).
-fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
-    let Some(wanted) = args.value("cgroup") else {
-        return Ok(state.group(host));
-    };
-    if wanted.contains(':') {
-        return Err(Error::new(format!(
-            "--cgroup {wanted:?}: one group for all controllers is supported, not one for some"
-        )));
+/// `--cgroup [<controller>[,<controller>…]:]<path>`, below the container's group.
+fn groups_below(args: &Args) -> Result<Vec<(Option<&str>, &str)>> {
+    let given: Vec<&str> = args.values("cgroup").collect();
+    let mut seen: Vec<&str> = Vec::new();
+    let mut below = Vec::new();
+    for &argument in &given {
+        let Some((controllers, path)) = argument.split_once(':') else {
+            if given.len() > 1 {
+                return Err(Error::new(format!(
+                    "invalid --cgroup argument: {argument} (missing <controller>: prefix)"
+                )));
+            }
+            below.push((None, argument));
+            continue;
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                return Err(Error::new(format!(
+                    "invalid --cgroup argument (empty <controller> prefix): {argument}"
+                )));
+            }
+            if seen.contains(&controller) {
+                return Err(Error::new(format!(
+                    "invalid --cgroup argument(s): controller {controller} specified multiple times"
+                )));
+            }
+            seen.push(controller);
+        }
+        below.push((Some(controllers), path));
     }
-    let below = wanted.trim_matches('/');
-    if below.split('/').any(|part| part == "..") {
-        return Err(Error::new(format!(
-            "--cgroup {wanted:?} is not below the container's control group"
-        )));
-    }
-    let container = state.needed_group(host)?;
-    let group = container.child(below);
-    if group.exists() {
-        Ok(Some(group))
-    } else {
-        Err(Error::new(format!(
-            "control group {} does not exist",
-            group.path()
-        )))
-    }
+    Ok(below)
 }
 
 /// The process to run: from a file, or the container's own with the command
@@ -174,7 +186,7 @@ fn group(host: &Host, state: &State, args: &Args) -> Result<Option<Cgroup>> {
 fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Result<Process> {
     if let Some(path) = args.value("process") {
         let bytes = std::fs::read(path).context(|| format!("read {path}"))?;
-        let mut process = config::parse(Path::new(path), &bytes)?;
+        let mut process = config::parse_process(Path::new(path), &bytes)?;
         if let Some(own) = own {
             fill_in(&mut process, own);
         }

@@ -129,7 +129,7 @@ pub(crate) fn features(mut arguments: Vec<OsString>) -> Result<u8> {
             },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
             "netDevices": { "enabled": true },
             "mountExtensions": { "idmap": { "enabled": true } },
         },

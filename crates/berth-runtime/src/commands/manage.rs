@@ -133,6 +133,10 @@ fn not_stopped(id: &str, status: Status) -> Error {
 /// Kills what is left of a container and removes it.
 pub(super) fn destroy(dir: &StateDir, state: &State, host: &Host) -> Result<()> {
     end(state, host)?;
+    // Without resctrl there is nothing that could be left.
+    if let Ok(Some(rdt)) = state.rdt(dir) {
+        rdt.remove()?;
+    }
     let hooks = poststop(dir, state);
     dir.remove()?;
     warn_of(hooks.iter().flat_map(Poststop::run));

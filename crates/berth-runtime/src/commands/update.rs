@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
 
+use berth_runtime_core::Rdt;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
 use super::detect_host;
 use crate::args::{Args, Opt, Order, only};
 use crate::error::{Context, Error, Result};
-use crate::state::{StateDir, Status};
+use crate::state::{State, StateDir, Status};
 
 /// Longest document that is read.
 const MAX_INPUT: u64 = 1 << 20;
@@ -63,15 +64,8 @@ pub(crate) const OPTIONS: &[Opt] = &[
 pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     let id = only(arguments, "container id")?;
-    for option in ["l3-cache-schema", "mem-bw-schema"] {
-        if args.value(option).is_some() {
-            return Err(Error::new(format!(
-                "--{option}: Intel RDT is not supported by this runtime yet"
-            )));
-        }
-    }
     let dir = StateDir::open(root, &id)?;
-    let state = dir.load()?;
+    let mut state = dir.load()?;
     let host = detect_host()?;
     if state.status(&dir, &host) == Status::Stopped {
         return Err(Error::new(format!("container {id} is not running")));
@@ -86,15 +80,47 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     }
     let resources: LinuxResources = serde_json::from_value(wanted.clone())
         .map_err(|error| Error::new(format!("the limits are not valid: {error}")))?;
-    state
-        .needed_group(&host)?
+    let group = state.needed_group(&host)?;
+    let rdt = update_rdt(&args, &dir, &mut state)?;
+    group
         .apply(&resources)
         .context(|| format!("update the limits of {id}"))?;
+    if let Some(rdt) = &rdt {
+        rdt.update()?;
+        let processes = group.processes();
+        rdt.assign(&processes.context(|| format!("list the processes of {id}"))?)?;
+    }
     // What is known of the container says what holds.
     dir.change_config(|config| {
         merge(&mut config["linux"]["resources"], &wanted);
     })?;
     Ok(0)
+}
+
+/// `--l3-cache-schema` and `--mem-bw-schema`: kept in the configuration before
+/// anything is made, so that a `delete` after a crash finds it.
+fn update_rdt(args: &Args, dir: &StateDir, state: &mut State) -> Result<Option<Rdt>> {
+    let mut wanted = json!({});
+    for (option, field) in [
+        ("l3-cache-schema", "l3CacheSchema"),
+        ("mem-bw-schema", "memBwSchema"),
+    ] {
+        if let Some(schema) = args.value(option) {
+            wanted[field] = json!(schema);
+        }
+    }
+    if wanted == json!({}) {
+        return Ok(None);
+    }
+    let mut config = serde_json::to_value(dir.load_config()?)
+        .context(|| "change the configuration".to_owned())?;
+    merge(&mut config["linux"]["intelRdt"], &wanted);
+    let spec = serde_json::from_value(config).context(|| "change the configuration".to_owned())?;
+    let rdt = Rdt::new(&spec, &state.id)?;
+    dir.change_config(|config| merge(&mut config["linux"]["intelRdt"], &wanted))?;
+    state.rdt = true;
+    dir.save(state)?;
+    Ok(rdt)
 }
 
 fn from_options(args: &Args) -> Result<Value> {

@@ -7,6 +7,13 @@ use serde_json::{Value, json};
 
 use super::{BINARY, config, make_rootfs};
 
+/// A file of a control group: (controller, file) on version 1, file on version 2.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) v1: Option<(&'static str, &'static str)>,
+    pub(crate) v2: Option<&'static str>,
+}
+
 /// A bundle and a root for states.
 pub(crate) struct Bundle {
     pub(crate) dir: tempfile::TempDir,
@@ -34,6 +41,18 @@ impl Bundle {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.path().join("state")
+    }
+
+    /// Changes the configuration: JSON pointer, value. What is on the way there is
+    /// made.
+    pub(crate) fn set(&mut self, changes: &[(&str, Value)]) {
+        for (pointer, value) in changes {
+            let place = pointer
+                .split('/')
+                .skip(1)
+                .fold(&mut self.config, |place, key| &mut place[key]);
+            *place = value.clone();
+        }
     }
 
     pub(crate) fn save(&self) {
@@ -126,6 +145,26 @@ impl Bundle {
 
     pub(crate) fn state_of(&self, id: &str) -> Value {
         serde_json::from_str(&self.ok(&["state", id])).unwrap()
+    }
+
+    /// What a file of the container's control group holds, blanks around it gone.
+    /// `None` when it is not there, or the host has the other version.
+    pub(crate) fn limit(&self, place: &Place) -> Option<String> {
+        let host = berth_cgroup::Host::detect().unwrap();
+        let (wanted, file) = match host.layout() {
+            berth_cgroup::Layout::V2 => (None, place.v2?),
+            _ => (Some(place.v1?.0), place.v1?.1),
+        };
+        let has = |controllers: &Option<String>| match (controllers, wanted) {
+            (None, None) => true,
+            (Some(list), Some(wanted)) => list.split(',').any(|name| name == wanted),
+            _ => false,
+        };
+        let mounts = host.mounts();
+        let (_, mount) = mounts.iter().find(|(controllers, _)| has(controllers))?;
+        let path = self.config["linux"]["cgroupsPath"].as_str().unwrap();
+        let file = mount.join(path.trim_start_matches('/')).join(file);
+        Some(std::fs::read_to_string(file).ok()?.trim().to_owned())
     }
 
     pub(crate) fn assert_empty(&self) {

@@ -226,6 +226,7 @@ impl Container {
             pid: first.pid,
             pidfd: first.pidfd.as_fd(),
             process: &spec,
+            linux: None,
             stdio: match &pipes {
                 Some((_, child)) => Stdio::Fds(child.fds()),
                 None => {
@@ -234,8 +235,10 @@ impl Container {
                 }
             },
             cgroup: self.group(),
+            below: &[],
             seccomp: seccomp.as_ref(),
             listener: None,
+            rdt: None,
             inherit: Inherit::default(),
         })?;
         let mut streams = match (pipes, started.console) {

@@ -101,6 +101,7 @@ pub(super) fn start(
         network: fds.network.as_ref().map(AsFd::as_fd),
         sources: &sources,
         gate: false,
+        rdt: None,
         inherit: Inherit::default(),
     })?;
     let started_at = Timestamp::now().to_string();

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
 
 use berth_runtime_core::{Error, Stdio};
 use serde_json::json;
@@ -13,7 +12,7 @@ crate::harness::tests!("basics":
     output_and_exit_code, the_words_of_missing_programs, a_clean_process, devices, hidden_paths,
     names, terminal, gate, gate_reports_a_failed_start, gate_dies_with_its_parent, gate_is_handed_on, limits,
     seccomp, seccomp_without_no_new_privileges, hooks_run_in_order, a_failing_hook_stops_it,
-    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, scheduling, speed,
+    read_only_root, unsupported_parts_are_refused, oom_score, missing_cwd_is_made, scheduling,
 );
 
 fn output_and_exit_code() {
@@ -519,27 +518,4 @@ fn scheduling() {
             "{pointer}"
         );
     }
-}
-
-/// Not a benchmark: a start that is ten times slower than it should be.
-fn speed() {
-    let bundle = Bundle::new();
-    let mut times: Vec<Duration> = (0..20)
-        .map(|_| {
-            let files = Files::new();
-            let start = Instant::now();
-            let created = bundle
-                .create(files.stdio(), None)
-                .unwrap_or_else(|e| panic!("{e}"));
-            let time = start.elapsed();
-            wait(&created.process);
-            time
-        })
-        .collect();
-    times.sort();
-    println!(
-        "create: min {:?}, median {:?}, max {:?}",
-        times[0], times[10], times[19]
-    );
-    assert!(times[0] < Duration::from_millis(30), "{times:?}");
 }

@@ -5,12 +5,12 @@ use std::os::fd::AsFd as _;
 use berth_runtime_core::{Error, Stdio};
 use serde_json::json;
 
-use crate::fixture::{Bundle, Files, Sleeper, wait};
+use crate::fixture::{Bundle, Sleeper, wait};
 
 crate::harness::tests!("exec":
     output_and_exit_code, joins_every_namespace, the_words_of_missing_programs,
     user_and_capabilities, terminal, the_parent_stays_at_home, a_dead_container, user_namespace,
-    shared_pid_namespace, cwd_must_be_inside, speed,
+    shared_pid_namespace, cwd_must_be_inside,
 );
 
 fn sleeper() -> Sleeper {
@@ -177,27 +177,4 @@ fn cwd_must_be_inside() {
             }
         }
     }
-}
-
-fn speed() {
-    let sleeper = sleeper();
-    let process = sleeper.process(json!({"args": ["true"]}));
-    let mut times: Vec<_> = (0..20)
-        .map(|_| {
-            let files = Files::new();
-            let start = std::time::Instant::now();
-            let started = sleeper
-                .start(&process, files.stdio())
-                .unwrap_or_else(|e| panic!("{e}"));
-            let time = start.elapsed();
-            wait(&started);
-            time
-        })
-        .collect();
-    times.sort();
-    println!(
-        "exec: min {:?}, median {:?}, max {:?}",
-        times[0], times[10], times[19]
-    );
-    assert!(times[0] < std::time::Duration::from_millis(20), "{times:?}");
 }

@@ -182,6 +182,7 @@ impl Bundle {
             network,
             sources: &[],
             gate: self.gate,
+            rdt: None,
             inherit: Inherit::default(),
         })
     }
@@ -309,10 +310,13 @@ impl Sleeper {
             pid: self.created.process.pid,
             pidfd: self.created.process.pidfd.as_fd(),
             process,
+            linux: None,
             stdio,
             cgroup: self.bundle.cgroup.as_ref(),
+            below: &[],
             seccomp: None,
             listener: None,
+            rdt: None,
             inherit: Inherit::default(),
         })
     }
