@@ -1,5 +1,5 @@
 //! Strips the optimised binary. The profile asks for that too, but Cargo forgets
-//! it for a package that has a profile of its own (`opt-level = "s"`).
+//! it for a package that has a profile of its own (`opt-level = "z"`).
 
 //!
 //! Names the sources that compile seccomp filters, for the cache of what they made.
