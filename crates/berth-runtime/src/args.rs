@@ -1,7 +1,7 @@
 //! Options as runc takes them (Go's style): `--name value`, `--name=value`,
 //! `-name` for `--name`, and short forms.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use crate::error::{Error, Result};
 
@@ -87,21 +87,23 @@ impl Args {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (option, None),
             };
-            let opt = known
-                .iter()
-                .find(|opt| opt.matches(name))
-                .ok_or_else(|| Error::new(format!("unknown option `{text}`")))?;
+            let Some(opt) = known.iter().find(|opt| opt.matches(name)) else {
+                return Err(match name {
+                    "help" | "h" => Error::help(),
+                    _ => Error::usage(format!("unknown option `{text}`")),
+                });
+            };
             let value = match (opt.takes_value, value) {
                 (true, Some(value)) => value,
                 (true, None) => input
                     .next()
                     .and_then(|value| value.into_string().ok())
-                    .ok_or_else(|| Error::new(format!("option `{text}` needs a value")))?,
+                    // Podman looks for these words to see what `restore` can do.
+                    .ok_or_else(|| Error::usage(format!("flag needs an argument: {text}")))?,
                 (false, None) => "true".to_owned(),
-                (false, Some(value)) if value == "true" || value == "false" => value,
-                (false, Some(_)) => {
-                    return Err(Error::new(format!("option `{text}` is true or false")));
-                }
+                (false, Some(value)) => boolean(&value)
+                    .ok_or_else(|| Error::usage(format!("option `{text}` is true or false")))?
+                    .to_string(),
             };
             options.push((opt.name, value));
         }
@@ -131,19 +133,45 @@ impl Args {
     }
 }
 
+/// Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// The one argument of a command without options.
+pub(crate) fn alone(mut arguments: Vec<OsString>, what: &str) -> Result<String> {
+    Args::parse(&mut arguments, &[], Order::Anywhere)?;
+    only(arguments, what)
+}
+
 /// The one argument of a command that takes one.
 pub(crate) fn only(arguments: Vec<OsString>, what: &str) -> Result<String> {
     let mut arguments = arguments.into_iter();
     match (arguments.next(), arguments.next()) {
         (Some(argument), None) => argument
             .into_string()
-            .map_err(|_| Error::new(format!("the {what} is not valid UTF-8"))),
-        (None, _) => Err(Error::new(format!("the {what} is missing"))),
-        (_, Some(extra)) => Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        ))),
+            .map_err(|_| Error::usage(format!("the {what} is not valid UTF-8"))),
+        (None, _) => Err(Error::usage(format!("the {what} is missing"))),
+        (_, Some(extra)) => Err(unexpected(&extra)),
     }
+}
+
+/// For a command whose arguments, if any, have been taken.
+pub(crate) fn no_more(arguments: &[OsString]) -> Result<()> {
+    arguments
+        .first()
+        .map_or(Ok(()), |extra| Err(unexpected(extra)))
+}
+
+fn unexpected(argument: &OsStr) -> Error {
+    Error::usage(format!(
+        "unexpected argument `{}`",
+        argument.to_string_lossy()
+    ))
 }
 
 #[cfg(test)]
@@ -185,12 +213,14 @@ mod tests {
         assert!(args.has("force"));
         assert_eq!(args.values("env").collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(rest, ["id"]);
-        assert!(
-            !parse("--force=false", Order::Anywhere)
-                .unwrap()
-                .0
-                .has("force")
-        );
+        for (text, given) in [("false", false), ("0", false), ("T", true), ("1", true)] {
+            let line = format!("--force={text}");
+            assert_eq!(
+                parse(&line, Order::Anywhere).unwrap().0.has("force"),
+                given,
+                "{line}"
+            );
+        }
     }
 
     #[test]

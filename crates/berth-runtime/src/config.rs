@@ -49,6 +49,9 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
     let spec = parse_spec(path, &bytes)?;
     let required: Required = parse(path, &bytes)?;
     check(&required).map_err(|why| Error::new(format!("{}: {why}", path.display())))?;
+    if let Some(process) = spec.process() {
+        check_environment(process)?;
+    }
     Ok((spec, bytes))
 }
 
@@ -116,6 +119,22 @@ pub(crate) fn parse_spec(path: &Path, bytes: &[u8]) -> Result<Spec> {
         spec.set_linux(Some(linux));
     }
     Ok(spec)
+}
+
+/// Each variable has a name and a value, as runc demands.
+pub(crate) fn check_environment(process: &Process) -> Result<()> {
+    for variable in process.env().iter().flatten() {
+        let why = match variable.find('=') {
+            None => "missing '='",
+            Some(0) => "name cannot be empty",
+            Some(_) if variable.contains('\0') => "contains a NUL byte",
+            Some(_) => continue,
+        };
+        return Err(Error::new(format!(
+            "invalid environment variable: {why}: {variable:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// A JSON document of the command line, with the path to what is wrong in it.

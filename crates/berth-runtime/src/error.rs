@@ -4,25 +4,80 @@ use std::fmt;
 
 /// What was tried, on what, and why it failed.
 #[derive(Debug)]
-pub(crate) struct Error(String);
+pub(crate) struct Error {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Failure,
+    /// The command line is not understood.
+    Usage,
+    /// There is no such command.
+    Unknown,
+    /// Not a failure: `--help` was among the options.
+    Help,
+}
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self {
+            text: message.into(),
+            kind: Kind::Failure,
+        }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Usage,
+            ..Self::new(message)
+        }
+    }
+
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Unknown,
+            ..Self::new(message)
+        }
+    }
+
+    pub(crate) fn help() -> Self {
+        Self {
+            kind: Kind::Help,
+            ..Self::new("help was asked for")
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The same, with `prefix` before its text.
+    pub(crate) fn prefixed(self, prefix: &str) -> Self {
+        Self {
+            text: format!("{prefix}{}", self.text),
+            ..self
+        }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl From<berth_runtime_core::Error> for Error {
+    /// With runc's words before it, which clients look for.
     fn from(error: berth_runtime_core::Error) -> Self {
-        Self(error.to_string())
+        let text = error.to_string();
+        Self::new(match error {
+            berth_runtime_core::Error::Invalid(_) => text,
+            _ => format!("unable to start container process: {text}"),
+        })
     }
 }
 
@@ -45,7 +100,7 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context(self, tried: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error(format!("{}: {}", tried(), reason(&error.to_string()))))
+        self.map_err(|error| Error::new(format!("{}: {}", tried(), reason(&error.to_string()))))
     }
 }
 

@@ -142,6 +142,60 @@ Options:
   --stats              print the figures once
 "
         }
+        "checkpoint" => {
+            "\
+Usage: berth-runtime checkpoint [options] <container-id>
+
+Writes a running container to files, through CRIU, and removes it.
+
+Options:
+  --image-path DIR            where to (default: ./checkpoint)
+  --work-path DIR             for CRIU's log (default: the same)
+  --parent-path DIR           an earlier --pre-dump, from the image path on
+  --leave-running             let the container go on
+  --tcp-established           also with established TCP connections
+  --tcp-skip-in-flight        without TCP connections being established
+  --link-remap                link deleted files that are open into place
+  --ext-unix-sk               also with unix sockets to outside
+  --shell-job                 also with a terminal from outside
+  --lazy-pages                serve the memory to a --lazy-pages restore
+  --status-fd N               descriptor for a zero byte when it is served
+  --page-server ADDRESS:PORT  where the memory is sent
+  --file-locks                also with file locks
+  --pre-dump                  only the memory; the container goes on
+  --manage-cgroups-mode MODE  soft, full, strict or ignore (default: soft)
+  --empty-ns NAMESPACE        network: its content is never kept
+  --auto-dedup                drop from the parent what is written anew
+"
+        }
+        "restore" => {
+            "\
+Usage: berth-runtime restore [options] <container-id>
+
+Makes a container from the files that checkpoint wrote, and waits for its end.
+
+Options:
+  --console-socket SOCKET     where the terminal's descriptor is sent
+  --image-path DIR            where the files are (default: ./checkpoint)
+  --work-path DIR             for CRIU's log (default: the same)
+  --tcp-established           also with established TCP connections
+  --tcp-close                 with established TCP connections closed
+  --ext-unix-sk               also with unix sockets to outside
+  --shell-job                 also with a terminal from outside
+  --file-locks                also with file locks
+  --manage-cgroups-mode MODE  soft, full, strict or ignore (default: soft)
+  -b, --bundle DIR            with config.json (default: the current directory)
+  -d, --detach                do not wait for its end
+  --pid-file FILE             where the process's number is written
+  --no-subreaper              accepted; orphans come to init when detached
+  --no-pivot                  accepted; CRIU makes the root
+  --empty-ns NAMESPACE        network: its content is never restored
+  --auto-dedup                drop from the files what is restored
+  --lazy-pages                fetch the memory when it is used
+  --lsm-profile TYPE:NAME     another AppArmor or SELinux profile
+  --lsm-mount-context TEXT    another SELinux context for mounts
+"
+        }
         "state" => {
             "Usage: berth-runtime state <container-id>\n\nPrints a container's state as JSON.\n"
         }
@@ -184,6 +238,8 @@ mod tests {
         for (verb, options) in [
             ("run", commands::create::OPTIONS),
             ("exec", commands::exec::OPTIONS),
+            ("checkpoint", commands::checkpoint::OPTIONS),
+            ("restore", commands::restore::OPTIONS),
             ("update", commands::update::OPTIONS),
             ("list", commands::manage::LIST),
             ("spec", commands::info::SPEC),

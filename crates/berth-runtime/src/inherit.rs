@@ -5,7 +5,7 @@ use berth_runtime_core as core;
 use oci_spec::runtime::Process;
 
 use crate::args::{Args, Opt};
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 
 pub(crate) const PRESERVE_FDS: Opt = Opt::value("preserve-fds");
 pub(crate) const NO_NEW_KEYRING: Opt = Opt::flag("no-new-keyring");
@@ -29,7 +29,7 @@ impl Inherit {
             None => 0,
             Some(text) => (text.parse().ok())
                 .filter(|count| *count <= MAX)
-                .ok_or_else(|| Error::new(format!("invalid value for preserve-fds: {text:?}")))?,
+                .ok_or_else(|| Error::usage(format!("invalid value for preserve-fds: {text:?}")))?,
         };
         let sockets = sockets();
         for number in 3..3 + sockets + preserved {
@@ -41,6 +41,11 @@ impl Inherit {
                 )));
             }
         }
+        // Not even for a moment anybody else's: hooks are programs too, and those
+        // in the container are the image's (CVE-2024-21626).
+        let first = i32::try_from(3 + sockets + preserved).unwrap_or(3);
+        berth_sys::exec::close_on_exec_from(first)
+            .context(|| "keep descriptors from hooks".to_owned())?;
         Ok(Self {
             sockets,
             preserved,

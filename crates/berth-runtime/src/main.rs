@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod config;
 mod console;
+mod criu;
 mod error;
 mod help;
 mod inherit;
@@ -19,14 +20,14 @@ mod signal;
 mod state;
 mod wait;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Args, Opt};
 use commands::groups::Groups;
-use error::{Context as _, Error, Result};
+use error::{Context as _, Error, Kind, Result};
 
 const USAGE: &str = "\
 Usage: berth-runtime [global options] command [options] [arguments]
@@ -43,6 +44,8 @@ Commands of an OCI runtime:
   ps        show the processes of a container
   update    change a container's limits
   events    print what a container uses, and when it lacks memory
+  checkpoint  write a running container to files, through CRIU
+  restore   make a container from such files
   state     print a container's state
   list      list the containers of this root
   spec      write an example config.json
@@ -63,6 +66,7 @@ Global options:
                        be made
   --systemd-cgroup     have systemd make a scope for each container;
                        linux.cgroupsPath is slice:prefix:name
+  --criu PATH          ignored, as by runc: CRIU is looked for in $PATH
   -v, --version        print the version
   -h, --help           print this
 ";
@@ -75,6 +79,8 @@ const GLOBAL: &[Opt] = &[
     // runtime logs errors only.
     Opt::flag("debug"),
     Opt::value("rootless"),
+    // Of older engines; runc ignores it with a warning.
+    Opt::value("criu"),
     Opt::flag("systemd-cgroup"),
     Opt::flag("version").short('v'),
     Opt::flag("help").short('h'),
@@ -95,27 +101,35 @@ fn main() -> ExitCode {
     let global = match Args::parse(&mut arguments, GLOBAL, args::Order::OptionsFirst) {
         Ok(global) => global,
         Err(error) => {
-            report(&error, None);
+            Log::default().report(&error);
             return ExitCode::from(1);
         }
     };
     let log = Log::from(&global);
-    // As runc has it: 255 is not taken for the program's own exit code.
-    let failure = match arguments.first() {
-        Some(verb) if verb == "exec" => 255,
-        _ => 1,
-    };
-    match dispatch(&global, arguments) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            report(&error, log.as_ref());
-            ExitCode::from(failure)
-        }
-    }
+    let verb = arguments.first().and_then(|verb| verb.to_str());
+    let verb = verb.unwrap_or_default().to_owned();
+    ExitCode::from(match dispatch(&global, &log, arguments) {
+        Ok(code) => code,
+        Err(error) => fail(&log, &verb, error),
+    })
 }
 
-fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
-    if global.has("help") {
+/// Tells what went wrong; returns the exit code, as runc has it.
+fn fail(log: &Log, verb: &str, error: Error) -> u8 {
+    match (error.kind(), verb) {
+        (Kind::Help, _) => return print(help::of(verb).unwrap_or(USAGE)).unwrap_or(1),
+        // 255 is not taken for the program's own exit code.
+        (Kind::Failure, "exec") => {
+            log.report(&error.prefixed("exec failed: "));
+            return 255;
+        }
+        _ => log.report(&error),
+    }
+    if error.kind() == Kind::Unknown { 3 } else { 1 }
+}
+
+fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8> {
+    if global.has("help") || (arguments.is_empty() && !global.has("version")) {
         return print(USAGE);
     }
     if global.has("version") {
@@ -130,26 +144,19 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
-    let systemd = global.has("systemd-cgroup");
-    let groups = Groups::parse(global.value("rootless"), systemd)?;
-    if arguments.is_empty() {
-        return Err(Error::new("no command given; see --help"));
+    log.check()?;
+    if global.value("criu").is_some() {
+        // Nowhere is left to tell that standard error cannot be written.
+        let _ = writeln!(
+            std::io::stderr(),
+            "berth-runtime: WARNING: --criu ignored: criu is looked up in $PATH"
+        );
     }
+    let groups = Groups::parse(global.value("rootless"), global.has("systemd-cgroup"))?;
     let verb = arguments.remove(0);
-    let asked = if verb == "help" {
-        arguments.first().and_then(|verb| verb.to_str())
-    } else {
-        (arguments.first())
-            .filter(|first| *first == "--help" || *first == "-h")
-            .and_then(|_| verb.to_str())
-    };
-    if let Some(text) = asked.and_then(help::of) {
-        return print(text);
-    }
-    let root = match (global.value("root"), rootless::runtime_dir()) {
-        (Some(root), _) => PathBuf::from(root),
-        (None, Some(dir)) => dir.join("berth-runtime"),
-        (None, None) => PathBuf::from("/run/berth-runtime"),
+    let root = match global.value("root").filter(|root| !root.is_empty()) {
+        Some(root) => PathBuf::from(root),
+        None => default_root(),
     };
     if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
         protect()?;
@@ -164,23 +171,37 @@ fn dispatch(global: &Args, mut arguments: Vec<OsString>) -> Result<u8> {
         Some("pause") => commands::freeze::pause(&root, arguments),
         Some("resume") => commands::freeze::resume(&root, arguments),
         Some("ps") => commands::ps::ps(&root, arguments),
+        Some("checkpoint") => commands::checkpoint::checkpoint(&root, arguments),
+        Some("restore") => commands::restore::restore(&root, groups, arguments),
         Some("update") => commands::update::update(&root, arguments),
         Some("events") => commands::events::events(&root, arguments),
         Some("state") => commands::manage::state(&root, arguments),
         Some("list") => commands::manage::list(&root, arguments),
         Some("spec") => commands::info::spec(arguments),
-        Some("features") => commands::info::features(&arguments),
+        Some("features") => commands::info::features(arguments),
         Some("init") => Ok(init::run(arguments)),
         Some("launcher") => commands::launcher::launcher(arguments),
-        Some("help") => print(USAGE),
-        Some(verb @ ("checkpoint" | "restore")) => {
-            Err(Error::new(format!("command `{verb}` is not supported yet")))
-        }
-        _ => Err(Error::new(format!(
-            "no such command: `{}`; see --help",
-            verb.to_string_lossy()
-        ))),
+        Some("help" | "h") => match arguments.first() {
+            Some(verb) => {
+                let text = verb.to_str().and_then(help::of);
+                print(text.ok_or_else(|| unknown(verb))?)
+            }
+            None => print(USAGE),
+        },
+        _ => Err(unknown(&verb)),
     }
+}
+
+fn unknown(verb: &OsStr) -> Error {
+    Error::unknown(format!(
+        "no such command: `{}`; see --help",
+        verb.to_string_lossy()
+    ))
+}
+
+fn default_root() -> PathBuf {
+    let own = rootless::runtime_dir();
+    own.unwrap_or_else(|| "/run".into()).join("berth-runtime")
 }
 
 /// Goes on in a program that a container cannot overwrite: its processes can
@@ -203,47 +224,68 @@ fn print(text: &str) -> Result<u8> {
 }
 
 /// `--log` and `--log-format`: where engines read what went wrong.
+#[derive(Default)]
 struct Log {
-    path: PathBuf,
+    path: Option<PathBuf>,
     json: bool,
 }
 
 impl Log {
-    fn from(global: &Args) -> Option<Self> {
-        let path = global.value("log").filter(|path| !path.is_empty())?;
-        Some(Self {
-            path: path.into(),
+    fn from(global: &Args) -> Self {
+        let path = global.value("log").filter(|path| !path.is_empty());
+        Self {
+            path: path.map(PathBuf::from),
             json: global.value("log-format") == Some("json"),
-        })
+        }
     }
 
-    fn write(&self, message: &str) -> std::io::Result<()> {
+    /// That it can be written is found out before it is needed. It is not kept
+    /// open: its number could be one of the descriptors to be passed on.
+    fn check(&self) -> Result<()> {
+        match &self.path {
+            Some(path) => open_log(path)
+                .map(drop)
+                .context(|| format!("open {}", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    fn line(&self, message: &str) -> String {
         let time = berth_monitor::timestamp::Timestamp::now();
-        let line = if self.json {
+        if self.json {
             serde_json::json!({ "level": "error", "msg": message, "time": time.to_string() })
                 .to_string()
         } else {
             format!("time=\"{time}\" level=error msg={message:?}")
+        }
+    }
+
+    fn report(&self, error: &Error) {
+        let message = error.to_string();
+        let mut stderr = std::io::stderr();
+        // Nowhere is left to tell that standard error cannot be written.
+        if let Some(path) = &self.path {
+            let written = open_log(path)
+                .and_then(|mut file| file.write_all((self.line(&message) + "\n").as_bytes()));
+            if let Err(failure) = written {
+                let _ = writeln!(
+                    stderr,
+                    "berth-runtime: write to {}: {failure}",
+                    path.display()
+                );
+            }
+        }
+        let _ = if self.json && self.path.is_none() {
+            writeln!(stderr, "{}", self.line(&message))
+        } else {
+            writeln!(stderr, "berth-runtime: {message}")
         };
-        let mut file = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(&self.path)?;
-        file.write_all((line + "\n").as_bytes())
     }
 }
 
-fn report(error: &Error, log: Option<&Log>) {
-    let mut stderr = std::io::stderr();
-    if let Some(log) = log
-        && let Err(failure) = log.write(&error.to_string())
-    {
-        let _ = writeln!(
-            stderr,
-            "berth-runtime: write to {}: {failure}",
-            log.path.display()
-        );
-    }
-    // Nowhere is left to tell that standard error cannot be written.
-    let _ = writeln!(stderr, "berth-runtime: {error}");
+fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path)
 }

@@ -11,9 +11,9 @@
 //! what a killed command leaves behind can always be found and deleted.
 
 use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::systemd::Unit;
@@ -55,6 +55,10 @@ pub(crate) struct State {
     pub(crate) poststop: bool,
     /// RFC 3339.
     pub(crate) created: String,
+    /// What the standard streams were when the container was made, unless it has a
+    /// terminal.
+    #[serde(default)]
+    pub(crate) streams: Vec<String>,
 }
 
 /// As the OCI specification names them.
@@ -92,11 +96,13 @@ impl StateDir {
     pub(crate) fn create(root: &Path, id: &str) -> Result<Self> {
         check_id(id)?;
         let mut builder = DirBuilder::new();
-        builder.mode(0o700);
+        // Sticky, or what tidies up XDG_RUNTIME_DIR would remove it.
+        builder.mode(0o1700);
         builder
             .recursive(true)
             .create(root)
             .context(|| format!("create {}", root.display()))?;
+        builder.mode(0o700);
         let path = root.join(id);
         match builder.recursive(false).create(&path) {
             Ok(()) => Ok(Self(path)),
@@ -125,22 +131,41 @@ impl StateDir {
     }
 
     pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
+        Self::find(root, id)?.ok_or_else(Self::missing)
+    }
+
+    /// `None` when there is no such container. A symbolic link is none: nobody
+    /// but this runtime makes anything there.
+    pub(crate) fn find(root: &Path, id: &str) -> Result<Option<Self>> {
         check_id(id)?;
         let path = root.join(id);
-        if path.is_dir() {
-            Ok(Self(path))
-        } else {
-            Err(Error::new("container does not exist"))
-        }
+        let is_ours = std::fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        Ok(is_ours.then_some(Self(path)))
+    }
+
+    pub(crate) fn missing() -> Error {
+        Error::new("container does not exist")
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
+    /// A file that this runtime wrote: no link, nothing that blocks.
+    fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>)> {
+        let path = self.0.join(name);
+        let mut bytes = Vec::new();
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .context(|| format!("read {}", path.display()))?;
+        Ok((path, bytes))
+    }
+
     pub(crate) fn load(&self) -> Result<State> {
-        let path = self.0.join("state.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("state.json")?;
         serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))
     }
 
@@ -156,15 +181,13 @@ impl StateDir {
     }
 
     pub(crate) fn load_config(&self) -> Result<Spec> {
-        let path = self.0.join("config.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("config.json")?;
         config::parse_spec(&path, &bytes)
     }
 
     /// Changes the configuration that is kept, for later commands.
     pub(crate) fn change_config(&self, change: impl FnOnce(&mut serde_json::Value)) -> Result<()> {
-        let path = self.0.join("config.json");
-        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        let (path, bytes) = self.read("config.json")?;
         let mut config =
             serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))?;
         change(&mut config);
@@ -306,6 +329,7 @@ mod tests {
             unit: None,
             poststop: false,
             created: String::new(),
+            streams: Vec::new(),
         };
         assert!(state.process().is_some());
         state.pid_start_time += 1;

@@ -456,9 +456,10 @@ fn mistakes_are_told() {
         (&["list", "-f", "x"], "invalid format option"),
         (&["--log-format", "x", "list"], "invalid log-format: x"),
         (&["--rootless", "x", "list"], "rootless"),
-        (&["checkpoint", "a"], "not supported yet"),
+        (&["--log", "/no/such", "list"], "open /no/such"),
+        (&["delete", "--force", ".."], "invalid container ID"),
+        (&["start", "--nope", "a"], "unknown option `--nope`"),
         (&["nope"], "no such command"),
-        (&[], "no command"),
     ] {
         assert!(
             bundle.fails(args).contains(text),
@@ -467,10 +468,20 @@ fn mistakes_are_told() {
         );
     }
     // An error of exec is told from the program's own exit code.
-    let output = bundle.output(&["exec", "nope", "true"]);
-    assert_eq!(output.status.code(), Some(255));
+    for (args, code) in [
+        (&["exec", "nope", "true"][..], 255),
+        // Not an error of exec yet.
+        (&["exec", "--nope", "a", "true"], 1),
+        (&["exec"], 1),
+        (&["nope"], 3),
+        (&["help", "nope"], 3),
+    ] {
+        assert_eq!(bundle.output(args).status.code(), Some(code), "{args:?}");
+    }
     assert!(bundle.ok(&["exec", "--help"]).contains("--ignore-paused"));
+    assert!(bundle.ok(&["run", "a", "-h"]).contains("--bundle DIR"));
     assert!(bundle.ok(&["help", "run"]).contains("--bundle DIR"));
+    assert!(bundle.ok(&[]).contains("Commands of an OCI runtime"));
     std::fs::write(bundle.path().join("config.json"), "{").unwrap();
     let output = Command::new(BINARY)
         .args(["run", "a"])

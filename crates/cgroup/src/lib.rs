@@ -258,6 +258,26 @@ impl Cgroup {
         }
     }
 
+    /// The directory whose files stop the processes: of the freezer, or the v2 one.
+    pub fn freezer(&self) -> Result<PathBuf, Error> {
+        match self.host.layout() {
+            Layout::V2 => self.unified(),
+            Layout::V1 | Layout::Hybrid => self.controller("freezer"),
+        }
+    }
+
+    /// Moves the calling, single-threaded process in, also on v2, where it may wait
+    /// for some milliseconds: see [`Entry`] for new processes.
+    pub fn enter(&self) -> Result<(), Error> {
+        match self.host.layout() {
+            Layout::V2 => files::write(&self.unified()?, "cgroup.procs", "0"),
+            Layout::V1 | Layout::Hybrid => self
+                .entry()?
+                .enter()
+                .map_err(|error| Error::io("enter", self.path.as_ref(), error)),
+        }
+    }
+
     /// Stops all processes; returns when they have stopped.
     pub fn freeze(&self) -> Result<(), Error> {
         match self.host.layout() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use berth_e2e::engine::bin_dir;
-use berth_e2e::{Run, eventually, image, installed, leaks, possible};
+use berth_e2e::{Run, eventually, image, installed, leaks, oci, possible};
 
 const IN_PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/in-peers.sh");
 
@@ -273,7 +273,45 @@ fn podman(program: &[String]) {
     assert_eq!(states[0]["status"], "creating");
     assert_eq!(states[1]["status"], "running");
     assert_eq!(states.len(), 2);
+
+    if criu_works(program) {
+        podman_checkpoint(&podman, &flags, &place.path("checkpoint.tar.gz"));
+    }
     place.assert_clean();
+}
+
+/// Whether CRIU works where this program runs.
+fn criu_works(program: &[String]) -> bool {
+    let mut words: Vec<&str> = program.iter().map(String::as_str).collect();
+    words.pop();
+    words.extend(["criu", "check"]);
+    possible("CRIU that works", run(&words, b"").code == 0)
+}
+
+/// A container that is checkpointed and restored, in place and from an archive.
+fn podman_checkpoint(podman: &dyn Fn(&[&str]) -> Run, flags: &[&str], archive: &str) {
+    let counter = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
+    let image = ["localhost/busybox", "sh", "-c", counter];
+    podman(&[&["run", "-d", "--name", "count"], flags, &image].concat()).ok();
+    let last = || -> Option<u32> { podman(&["logs", "count"]).ok().lines().last()?.parse().ok() };
+    let beyond = |number: u32| eventually("it counts on", || last().filter(|n| *n > number));
+    let status = || podman(&["inspect", "-f", "{{.State.Status}}", "count"]).ok();
+    let container = |args: &[&str]| podman(&[&["container"], args].concat());
+    beyond(5);
+    container(&["checkpoint", "count"]).ok();
+    assert_eq!(status(), "exited");
+    let stopped = beyond(5);
+    container(&["restore", "count"]).ok();
+    assert_eq!(status(), "running");
+    assert!(beyond(stopped) < stopped + 1000);
+    container(&["checkpoint", "--leave-running", "count"]).ok();
+    beyond(beyond(stopped));
+    container(&["checkpoint", "--export", archive, "count"]).ok();
+    let stopped = beyond(stopped);
+    podman(&["rm", "count"]).ok();
+    container(&["restore", "--import", archive]).ok();
+    beyond(stopped);
+    podman(&["rm", "-f", "-t", "0", "count"]).ok();
 }
 
 #[test]
@@ -343,6 +381,75 @@ fn containerd() {
     });
     task(&["rm", "long"]);
     ctr(&["container", "rm", "long"]).ok();
+    place.assert_clean();
+}
+
+/// `ctr` restores only what is of an image.
+#[test]
+fn containerd_checkpoint() {
+    let (Some(containerd), Some(ctr)) = (peer("containerd"), peer("ctr")) else {
+        return;
+    };
+    if !criu_works(&ctr) {
+        return;
+    }
+    let mut place = Place::new();
+    let socket = place.path("containerd.sock");
+    let (data, state) = (place.path("data"), place.path("state"));
+    let flags = ["--address", &socket, "--root", &data, "--state", &state];
+    place.serve(containerd, &flags);
+    let ctr = |args: &[&str]| {
+        let mut words: Vec<&str> = ctr.iter().map(String::as_str).collect();
+        words.extend(["--address", &socket]);
+        run(&[&words[..], args].concat(), b"")
+    };
+    eventually("containerd comes up", || {
+        (ctr(&["version"]).code == 0).then_some(())
+    });
+    let mut content = oci::Content::default();
+    let layer = oci::compressed(&image::busybox_rootfs());
+    let digest = content.image(oci::HOST, vec![layer]);
+    let (layout, archive) = (place.path("layout"), place.path("image.tar"));
+    content.write_layout(Path::new(&layout), "localhost/busybox:latest", &digest);
+    run(&["tar", "-cf", &archive, "-C", &layout, "."], b"").ok();
+    let native = ["--snapshotter", "native"];
+    ctr(&[&["image", "import", "--local"], &native[..], &[&archive]].concat()).ok();
+
+    let (group, runtime, out) = (format!("{}/one", place.group), runtime(), place.path("out"));
+    std::fs::create_dir(&out).unwrap();
+    let mount = format!("type=bind,src={out},dst=/out,options=rbind:rw");
+    let flags = ["run", "-d", "--runc-binary", &runtime, "--cgroup", &group];
+    let counter = "i=0; while :; do i=$((i+1)); echo $i >/out/n; sleep 0.05; done";
+    let what = ["localhost/busybox:latest", "long", "sh", "-c", counter];
+    ctr(&[&flags[..], &native, &["--mount", &mount], &what].concat()).ok();
+    let last = || -> Option<u32> {
+        let text = std::fs::read_to_string(Path::new(&out).join("n")).ok()?;
+        text.trim().parse().ok()
+    };
+    let beyond = |number: u32| eventually("it counts on", || last().filter(|n| *n > number));
+    beyond(5);
+    ctr(&["containers", "checkpoint", "--task", "long", "here"]).ok();
+    // It was left running.
+    beyond(beyond(5));
+    let end = || {
+        eventually("it ends", || {
+            let ended = ctr(&["task", "ls"]).ok().contains("STOPPED");
+            ended.then_some(())
+        });
+        ctr(&["task", "rm", "long"]);
+        ctr(&["containers", "rm", "long"]).ok();
+    };
+    ctr(&["task", "kill", "-s", "KILL", "long"]).ok();
+    end();
+    let stopped = last().unwrap();
+    std::fs::remove_file(Path::new(&out).join("n")).unwrap();
+    ctr(&["containers", "restore", "--live", "long", "here"]).ok();
+    assert!(beyond(5) < stopped + 1000);
+    let (images, work) = (place.path("images"), place.path("work"));
+    let paths = ["--image-path", &images, "--work-path", &work];
+    ctr(&[&["task", "checkpoint", "--exit"], &paths[..], &["long"]].concat()).ok();
+    assert!(Path::new(&images).join("inventory.img").exists());
+    end();
     place.assert_clean();
 }
 

@@ -39,7 +39,7 @@ impl Hierarchy {
     }
 
     /// "memory", "cpu,cpuacct", "systemd".
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let name = self.mount_point.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
@@ -121,7 +121,7 @@ fn parse(mountinfo: &str, membership: &str) -> Vec<Hierarchy> {
 }
 
 /// Octal escapes of mountinfo: `\040` is a space.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     [
         ("\\040", " "),
         ("\\011", "\t"),

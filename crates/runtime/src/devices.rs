@@ -43,6 +43,13 @@ struct Node {
     gid: u32,
 }
 
+/// Where the nodes are that every container has.
+pub(crate) fn default_paths() -> impl Iterator<Item = PathBuf> {
+    DEFAULT
+        .iter()
+        .map(|(name, ..)| Path::new("/dev").join(name))
+}
+
 /// The container's /dev, a real directory.
 pub(crate) fn open_dev(root: BorrowedFd<'_>) -> Result<OwnedFd> {
     paths::open_real_directory(root, Path::new("dev")).map_err(|errno| match errno {

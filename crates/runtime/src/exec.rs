@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use berth_cgroup::Entry;
-use berth_sys::clone::{self, CLONE_CLEAR_SIGHAND, CLONE_NEWPID, CLONE_NEWUSER, Cloned};
+use berth_sys::clone::{
+    self, CLONE_CLEAR_SIGHAND, CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, CLONE_PARENT, Cloned,
+};
 use oci_spec::runtime::ContainerState;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -31,6 +33,18 @@ enum Join {
     Each(Vec<(u64, OwnedFd)>),
 }
 
+/// How the process comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Born in the container's process namespace, it joins the others itself.
+    Directly,
+    /// Made by a process that has joined the others, so that the container never
+    /// sees one of its own with the host's root and working directory: one that
+    /// has CAP_SYS_PTRACE could enter them (CVE-2016-9962). Root of the
+    /// container's own user namespace has no rights over a process outside it.
+    Staged,
+}
+
 /// See [`crate::exec`].
 pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
     let mut goal = Goal::new(request.process, request.linux, request.seccomp)?;
@@ -50,25 +64,37 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
     let join = Join::prepare(request)?;
     let (parent, child) = sync::pair()?;
 
+    let how = join.how();
     // Children are born in the container's process namespace; then back home.
-    let home = join
-        .has(CLONE_NEWPID)
+    let home = (how == How::Directly && join.has(CLONE_NEWPID))
         .then(|| Home::new(true, false))
         .transpose()?;
     if home.is_some() {
         join.enter(request, CLONE_NEWPID)
             .step(|| "join the container's pid namespace")?;
     }
-    let cloned = clone(entry.as_ref())?;
+    let cloned = match how {
+        How::Directly => clone(entry.as_ref(), 0)?,
+        How::Staged => (namespaces::fork(CLONE_CLEAR_SIGHAND, None)?, false),
+    };
     match cloned {
-        (Cloned::Child, in_cgroup) => {
-            let groups = Groups {
-                entry: entry.as_ref().filter(|_| !in_cgroup),
-                rdt_tasks: &rdt_tasks,
-            };
+        (Cloned::Child, mut in_cgroup) => {
             std::mem::forget(home);
             drop(parent);
-            let error = match run(request, &goal, &join, groups, &child) {
+            let error = match how {
+                How::Directly => Ok(()),
+                How::Staged => {
+                    stage(request, &join, entry.as_ref(), &child).map(|staged| in_cgroup = staged)
+                }
+            }
+            .and_then(|()| {
+                let groups = Groups {
+                    entry: entry.as_ref().filter(|_| !in_cgroup),
+                    rdt_tasks: &rdt_tasks,
+                };
+                run(request, &goal, &join, groups, &child)
+            });
+            let error = match error {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -82,7 +108,11 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 pidfd,
                 console: None,
             };
-            match watch(request, &parent, &mut started) {
+            let met = match how {
+                How::Directly => Ok(()),
+                How::Staged => meet(&parent, &mut started),
+            };
+            match met.and_then(|()| watch(request, &parent, &mut started)) {
                 Ok(()) => Ok(started),
                 Err(error) => {
                     create::end(&started);
@@ -93,15 +123,53 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
     }
 }
 
+/// Joins what there is to see, makes the real process as a sibling and ends.
+/// Returns only in that one, with whether it is in the control group already.
+fn stage(request: &Exec<'_>, join: &Join, entry: Option<&Entry>, sync: &ChildEnd) -> Result<bool> {
+    namespaces::protect()?;
+    // Through the host's procfs; the process inherits it.
+    child::set_oom_score(request.process)?;
+    join.enter(request, !CLONE_NEWCGROUP)
+        .step(|| "join the container's namespaces")?;
+    match clone(entry, CLONE_PARENT)? {
+        (Cloned::Child, in_cgroup) => {
+            sync.wait_for_introduction()?;
+            Ok(in_cgroup)
+        }
+        (Cloned::Parent { pid, pidfd }, _) => {
+            sync.spawned(pid, pidfd.as_fd())?;
+            berth_sys::exec::exit(0)
+        }
+    }
+}
+
+/// The process held so far is the stage: it introduces the real one and ends.
+fn meet(parent: &ParentEnd, started: &mut Started) -> Result<()> {
+    match parent.next()? {
+        Some(Message::Spawned(pid, pidfd)) => {
+            let stage = std::mem::replace(&mut started.pidfd, pidfd);
+            started.pid = pid;
+            berth_sys::exec::reap(stage.as_fd());
+            parent.go()
+        }
+        Some(Message::Failed(error)) => Err(error),
+        _ => Err(Error::step(
+            "hear from the new process",
+            rustix::io::Errno::PROTO,
+        )),
+    }
+}
+
 /// True when the child is in the group already.
-fn clone(entry: Option<&Entry>) -> Result<(Cloned, bool)> {
+fn clone(entry: Option<&Entry>, extra: u64) -> Result<(Cloned, bool)> {
+    let flags = CLONE_CLEAR_SIGHAND | extra;
     if let Some(Entry::Clone(group)) = entry
         && probe::ways().clone_into_cgroup()
-        && let Ok(cloned) = clone::clone3(CLONE_CLEAR_SIGHAND, Some(group.as_fd()))
+        && let Ok(cloned) = clone::clone3(flags, Some(group.as_fd()))
     {
         return Ok((cloned, true));
     }
-    Ok((namespaces::fork(CLONE_CLEAR_SIGHAND, None)?, false))
+    Ok((namespaces::fork(flags, None)?, false))
 }
 
 fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Result<()> {
@@ -177,6 +245,14 @@ impl Join {
         } else {
             Self::Each(each)
         })
+    }
+
+    fn how(&self) -> How {
+        if self.has(CLONE_NEWPID) && !self.has(CLONE_NEWUSER) {
+            How::Staged
+        } else {
+            How::Directly
+        }
     }
 
     fn has(&self, flag: u64) -> bool {
@@ -274,7 +350,10 @@ fn run(
     berth_sys::exec::reset_signals();
     // Before the container can see this process (CVE-2019-5736).
     namespaces::protect()?;
-    child::set_oom_score(request.process)?;
+    let how = join.how();
+    if how == How::Directly {
+        child::set_oom_score(request.process)?;
+    }
     let affinity = request.process.exec_cpu_affinity().as_ref();
     if let Some(list) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         limits::set_affinity(list)?;
@@ -286,8 +365,12 @@ fn run(
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
         limits::set_affinity(list)?;
     }
-    join.enter_all(request)
-        .step(|| "join the container's namespaces")?;
+    match how {
+        How::Directly => join.enter_all(request),
+        // Last, for a group outside cannot be left from within.
+        How::Staged => join.enter(request, CLONE_NEWCGROUP),
+    }
+    .step(|| "join the container's namespaces")?;
     if join.has(CLONE_NEWUSER) {
         child::become_root()?;
     }

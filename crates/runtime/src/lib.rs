@@ -50,6 +50,7 @@ mod process;
 mod procfs;
 mod rdt;
 mod resources;
+pub mod restore;
 mod rootfs;
 mod security;
 pub mod steps;

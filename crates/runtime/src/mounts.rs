@@ -24,7 +24,7 @@ use crate::filesystems;
 use crate::idmap::{self, Users};
 use crate::options::{Attributes, Options};
 use crate::paths::{self, Kind};
-use crate::procfs::Procfs;
+use crate::procfs::{self, Procfs};
 
 /// One mount, ready for the child.
 #[derive(Debug)]
@@ -312,10 +312,43 @@ pub(crate) fn attach_all(root: BorrowedFd<'_>, mounts: &[Prepared]) -> Result<Ma
     Ok(made)
 }
 
+/// Attaches what is the host's of the mounts to entries of `directory`, named by
+/// [`source_name`]. For restored containers.
+pub(crate) fn attach_sources(directory: BorrowedFd<'_>, mounts: &[Prepared]) -> Result<()> {
+    let attach = |name: String, kind: Kind, tree: &OwnedFd| {
+        let target = paths::ensure(directory, Path::new(&name), kind)?;
+        move_onto(tree.as_fd(), target.as_fd())
+    };
+    for (number, mount) in mounts.iter().enumerate() {
+        match &mount.what {
+            What::Bind(tree, kind) => attach(source_name(number, None), *kind, tree)?,
+            What::Cgroups(hierarchies) => {
+                for hierarchy in hierarchies {
+                    if let Some(tree) = &hierarchy.tree {
+                        let name = source_name(number, Some(hierarchy));
+                        attach(name, Kind::Directory, tree)?;
+                    }
+                }
+            }
+            What::Filesystem(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Of the mount with this number in the configuration, or of one of its hierarchies.
+pub(crate) fn source_name(number: usize, hierarchy: Option<&Hierarchy>) -> String {
+    match hierarchy {
+        None => number.to_string(),
+        Some(hierarchy) => format!("{number}-{}", hierarchy.name()),
+    }
+}
+
 fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()> {
     match &mount.what {
         What::Bind(tree, kind) => {
             let target = paths::ensure_noting(root, &mount.destination, *kind, &mut made.places)?;
+            procfs::check_mount(&mount.destination, target.as_fd(), procfs::is_root(tree))?;
             move_onto(tree.as_fd(), target.as_fd()).map_err(|error| {
                 // The kernel says EINVAL for a directory on a file and the reverse.
                 let directory = paths::is_directory(target.as_fd());
@@ -333,6 +366,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
         What::Cgroups(hierarchies) => {
             let (at, kind) = (&mount.destination, Kind::Directory);
             let target = paths::ensure_noting(root, at, kind, &mut made.places)?;
+            procfs::check_mount(&mount.destination, target.as_fd(), false)?;
             cgroups::attach(target.as_fd(), hierarchies, &mount.options)
         }
         What::Filesystem(kind) => {
@@ -351,6 +385,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
                     paths::ensure_noting(root, at, kind, &mut made.places)?
                 }
             };
+            procfs::check_mount(&mount.destination, target.as_fd(), kind == "proc")?;
             let new = filesystems::new(kind, &mount.source, &mount.options, mode)?;
             if mount.options.copy_up {
                 copyup::copy(target.as_fd(), new.as_fd())?;

@@ -2,13 +2,14 @@
 //! capabilities, limits, filters, descriptors, working directory. Shared by create
 //! and exec.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_seccomp::Program;
 use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, Process};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::capabilities::Sets;
@@ -81,7 +82,7 @@ impl Identity {
             .env()
             .iter()
             .flatten()
-            .any(|entry| entry.starts_with("HOME="));
+            .any(|entry| entry.len() > 5 && entry.starts_with("HOME="));
         let (uid, gid, home) = match user.username() {
             Some(name) => {
                 let found = users::resolve_user(root, name)?;
@@ -266,15 +267,17 @@ fn check_cwd() -> Result<()> {
 }
 
 fn environment(process: &Process, identity: &Identity) -> Result<Vec<CString>> {
-    let mut env = process
-        .env()
-        .iter()
-        .flatten()
-        .map(|entry| c_string(entry))
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(home) = &identity.home {
-        env.push(c_string(&format!("HOME={home}"))?);
+    let home = identity.home.as_ref().map(|home| format!("HOME={home}"));
+    let given = process.env().iter().flatten().chain(&home);
+    // Of several with one name the last counts, while getenv(3) finds the first.
+    let mut seen = HashSet::new();
+    let mut env = Vec::new();
+    for entry in given.rev() {
+        if seen.insert(entry.split('=').next()) {
+            env.push(c_string(entry)?);
+        }
     }
+    env.reverse();
     Ok(env)
 }
 
@@ -305,11 +308,16 @@ fn own_stdio(identity: &Identity) -> Result<()> {
     Ok(())
 }
 
-/// Makes three descriptors standard input, output and error.
+/// Makes three descriptors standard input, output and error. To be called in the
+/// container's root.
 pub(crate) fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
     // Above the three first, so that none is overwritten before it is copied.
     let copy = |fd: BorrowedFd<'_>| {
-        rustix::io::fcntl_dupfd_cloexec(fd, 3).step(|| "copy standard streams")
+        match own_null(fd) {
+            Some(null) => rustix::io::fcntl_dupfd_cloexec(&null, 3),
+            None => rustix::io::fcntl_dupfd_cloexec(fd, 3),
+        }
+        .step(|| "copy standard streams")
     };
     let [stdin, stdout, stderr] = fds;
     let (stdin, stdout, stderr) = (copy(stdin)?, copy(stdout)?, copy(stderr)?);
@@ -317,4 +325,25 @@ pub(crate) fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
         .and_then(|()| rustix::stdio::dup2_stdout(stdout.as_fd()))
         .and_then(|()| rustix::stdio::dup2_stderr(stderr.as_fd()))
         .step(|| "set standard streams")
+}
+
+/// For the host's null device the container's: root there could change the mode of
+/// the host's node through the descriptor, and a checkpoint has no name for it.
+fn own_null(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd)
+            .is_ok_and(|stat| paths::is_device(&stat, rustix::fs::FileType::CharacterDevice, 1, 3))
+    };
+    if !is_null(fd) {
+        return None;
+    }
+    let access = rustix::fs::fcntl_getfl(fd).ok()? & OFlags::RWMODE;
+    // Not to wait for whatever an image may have there.
+    let careful = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", access | careful, Mode::empty()).ok()?;
+    if !is_null(null.as_fd()) {
+        return None;
+    }
+    rustix::fs::fcntl_setfl(&null, access).ok()?;
+    Some(null)
 }

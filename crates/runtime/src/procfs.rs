@@ -12,8 +12,62 @@ use std::path::Path;
 use rustix::fs::{OFlags, ResolveFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::paths;
+
+/// `PROC_SUPER_MAGIC` of statfs(2).
+const PROC_MAGIC: u64 = 0x9fa0;
+
+/// `PROC_ROOT_INO`.
+const ROOT_INODE: u64 = 1;
+
+/// What may lie over a file of procfs, as in runc: what lxcfs has, and two that
+/// checkpoints and tests of FIPS need.
+const COVERED: [&str; 11] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/net/dev",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
+];
+
+fn is_procfs(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type as u64 == PROC_MAGIC)
+}
+
+/// Whether the descriptor is of the topmost directory of a procfs.
+pub(crate) fn is_root(fd: &OwnedFd) -> bool {
+    is_procfs(fd.as_fd()) && rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
+}
+
+/// Nothing but a procfs is mounted at /proc, and nothing in it: a label or a mask
+/// would be a lie (CVE-2019-16884, CVE-2025-52881). `target` is what `destination`
+/// has led to, by whatever links; `is_proc`, whether a whole procfs is mounted.
+pub(crate) fn check_mount(destination: &Path, target: BorrowedFd<'_>, is_proc: bool) -> Result<()> {
+    let at = paths::clean(destination);
+    let inside = is_procfs(target);
+    if is_proc || !(inside || at == Path::new("proc")) {
+        return Ok(());
+    }
+    if COVERED.iter().any(|path| at == Path::new(path)) {
+        return Ok(());
+    }
+    let why = if at == Path::new("proc") {
+        "is not of type proc"
+    } else {
+        "is inside /proc"
+    };
+    Err(Error::invalid(format!(
+        "{:?} cannot be mounted because it {why}",
+        destination.display()
+    )))
+}
 
 /// A procfs of the calling process's own process namespace.
 #[derive(Debug)]

@@ -67,7 +67,17 @@ pub enum Cloned {
 
 /// True when the calling process has exactly one thread.
 pub fn is_single_threaded() -> bool {
-    // Two links for the directory itself and one per thread.
+    // The kernel allows it to one without others, and does nothing (unshare(2)):
+    // so no /proc is needed, which may be a container's.
+    // SAFETY: a process with a single thread has none to be separated from.
+    if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
+        return true;
+    }
+    if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        return false;
+    }
+    // Where a sandbox denies that call. Two links for the directory itself and one
+    // per thread.
     rustix::fs::stat("/proc/self/task").is_ok_and(|stat| stat.st_nlink == 3)
 }
 

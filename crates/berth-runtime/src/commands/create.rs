@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use berth_cgroup::systemd::Anchor;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
 use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
@@ -77,6 +78,36 @@ pub(crate) fn run(root: &Path, groups: Groups, arguments: Vec<OsString>) -> Resu
     Ok(code)
 }
 
+/// `--console-socket`, which a terminal needs when nobody stays to serve it.
+pub(super) fn console_socket(args: &Args, terminal: bool, detached: bool) -> Result<Option<&Path>> {
+    let socket = args.value("console-socket").map(Path::new);
+    if detached && terminal && socket.is_none() {
+        return Err(Error::new(
+            "a terminal of a detached container needs --console-socket",
+        ));
+    }
+    if !terminal && socket.is_some() {
+        return Err(Error::new(
+            "--console-socket is for a container with a terminal",
+        ));
+    }
+    Ok(socket)
+}
+
+/// What the standard streams are, as /proc shows them ("pipe:[4711]"): how a
+/// checkpoint tells them from pipes of the container.
+pub(super) fn streams() -> Vec<String> {
+    let name = |number: u8| std::fs::read_link(format!("/proc/self/fd/{number}"));
+    (0..3)
+        .map(|number| {
+            name(number).map_or_else(
+                |_| String::new(),
+                |path| path.to_string_lossy().into_owned(),
+            )
+        })
+        .collect()
+}
+
 /// What to make a container from.
 struct Request {
     id: String,
@@ -89,7 +120,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
     // Before anything is opened.
     let inherit = Inherit::parse(&args)?;
     let id = only(arguments, "container id")?;
-    let bundle = args.value("bundle").unwrap_or(".");
+    let bundle = args.value("bundle").filter(|bundle| !bundle.is_empty());
+    let bundle = bundle.unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
     let request = Request {
         id,
@@ -100,16 +132,83 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
 }
 
 /// A container being made; removed on drop unless it is to be kept.
-struct Container {
-    dir: StateDir,
-    making: Option<Making>,
-    group: Option<Cgroup>,
+pub(super) struct Container {
+    pub(super) dir: StateDir,
+    pub(super) making: Option<Making>,
+    pub(super) group: Option<Cgroup>,
     rdt: Option<Rdt>,
     poststop: Option<Poststop>,
     keep: bool,
 }
 
+/// What a container is made from: its configuration, parsed and as it is in the file.
+pub(super) struct Source<'a> {
+    pub(super) id: &'a str,
+    pub(super) bundle: &'a Path,
+    pub(super) spec: &'a Spec,
+    pub(super) config: &'a [u8],
+}
+
 impl Container {
+    /// All but its process: the state on disk, then the control group with the
+    /// limits. The anchor is to be released when the process is in it.
+    pub(super) fn begin(
+        root: &Path,
+        from: &Source<'_>,
+        host: &Host,
+        groups: Groups,
+    ) -> Result<(Self, State, Option<Anchor>)> {
+        let resources = berth_runtime_core::resources(from.spec)?;
+        let rdt = Rdt::new(from.spec, from.id)?;
+        let planned = groups.plan(host, from.spec, from.id)?;
+        let mut container = Self {
+            dir: StateDir::create(root, from.id)?,
+            making: None,
+            group: None,
+            rdt: None,
+            poststop: None,
+            keep: false,
+        };
+        container.making = Some(container.dir.making()?);
+        container.dir.save_config(from.config)?;
+        let poststop = Poststop::new(from.spec, from.id, from.bundle);
+        let mut state = State {
+            id: from.id.to_owned(),
+            pid: 0,
+            pid_start_time: 0,
+            rootfs: rootfs(from.spec, from.bundle),
+            bundle: from.bundle.to_owned(),
+            cgroup: Some(planned.path.clone()),
+            unit: planned.unit(),
+            rdt: rdt.is_some(),
+            poststop: poststop.is_some(),
+            created: Timestamp::now().to_string(),
+            streams: Vec::new(),
+        };
+        container.dir.save(&state)?;
+        container.poststop = poststop;
+        let made = groups.make(host, &planned, from.spec, &resources)?;
+        match &made.group {
+            Some(group) => {
+                container.group = Some(group.clone());
+                if let Some(uid) = groups::owner(from.spec) {
+                    match group.delegate(uid) {
+                        // A user's runtime may not.
+                        Err(error) if error.is_denied() => {}
+                        result => result
+                            .context(|| format!("hand control group {} over", group.path()))?,
+                    }
+                }
+            }
+            None => (state.cgroup, state.unit) = (None, None),
+        }
+        container.rdt = rdt;
+        if let Some(rdt) = &container.rdt {
+            rdt.apply()?;
+        }
+        Ok((container, state, made.anchor))
+    }
+
     fn make(
         root: &Path,
         request: &Request,
@@ -129,66 +228,18 @@ impl Container {
             inherit.announce(&mut process);
             spec.set_process(Some(process));
         }
-        let console_socket = args.value("console-socket").map(Path::new);
-        let detached = gate || args.has("detach");
-        if detached && terminal && console_socket.is_none() {
-            return Err(Error::new(
-                "a terminal of a detached container needs --console-socket",
-            ));
-        }
-        if !terminal && console_socket.is_some() {
-            return Err(Error::new(
-                "--console-socket is for a container with a terminal",
-            ));
-        }
+        let console_socket = console_socket(args, terminal, gate || args.has("detach"))?;
 
         rootless::enter(&mut spec)?;
-        let resources = berth_runtime_core::resources(&spec)?;
-        let rdt = Rdt::new(&spec, &request.id)?;
-        let planned = groups.plan(host, &spec, &request.id)?;
-        let mut container = Self {
-            dir: StateDir::create(root, &request.id)?,
-            making: None,
-            group: None,
-            rdt: None,
-            poststop: None,
-            keep: false,
+        let from = Source {
+            id: &request.id,
+            bundle: &request.bundle,
+            spec: &spec,
+            config: &config,
         };
-        container.making = Some(container.dir.making()?);
-        container.dir.save_config(&config)?;
-        let poststop = Poststop::new(&spec, &request.id, &request.bundle);
-        let mut state = State {
-            id: request.id.clone(),
-            pid: 0,
-            pid_start_time: 0,
-            rootfs: rootfs(&spec, &request.bundle),
-            bundle: request.bundle.clone(),
-            cgroup: Some(planned.path.clone()),
-            unit: planned.unit(),
-            rdt: rdt.is_some(),
-            poststop: poststop.is_some(),
-            created: Timestamp::now().to_string(),
-        };
-        container.dir.save(&state)?;
-        container.poststop = poststop;
-        let made = groups.make(host, &planned, &spec, &resources)?;
-        match &made.group {
-            Some(group) => {
-                container.group = Some(group.clone());
-                if let Some(uid) = groups::owner(&spec) {
-                    match group.delegate(uid) {
-                        // A user's runtime may not.
-                        Err(error) if error.is_denied() => {}
-                        result => result
-                            .context(|| format!("hand control group {} over", group.path()))?,
-                    }
-                }
-            }
-            None => (state.cgroup, state.unit) = (None, None),
-        }
-        container.rdt = rdt;
-        if let Some(rdt) = &container.rdt {
-            rdt.apply()?;
+        let (container, mut state, anchor) = Self::begin(root, &from, host, groups)?;
+        if !terminal {
+            state.streams = streams();
         }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
@@ -211,9 +262,10 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
-        if let Some(anchor) = made.anchor {
-            let tried = || format!("limit the processes of {}", planned.path);
-            anchor.release().context(tried)?;
+        if let Some(anchor) = anchor {
+            anchor
+                .release()
+                .context(|| "release the scope".to_owned())?;
         }
         let pid = created.process.pid;
         state.pid = pid;
@@ -231,7 +283,7 @@ impl Container {
         Ok((container, created))
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.keep = true;
     }
 }

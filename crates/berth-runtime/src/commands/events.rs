@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use berth_cgroup::{BlkioEntry, Stats};
+use berth_cgroup::{BlkioEntry, Host, Layout, Stats};
 use berth_runtime_core::RdtUsage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -50,7 +50,7 @@ pub(crate) fn events(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         let stats = group
             .stats()
             .context(|| format!("read the statistics of {}", group.path()))?;
-        let mut data = data(&stats);
+        let mut data = data(&stats, &host);
         if let Some(rdt) = &rdt {
             data["intel_rdt"] = rdt_data(&rdt.usage());
         }
@@ -127,11 +127,16 @@ fn duration(text: &str) -> Result<Duration> {
 }
 
 /// The shape of runc's `types.Stats`.
-fn data(stats: &Stats) -> Value {
+fn data(stats: &Stats, host: &Host) -> Value {
     let memory = &stats.memory;
     let raw: serde_json::Map<String, Value> = (memory.stat.iter())
         .map(|(name, value)| (name.clone(), json!(value)))
         .collect();
+    // With the memory itself, as version 1 counts and runc shows it.
+    let swap_limit = match host.layout() {
+        Layout::V2 => memory.swap_limit.saturating_add(memory.limit),
+        _ => memory.swap_limit,
+    };
     let cache = raw.get("cache").or_else(|| raw.get("file")).cloned();
     json!({
         "cpu": {
@@ -157,8 +162,8 @@ fn data(stats: &Stats) -> Value {
                 "failcnt": memory.failcnt,
             },
             "swap": {
-                "limit": memory.swap_limit,
-                "usage": memory.swap_usage,
+                "limit": swap_limit,
+                "usage": memory.swap_usage.saturating_add(memory.usage),
                 "failcnt": 0,
             },
             "kernel": { "limit": 0, "failcnt": 0 },

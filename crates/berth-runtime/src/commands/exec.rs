@@ -46,11 +46,11 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let mut arguments = arguments.into_iter().map(|argument| {
         argument
             .into_string()
-            .map_err(|_| Error::new("an argument is not valid UTF-8"))
+            .map_err(|_| Error::usage("an argument is not valid UTF-8"))
     });
     let id = arguments
         .next()
-        .ok_or_else(|| Error::new("the container id is missing"))??;
+        .ok_or_else(|| Error::usage("the container id is missing"))??;
     let command = arguments.collect::<Result<Vec<_>>>()?;
 
     let dir = StateDir::open(root, &id)?;
@@ -77,11 +77,17 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let listener = Listener::new(&spec, &id, &state.bundle)?;
     let mut process = process_of(&args, command, spec.process().as_ref())?;
     inherit.announce(&mut process);
+    config::check_environment(&process)?;
     let terminal = process.terminal().unwrap_or(false);
     let console_socket = args.value("console-socket").map(Path::new);
     if args.has("detach") && terminal && console_socket.is_none() {
         return Err(Error::new(
             "a terminal of a detached process needs --console-socket",
+        ));
+    }
+    if !terminal && console_socket.is_some() {
+        return Err(Error::new(
+            "--console-socket is for a process with a terminal",
         ));
     }
 
@@ -178,7 +184,11 @@ fn groups_below(args: &Args) -> Result<Vec<(Option<&str>, &str)>> {
 fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Result<Process> {
     if let Some(path) = args.value("process") {
         let bytes = std::fs::read(path).context(|| format!("read {path}"))?;
-        return config::parse_process(Path::new(path), &bytes);
+        let mut process = config::parse_process(Path::new(path), &bytes)?;
+        if let Some(own) = own {
+            fill_in(&mut process, own);
+        }
+        return Ok(process);
     }
     if command.is_empty() {
         return Err(Error::new("the command is missing"));
@@ -199,8 +209,8 @@ fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Resul
         env.push(variable.to_owned());
     }
     process.set_env(Some(env));
-    if args.has("no-new-privs") {
-        process.set_no_new_privileges(Some(true));
+    if args.value("no-new-privs").is_some() {
+        process.set_no_new_privileges(Some(args.has("no-new-privs")));
     }
     if let Some(label) = args.value("process-label") {
         process.set_selinux_label(Some(label.to_owned()));
@@ -211,6 +221,23 @@ fn process_of(args: &Args, command: Vec<String>, own: Option<&Process>) -> Resul
     set_user(&mut process, args)?;
     add_capabilities(&mut process, args)?;
     Ok(process)
+}
+
+/// What a process from a file leaves open is as the container has it.
+fn fill_in(process: &mut Process, own: &Process) {
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    let unset = |label: &Option<String>| label.as_ref().is_none_or(String::is_empty);
+    if unset(process.apparmor_profile()) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if unset(process.selinux_label()) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
 }
 
 /// `--user uid[:gid]`: numbers only, as names are the container's business.
@@ -228,7 +255,8 @@ fn set_user(process: &mut Process, args: &Args) -> Result<()> {
         .values("additional-gids")
         .flat_map(|list| list.split(','))
     {
-        groups.push(text.parse().context(|| format!("invalid group {text:?}"))?);
+        let group = text.parse();
+        groups.push(group.map_err(|_| Error::usage(format!("invalid group {text:?}")))?);
     }
     user.set_additional_gids(Some(groups));
     process.set_user(user);
@@ -243,7 +271,7 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     };
     let number = |part: &str| {
         part.parse::<u32>()
-            .context(|| format!("invalid user {text:?}: expected <uid>[:<gid>]"))
+            .map_err(|_| Error::new(format!("invalid user {text:?}: expected <uid>[:<gid>]")))
     };
     Ok((number(uid)?, gid.map(number).transpose()?))
 }
@@ -258,7 +286,7 @@ fn add_capabilities(process: &mut Process, args: &Args) -> Result<()> {
     let mut sets = process.capabilities().clone().unwrap_or_default();
     for name in names {
         let capability: Capability = serde_json::from_value(serde_json::Value::from(name))
-            .context(|| format!("unknown capability {name:?}"))?;
+            .map_err(|_| Error::new(format!("unknown capability {name:?}")))?;
         for set in ["bounding", "effective", "permitted"] {
             let mut list = match set {
                 "bounding" => sets.bounding(),

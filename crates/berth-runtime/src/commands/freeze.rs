@@ -6,7 +6,7 @@ use std::path::Path;
 use berth_cgroup::Cgroup;
 
 use super::detect_host;
-use crate::args::only;
+use crate::args::alone;
 use crate::error::{Context, Error, Result};
 use crate::state::{StateDir, Status};
 
@@ -33,7 +33,7 @@ pub(crate) fn resume(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
 }
 
 fn find(root: &Path, arguments: Vec<OsString>) -> Result<(Cgroup, Status)> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     let host = detect_host()?;

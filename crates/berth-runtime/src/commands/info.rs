@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::OCI_VERSION;
-use crate::args::{Args, Opt, Order};
+use crate::args::{Args, Opt, Order, no_more};
 use crate::error::{Context, Error, Result};
 use crate::print;
 
@@ -51,7 +51,7 @@ SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
 pub(crate) fn spec(mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, SPEC, Order::Anywhere)?;
     no_more(&arguments)?;
-    let path = Path::new(args.value("bundle").unwrap_or(".")).join("config.json");
+    let path = Path::new(args.value("bundle").unwrap_or_default()).join("config.json");
     if path.exists() {
         return Err(Error::new("File config.json exists. Remove it first"));
     }
@@ -99,8 +99,9 @@ fn rootless() -> Result<String> {
 }
 
 /// The OCI runtime features document (features.md of the specification).
-pub(crate) fn features(arguments: &[OsString]) -> Result<u8> {
-    no_more(arguments)?;
+pub(crate) fn features(mut arguments: Vec<OsString>) -> Result<u8> {
+    Args::parse(&mut arguments, &[], Order::Anywhere)?;
+    no_more(&arguments)?;
     let words = |text: &str| Value::from(text.split_whitespace().collect::<Vec<_>>());
     let value = json!({
         "mountOptions": words(MOUNT_OPTIONS),
@@ -133,21 +134,11 @@ pub(crate) fn features(arguments: &[OsString]) -> Result<u8> {
             "mountExtensions": { "idmap": { "enabled": true } },
         },
         "annotations": {
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": [],
     });
     print(&format!("{value:#}\n"))
-}
-
-fn no_more(arguments: &[OsString]) -> Result<()> {
-    match arguments.first() {
-        Some(extra) => Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        ))),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

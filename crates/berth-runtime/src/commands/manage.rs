@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use super::{OCI_VERSION, detect_host, warn_of};
-use crate::args::{Args, Opt, Order, only};
+use crate::args::{Args, Opt, Order, alone, no_more, only};
 use crate::error::{Context, Error, Result};
 use crate::print;
 use crate::signal;
@@ -99,9 +99,12 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     )?;
     let id = only(arguments, "container id")?;
     let force = args.has("force");
-    let dir = match StateDir::open(root, &id) {
-        Err(_) if force => return Ok(0),
-        dir => dir?,
+    let Some(dir) = StateDir::find(root, &id)? else {
+        return if force {
+            Ok(0)
+        } else {
+            Err(StateDir::missing())
+        };
     };
     let host = detect_host()?;
     match dir.load() {
@@ -110,14 +113,7 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             if !force && !matches!(status, Status::Created | Status::Stopped) {
                 return Err(not_stopped(&id, status));
             }
-            end(&state, &host)?;
-            // Without resctrl there is nothing that could be left.
-            if let Ok(Some(rdt)) = state.rdt(&dir) {
-                rdt.remove()?;
-            }
-            let hooks = poststop(&dir, &state);
-            dir.remove()?;
-            warn_of(hooks.iter().flat_map(Poststop::run));
+            destroy(&dir, &state, &host)?;
         }
         Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
         // `create` was killed before it wrote the state, or `delete` after it removed
@@ -132,6 +128,19 @@ fn not_stopped(id: &str, status: Status) -> Error {
         "cannot delete container {id} that is not stopped: {}",
         status.name()
     ))
+}
+
+/// Kills what is left of a container and removes it.
+pub(super) fn destroy(dir: &StateDir, state: &State, host: &Host) -> Result<()> {
+    end(state, host)?;
+    // Without resctrl there is nothing that could be left.
+    if let Ok(Some(rdt)) = state.rdt(dir) {
+        rdt.remove()?;
+    }
+    let hooks = poststop(dir, state);
+    dir.remove()?;
+    warn_of(hooks.iter().flat_map(Poststop::run));
+    Ok(())
 }
 
 fn poststop(dir: &StateDir, state: &State) -> Option<Poststop> {
@@ -168,24 +177,18 @@ fn end(state: &State, host: &Host) -> Result<()> {
 }
 
 pub(crate) fn state(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     let status = state.status(&dir, &detect_host()?);
-    let annotations = dir.load_config()?.annotations().clone().unwrap_or_default();
-    let shown = Shown::new(&state, status, annotations, "");
+    let shown = Shown::new(&state, status, annotations(&dir)?, "");
     let text = serde_json::to_string_pretty(&shown).context(|| "encode the state".to_owned())?;
     print(&(text + "\n"))
 }
 
 pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let args = Args::parse(&mut arguments, LIST, Order::Anywhere)?;
-    if let Some(extra) = arguments.first() {
-        return Err(Error::new(format!(
-            "unexpected argument `{}`",
-            extra.to_string_lossy()
-        )));
-    }
+    no_more(&arguments)?;
     let containers = all(root)?;
     if args.has("quiet") {
         return print(
@@ -199,7 +202,10 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         "json" => {
             let shown: Vec<_> = containers
                 .iter()
-                .map(|one| Shown::new(&one.state, one.status, HashMap::new(), &one.owner))
+                .map(|one| {
+                    let annotations = annotations(&one.dir).unwrap_or_default();
+                    Shown::new(&one.state, one.status, annotations, &one.owner)
+                })
                 .collect();
             let text = serde_json::to_string(&shown).context(|| "encode the list".to_owned())?;
             print(&(text + "\n"))
@@ -208,6 +214,11 @@ pub(crate) fn list(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             "invalid format option {other:?}: expected table or json"
         ))),
     }
+}
+
+fn annotations(dir: &StateDir) -> Result<HashMap<String, String>> {
+    let config = dir.load_config()?;
+    Ok(config.annotations().clone().unwrap_or_default())
 }
 
 /// A container as `state` and `list` show it, in runc's order.
@@ -253,6 +264,7 @@ impl<'a> Shown<'a> {
 
 /// One line of `list`.
 struct Listed {
+    dir: StateDir,
     state: State,
     status: Status,
     /// Whose container it is.
@@ -275,6 +287,7 @@ fn all(root: &Path) -> Result<Vec<Listed>> {
             let status = state.status(&dir, &host);
             let owner = owner(&dir)?;
             Some(Listed {
+                dir,
                 state,
                 status,
                 owner,
@@ -303,6 +316,7 @@ fn table(containers: &[Listed]) -> String {
         state,
         status,
         owner,
+        ..
     } in containers
     {
         rows.push([

@@ -1,5 +1,6 @@
 //! One module per verb, or per family of small ones.
 
+pub(crate) mod checkpoint;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -9,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod launcher;
 pub(crate) mod manage;
 pub(crate) mod ps;
+pub(crate) mod restore;
 pub(crate) mod start;
 pub(crate) mod update;
 

@@ -17,7 +17,7 @@ pub(crate) fn ps(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         Order::OptionsFirst,
     )?;
     if arguments.is_empty() {
-        return Err(Error::new("the container id is missing"));
+        return Err(Error::usage("the container id is missing"));
     }
     let id = arguments.remove(0);
     let id = id

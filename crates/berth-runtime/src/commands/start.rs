@@ -17,7 +17,7 @@ use berth_sys::{fork, socket};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::detect_host;
-use crate::args::only;
+use crate::args::alone;
 use crate::error::{Context, Error, Result};
 use crate::state::{START_SOCKET, StateDir, Status};
 
@@ -25,7 +25,7 @@ use crate::state::{START_SOCKET, StateDir, Status};
 const STARTED: &[u8] = b"started";
 
 pub(crate) fn start(root: &Path, arguments: Vec<OsString>) -> Result<u8> {
-    let id = only(arguments, "container id")?;
+    let id = alone(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;
     match state.status(&dir, &detect_host()?) {

@@ -60,8 +60,13 @@ impl Bundle {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
+        self.command_of(Path::new(BINARY), args)
+    }
+
+    /// With a copy of the program.
+    pub(crate) fn command_of(&self, program: &Path, args: &[&str]) -> Command {
         self.save();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(program);
         command
             .arg("--root")
             .arg(self.state())
@@ -110,6 +115,32 @@ impl Bundle {
         };
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         String::from_utf8(output.stderr).unwrap()
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.path().join("rootfs")
+    }
+
+    /// Adds a mount to the configuration.
+    pub(crate) fn mount(&mut self, mount: Value) {
+        self.config["mounts"].as_array_mut().unwrap().push(mount);
+    }
+
+    pub(crate) fn bind(&mut self, source: &Path, destination: &str) {
+        self.mount(json!({
+            "destination": destination,
+            "type": "bind",
+            "source": source,
+            "options": ["bind"],
+        }));
+    }
+
+    /// Gives its processes a capability.
+    pub(crate) fn allow(&mut self, capability: &str) {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = &mut self.config["process"]["capabilities"][set];
+            set.as_array_mut().unwrap().push(json!(capability));
+        }
     }
 
     pub(crate) fn state_of(&self, id: &str) -> Value {

@@ -543,3 +543,41 @@ impl Drop for Container {
         }
     }
 }
+
+/// Everything in a directory of the host, to see later that nobody changed it.
+pub(crate) fn snapshot(dir: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    // Always the same, unlike that of a map.
+    let state = std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default();
+    let mut lines = Vec::new();
+    let mut rest = vec![dir.to_owned()];
+    while let Some(path) = rest.pop() {
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        let content = if found.is_file() {
+            std::fs::read(&path).unwrap()
+        } else {
+            Vec::new()
+        };
+        lines.push(format!(
+            "{} {:o} {}:{} {} {:x}",
+            path.display(),
+            found.mode(),
+            found.uid(),
+            found.gid(),
+            content.len(),
+            std::hash::BuildHasher::hash_one(&state, &content)
+        ));
+        if found.is_dir() {
+            let entries = std::fs::read_dir(&path).unwrap();
+            rest.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+    }
+    lines.sort();
+    lines.join("\n")
+}
+
+/// The end of a process that must not hang.
+pub(crate) fn ended(mut child: Child, what: &str) -> std::process::Output {
+    eventually(what, || child.try_wait().unwrap());
+    child.wait_with_output().unwrap()
+}
