@@ -7,6 +7,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::error::{Context, Error, Result};
 
@@ -17,7 +18,13 @@ struct Required {
     oci_version: Option<String>,
     process: Option<RequiredProcess>,
     root: Option<RequiredRoot>,
-    linux: Option<serde::de::IgnoredAny>,
+    linux: Option<RequiredLinux>,
+}
+
+/// What of `linux` is wanted as it is written.
+#[derive(Deserialize)]
+struct RequiredLinux {
+    seccomp: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -31,12 +38,13 @@ struct RequiredRoot {
     path: Option<String>,
 }
 
-/// A bundle's configuration, parsed and as it is in the file.
+/// A bundle's configuration, parsed and as it is in the file, and the text of
+/// `linux.seccomp`.
 ///
 /// # Errors
 /// It is missing, no JSON, lacks what is required, has a wrong type or value, or
 /// follows another version of the specification.
-pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
+pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>, Option<Box<RawValue>>)> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::new(format!(
@@ -52,7 +60,30 @@ pub(crate) fn read(path: &Path) -> Result<(Spec, Vec<u8>)> {
     if let Some(process) = spec.process() {
         check_environment(process)?;
     }
-    Ok((spec, bytes))
+    let seccomp = required.linux.and_then(|linux| linux.seccomp);
+    Ok((spec, bytes, seccomp))
+}
+
+/// The text of `linux.seccomp` in a configuration that has been parsed.
+pub(crate) fn seccomp(bytes: &[u8]) -> Option<Box<RawValue>> {
+    let required: Required = serde_json::from_slice(bytes).ok()?;
+    required.linux?.seccomp
+}
+
+/// Each variable has a name and a value, as runc demands.
+pub(crate) fn check_environment(process: &Process) -> Result<()> {
+    for variable in process.env().iter().flatten() {
+        let why = match variable.find('=') {
+            None => "missing '='",
+            Some(0) => "name cannot be empty",
+            Some(_) if variable.contains('\0') => "contains a NUL byte",
+            Some(_) => continue,
+        };
+        return Err(Error::new(format!(
+            "invalid environment variable: {why}: {variable:?}"
+        )));
+    }
+    Ok(())
 }
 
 /// A process of `exec --process`.
@@ -121,22 +152,6 @@ pub(crate) fn parse_spec(path: &Path, bytes: &[u8]) -> Result<Spec> {
     Ok(spec)
 }
 
-/// Each variable has a name and a value, as runc demands.
-pub(crate) fn check_environment(process: &Process) -> Result<()> {
-    for variable in process.env().iter().flatten() {
-        let why = match variable.find('=') {
-            None => "missing '='",
-            Some(0) => "name cannot be empty",
-            Some(_) if variable.contains('\0') => "contains a NUL byte",
-            Some(_) => continue,
-        };
-        return Err(Error::new(format!(
-            "invalid environment variable: {why}: {variable:?}"
-        )));
-    }
-    Ok(())
-}
-
 /// A JSON document of the command line, with the path to what is wrong in it.
 pub(crate) fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
@@ -186,7 +201,7 @@ fn check(required: &Required) -> std::result::Result<(), String> {
         Some(_) => return Err("process.args is missing".to_owned()),
         None => return Err("process is missing".to_owned()),
     }
-    match required.linux {
+    match &required.linux {
         Some(_) => Ok(()),
         None => Err("linux is missing".to_owned()),
     }

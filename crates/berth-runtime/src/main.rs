@@ -12,6 +12,7 @@ mod config;
 mod console;
 mod criu;
 mod error;
+mod filters;
 mod help;
 mod inherit;
 mod init;
@@ -144,6 +145,11 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
     {
         return Err(Error::new(format!("invalid log-format: {format}")));
     }
+    let verb = arguments.remove(0);
+    // Before anything else is done, for it would be done twice.
+    if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
+        protect()?;
+    }
     log.check()?;
     if global.value("criu").is_some() {
         // Nowhere is left to tell that standard error cannot be written.
@@ -153,14 +159,10 @@ fn dispatch(global: &Args, log: &Log, mut arguments: Vec<OsString>) -> Result<u8
         );
     }
     let groups = Groups::parse(global.value("rootless"), global.has("systemd-cgroup"))?;
-    let verb = arguments.remove(0);
     let root = match global.value("root").filter(|root| !root.is_empty()) {
         Some(root) => PathBuf::from(root),
         None => default_root(),
     };
-    if matches!(verb.to_str(), Some("run" | "create" | "exec")) {
-        protect()?;
-    }
     match verb.to_str() {
         Some("run") => commands::create::run(&root, groups, arguments),
         Some("create") => commands::create::create(&root, groups, arguments),

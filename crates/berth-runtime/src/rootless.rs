@@ -22,13 +22,14 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceTyp
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::error::{Context, Error, Result};
+use crate::state::read_proc;
 
 /// Set in the second execution: the configuration's maps are about the outside.
 const MARK: &str = "_BERTH_RUNTIME_IN_USER_NAMESPACE";
 
 /// As Podman runs its runtime for a user without privileges.
 pub(crate) fn is_in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
+    read_proc("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().nth(2) != Some("4294967295"))
 }
 

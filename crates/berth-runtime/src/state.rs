@@ -7,6 +7,8 @@
 //! making       while it is being made, locked by whoever does that
 //! ```
 //!
+//! Beside the containers' directories is that of [`crate::filters`].
+//!
 //! The state is written before the control group is made, and removed after it: so
 //! what a killed command leaves behind can always be found and deleted.
 
@@ -23,6 +25,7 @@ use oci_spec::runtime::Spec;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::config;
 use crate::error::{Context, Error, Result};
@@ -185,6 +188,13 @@ impl StateDir {
         config::parse_spec(&path, &bytes)
     }
 
+    /// The same, and the text of `linux.seccomp`.
+    pub(crate) fn load_config_and_filter(&self) -> Result<(Spec, Option<Box<RawValue>>)> {
+        let path = self.0.join("config.json");
+        let bytes = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+        Ok((config::parse(&path, &bytes)?, config::seccomp(&bytes)))
+    }
+
     /// Changes the configuration that is kept, for later commands.
     pub(crate) fn change_config(&self, change: impl FnOnce(&mut serde_json::Value)) -> Result<()> {
         let (path, bytes) = self.read("config.json")?;
@@ -272,10 +282,18 @@ impl State {
 /// When a process began, and whether it has ended and only waits to be reaped;
 /// `None` when there is none.
 pub(crate) fn process_stat(pid: u32) -> Option<(u64, bool)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_proc(&format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let ended = matches!(fields.next()?, "Z" | "X");
     Some((fields.nth(18)?.parse().ok()?, ended))
+}
+
+/// A file of /proc, in few calls: these do not say how long they are, and the
+/// standard library would begin with 32 bytes.
+pub(crate) fn read_proc(path: &str) -> std::io::Result<String> {
+    let mut text = String::with_capacity(1024);
+    File::open(path)?.take(1 << 20).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Writes a file so that a reader sees the old or the new content, nothing

@@ -54,8 +54,7 @@ impl Host {
     /// Reads /proc/self/mountinfo.
     pub fn detect() -> Result<Self, Error> {
         let path = std::path::Path::new("/proc/self/mountinfo");
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
-        Self::parse(&text)
+        Self::parse(&crate::files::read(path)?)
     }
 
     fn parse(mountinfo: &str) -> Result<Self, Error> {

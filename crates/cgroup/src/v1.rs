@@ -20,7 +20,11 @@ pub(crate) fn make(
     files::make_dirs(dir, made)?;
     if hierarchy.has("cpuset") && made.len() > before {
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            inherit(&hierarchy.mount, dir, file)?;
+            // A new one is empty, or has this value already.
+            if let Some(parent) = dir.parent() {
+                let value = inherit(&hierarchy.mount, parent, file)?;
+                files::write(dir, file, value.trim())?;
+            }
         }
     }
     Ok(())

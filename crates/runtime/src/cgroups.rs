@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use berth_sys::mount::{MOUNT_ATTR_RDONLY, mount_setattr};
-use rustix::fs::{Mode, OFlags};
+use rustix::mount::MoveMountFlags;
 
 use crate::error::{Context as _, Result};
 use crate::filesystems;
@@ -160,14 +160,9 @@ pub(crate) fn attach(
             continue;
         };
         let name = hierarchy.name();
-        let directory = rustix::fs::openat(
-            &top,
-            name.as_str(),
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .step(|| format!("open {name}"))?;
-        mounts::move_onto(tree.as_fd(), directory.as_fd())?;
+        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(tree, c"", &top, name.as_str(), empty)
+            .step(|| format!("attach {name}"))?;
     }
     Ok(())
 }

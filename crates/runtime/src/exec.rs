@@ -60,6 +60,9 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 std::io::Error::other(error.to_string()),
             )
         })?;
+    let other = (entry.as_ref())
+        .filter(|entry| matches!(entry, Entry::Clone(_)) && request.below.is_empty())
+        .and_then(|_| first_below(request));
     let rdt_tasks = request.rdt.map(Rdt::tasks).transpose()?.unwrap_or_default();
     let join = Join::prepare(request)?;
     let (parent, child) = sync::pair()?;
@@ -90,6 +93,7 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
             .and_then(|()| {
                 let groups = Groups {
                     entry: entry.as_ref().filter(|_| !in_cgroup),
+                    other: other.as_deref(),
                     rdt_tasks: &rdt_tasks,
                 };
                 run(request, &goal, &join, groups, &child)
@@ -307,32 +311,29 @@ fn inode(path: &str) -> Option<(u64, u64)> {
 #[derive(Clone, Copy, Debug)]
 struct Groups<'a> {
     entry: Option<&'a Entry>,
+    /// Where the container's first process is below it.
+    other: Option<&'a str>,
     rdt_tasks: &'a [OwnedFd],
+}
+
+/// Where the container's first process went below its control group, version 2.
+fn first_below(request: &Exec<'_>) -> Option<String> {
+    // As the host shows it: of the container's own /proc nothing is believed.
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", request.pid)).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = path.strip_prefix(request.cgroup?.path())?.trim_matches('/');
+    (!below.is_empty()).then(|| below.to_owned())
 }
 
 /// Version 2: a container that has made groups of its own with controllers has
 /// left none in its own; then where its first process went.
-fn enter_cgroup(request: &Exec<'_>, entry: &Entry, sync: &ChildEnd) -> Result<()> {
+fn enter_cgroup(entry: &Entry, other: Option<&str>, sync: &ChildEnd) -> Result<()> {
     let busy = |error: &Error| matches!(error, Error::Step { source, .. } if source.raw_os_error() == Some(libc::EBUSY));
-    match (child::enter_cgroup(entry, sync), entry, request.cgroup) {
-        (Err(error), Entry::Clone(directory), Some(group))
-            if busy(&error) && request.below.is_empty() =>
-        {
-            let path = format!("/proc/{}/cgroup", request.pid);
-            let text = std::fs::read_to_string(&path).step(|| format!("read {path}"))?;
-            let below = text
-                .lines()
-                .find_map(|line| line.strip_prefix("0::")?.strip_prefix(group.path()))
-                .map(|below| below.trim_matches('/'))
-                .filter(|below| !below.is_empty())
-                .ok_or(error)?;
-            let directory = rustix::fs::openat(
-                directory,
-                below,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .step(|| format!("open control group {below}"))?;
+    match (child::enter_cgroup(entry, sync), entry, other) {
+        (Err(error), Entry::Clone(directory), Some(below)) if busy(&error) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::openat(directory, below, flags, Mode::empty())
+                .step(|| format!("open control group {below}"))?;
             child::enter_cgroup(&Entry::Clone(directory), sync)
         }
         (result, ..) => result,
@@ -359,7 +360,7 @@ fn run(
         limits::set_affinity(list)?;
     }
     if let Some(entry) = groups.entry {
-        enter_cgroup(request, entry, sync)?;
+        enter_cgroup(entry, groups.other, sync)?;
     }
     child::enter_rdt(groups.rdt_tasks)?;
     if let Some(list) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {

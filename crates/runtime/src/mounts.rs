@@ -376,13 +376,15 @@ fn attach(root: BorrowedFd<'_>, mount: &Prepared, made: &mut Made) -> Result<()>
                     real_directory(root, &mount.destination, kind, &mut made.places)?
                 }
                 _ => {
-                    if let Ok(hidden) = paths::open_in(root, &mount.destination) {
+                    let (at, kind) = (&mount.destination, Kind::Directory);
+                    let known = made.places.len();
+                    let target = paths::ensure_noting(root, at, kind, &mut made.places)?;
+                    if made.places.len() == known {
                         // Like the directory it hides, as runc does.
-                        let stat = rustix::fs::fstat(hidden).step(|| "stat the destination")?;
+                        let stat = rustix::fs::fstat(&target).step(|| "stat the destination")?;
                         mode = Some(stat.st_mode & 0o7777);
                     }
-                    let (at, kind) = (&mount.destination, Kind::Directory);
-                    paths::ensure_noting(root, at, kind, &mut made.places)?
+                    target
                 }
             };
             procfs::check_mount(&mount.destination, target.as_fd(), kind == "proc")?;

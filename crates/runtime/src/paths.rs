@@ -125,23 +125,25 @@ fn make(
     let mut links = 0;
     'restart: loop {
         let components: Vec<_> = rest.iter().map(OsStr::to_owned).collect();
-        let mut directory = rustix::io::fcntl_dupfd_cloexec(root, 3).map_err(fail)?;
+        // None: the root.
+        let mut reached: Option<OwnedFd> = None;
         for (index, name) in components.iter().enumerate() {
             let last = index + 1 == components.len();
-            let next = open_component(directory.as_fd(), name);
+            let directory = reached.as_ref().map_or(root, OwnedFd::as_fd);
+            let next = open_component(directory, name);
             let next = match next {
                 Err(Errno::NOENT) => {
                     let made = if last && kind == Kind::File {
-                        make_file(directory.as_fd(), name)
+                        make_file(directory, name)
                     } else {
-                        rustix::fs::mkdirat(&directory, name.as_os_str(), Mode::from(0o755))
+                        rustix::fs::mkdirat(directory, name.as_os_str(), Mode::from(0o755))
                     };
                     match made {
                         Ok(()) => noted.push(components[..=index].iter().collect()),
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(fail(errno)),
                     }
-                    open_component(directory.as_fd(), name)
+                    open_component(directory, name)
                 }
                 other => other,
             };
@@ -161,9 +163,12 @@ fn make(
                 rest = clean(&joined);
                 continue 'restart;
             }
-            directory = next;
+            reached = Some(next);
         }
-        return Ok(directory);
+        return match reached {
+            Some(reached) => Ok(reached),
+            None => rustix::io::fcntl_dupfd_cloexec(root, 3).map_err(fail),
+        };
     }
 }
 

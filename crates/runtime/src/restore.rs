@@ -208,6 +208,8 @@ pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) ->
         cgroup,
         own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
         own_user_namespace: has_namespace(spec, CLONE_NEWUSER),
+        // One with a user namespace is refused.
+        users: None,
         sources: &[],
         users: None,
     };
@@ -288,22 +290,13 @@ pub fn enter_namespaces(spec: &Spec, id: &str, bundle: &Path, pid: u32) -> Resul
         return Ok(());
     };
     let status = ContainerState::Creating;
-    hooks::run(
-        Place::Runtime,
-        "prestart",
-        all.prestart().as_ref(),
-        &state,
-        status,
-        pid,
-    )?;
-    hooks::run(
-        Place::Runtime,
-        "createRuntime",
-        all.create_runtime().as_ref(),
-        &state,
-        status,
-        pid,
-    )
+    for (name, list) in [
+        ("prestart", all.prestart()),
+        ("createRuntime", all.create_runtime()),
+    ] {
+        hooks::run(Place::Runtime, name, list.as_ref(), &state, status, pid)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

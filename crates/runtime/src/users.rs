@@ -66,7 +66,8 @@ fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(String::new()),
         Err(errno) => return Err(Error::step(format!("open /{path} in the container"), errno)),
     };
-    let mut bytes = Vec::new();
+    // Enough for most, in one call.
+    let mut bytes = Vec::with_capacity(4096);
     File::from(file)
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)

@@ -5,18 +5,23 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 /// Default action for every signal, and none blocked.
 ///
 /// Rust programs start with SIGPIPE ignored, and execve passes ignored signals
 /// on to the new program.
+///
+/// Only those are touched that /proc says are not at their default (all without
+/// it): sixty calls fewer on the way to a container's program.
 pub fn reset_signals() {
     /// The kernel's `struct sigaction`, all zero: `SIG_DFL`, no flags, no mask.
     /// 32 bytes on the architectures with a restorer, 24 on the others.
     const DEFAULT: [u64; 4] = [0; 4];
     const SIGSET_SIZE: usize = 8;
-    for signal in 1..=64 {
+    let changed = changed_signals().unwrap_or(u64::MAX);
+    for signal in (1..=64).filter(|signal| changed & (1 << (signal - 1)) != 0) {
         // SAFETY: rt_sigaction reads at most 32 bytes of DEFAULT. SIG_DFL runs no
         // code of this process. SIGKILL and SIGSTOP fail, as they must.
         unsafe {
@@ -39,6 +44,21 @@ pub fn reset_signals() {
             SIGSET_SIZE,
         );
     }
+}
+
+/// Signals that are ignored or caught: bit 0 is signal 1.
+fn changed_signals() -> Option<u64> {
+    // Not to wait, whatever a container has there.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open("/proc/self/status", flags, Mode::empty()).ok()?;
+    let mut text = [0; 4096];
+    let length = rustix::io::read(&file, &mut text).ok()?;
+    let text = std::str::from_utf8(text.get(..length)?).ok()?;
+    let mask = |name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    Some(mask("SigIgn:")? | mask("SigCgt:")?)
 }
 
 /// Replaces this process's program by `path`; comes back only with an error.

@@ -16,6 +16,7 @@ use crate::args::{Args, Opt, Order, only};
 use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
+use crate::filters;
 use crate::inherit::{Inherit, NO_NEW_KEYRING, PRESERVE_FDS};
 use crate::rootless;
 use crate::state::{Making, State, StateDir, process_stat, replace};
@@ -218,7 +219,7 @@ impl Container {
         gate: bool,
     ) -> Result<(Self, Created)> {
         let inherit = request.inherit;
-        let (mut spec, config) = config::read(&request.bundle.join("config.json"))?;
+        let (mut spec, config, filter) = config::read(&request.bundle.join("config.json"))?;
         let terminal = spec
             .process()
             .as_ref()
@@ -243,6 +244,13 @@ impl Container {
         }
 
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let section = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.seccomp().as_ref());
+        // What is wrong with the section is told when the container is planned.
+        let filter = (filter.zip(section))
+            .and_then(|(text, section)| filters::program(root, text.get(), section).ok());
         let created = berth_runtime_core::create(&Create {
             spec: &spec,
             id: &request.id,
@@ -255,7 +263,7 @@ impl Container {
             },
             cgroup: container.group.as_ref(),
             rdt: container.rdt.as_ref(),
-            seccomp: None,
+            seccomp: filter.as_ref(),
             network: None,
             sources: &[],
             gate,

@@ -13,6 +13,7 @@ use crate::args::{Args, Opt, Order};
 use crate::config;
 use crate::console::{self, Proxy};
 use crate::error::{Context, Error, Result};
+use crate::filters;
 use crate::inherit::{Inherit, PRESERVE_FDS};
 use crate::rootless;
 use crate::state::{StateDir, Status, replace};
@@ -66,12 +67,13 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         _ => return Err(Error::new("cannot exec in a stopped container")),
     };
     rootless::join(state.pid)?;
-    let spec = dir.load_config()?;
-    let seccomp = spec
+    let (spec, filter) = dir.load_config_and_filter()?;
+    let section = spec
         .linux()
         .as_ref()
-        .and_then(|linux| linux.seccomp().as_ref())
-        .map(berth_seccomp::compile)
+        .and_then(|linux| linux.seccomp().as_ref());
+    let seccomp = (filter.zip(section))
+        .map(|(text, section)| filters::program(root, text.get(), section))
         .transpose()
         .context(|| "compile the seccomp profile".to_owned())?;
     let listener = Listener::new(&spec, &id, &state.bundle)?;

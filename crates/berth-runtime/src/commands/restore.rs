@@ -61,7 +61,7 @@ pub(crate) fn restore(root: &Path, groups: Groups, mut arguments: Vec<OsString>)
         .filter(|path| !path.is_empty())
         .unwrap_or(".");
     let bundle = std::fs::canonicalize(bundle).context(|| format!("open the bundle {bundle}"))?;
-    let (spec, config) = config::read(&bundle.join("config.json"))?;
+    let (spec, config, _) = config::read(&bundle.join("config.json"))?;
     criu::refuse_user_namespace(&spec)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
