@@ -211,7 +211,6 @@ pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) ->
         // One with a user namespace is refused.
         users: None,
         sources: &[],
-        users: None,
     };
     berth_sys::fork::unshare_mount_namespace().step(|| "make a mount namespace")?;
     // While they can still be slaves of the host's.
