@@ -4,6 +4,7 @@
 mod common;
 
 use common::bundle::{Bundle, Place};
+use serde_json::json;
 
 fn is_v2() -> bool {
     berth_cgroup::Host::detect().unwrap().layout() == berth_cgroup::Layout::V2
@@ -84,4 +85,43 @@ fn a_frozen_container_runs_nothing_unless_asked() {
     // One that is frozen is ended all the same.
     bundle.ok(&["pause", "a"]);
     end(&bundle);
+}
+
+#[test]
+fn a_group_in_use_is_not_taken() {
+    let bundle = sleeper();
+    let error = bundle.fails(&["run", "b"]);
+    assert!(
+        error.contains("container's cgroup is not empty: 1 process(es) found"),
+        "{error}"
+    );
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    end(&bundle);
+}
+
+#[test]
+fn a_cpuset_starts_with_what_its_parents_have() {
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    let top = bundle.config["linux"]["cgroupsPath"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("{top}/a/b/c"));
+    bundle.leave(&["run", "-d", "a"]);
+    let place = |v1, v2| Place {
+        v1: Some(("cpuset", v1)),
+        v2: Some(v2),
+    };
+    let effective = place("cpuset.effective_cpus", "cpuset.cpus.effective");
+    assert_ne!(bundle.limit(&effective).unwrap(), "");
+    if !is_v2() {
+        assert_ne!(
+            bundle.limit(&place("cpuset.cpus", "cpuset.cpus")).unwrap(),
+            ""
+        );
+    }
+    bundle.ok(&["delete", "--force", "a"]);
+    let host = berth_cgroup::Host::detect().unwrap();
+    berth_cgroup::Cgroup::open(&host, &top).remove().unwrap();
+    bundle.assert_empty();
 }

@@ -311,26 +311,6 @@ fn realtime() {
 }
 
 #[test]
-fn a_cpuset_starts_with_what_its_parents_have() {
-    let mut bundle = Bundle::new(&["sleep", "1000"]);
-    let top = bundle.config["linux"]["cgroupsPath"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    bundle.config["linux"]["cgroupsPath"] = json!(format!("{top}/a/b/c"));
-    bundle.leave(&["run", "-d", "a"]);
-    let effective = both(("cpuset", "cpuset.effective_cpus"), "cpuset.cpus.effective");
-    assert_ne!(bundle.limit(&effective).unwrap(), "");
-    if !is_v2() {
-        assert_ne!(bundle.limit(&CPUS).unwrap(), "");
-    }
-    bundle.ok(&["delete", "--force", "a"]);
-    let host = berth_cgroup::Host::detect().unwrap();
-    berth_cgroup::Cgroup::open(&host, &top).remove().unwrap();
-    bundle.assert_empty();
-}
-
-#[test]
 fn processes() {
     let bundle = sleeper(&json!({ "pids": { "limit": 17 } }));
     check(&bundle, &[(PIDS, "17")]);
@@ -386,10 +366,6 @@ fn block_devices() {
             format!("{major}:{minor} rbps=1048576 wbps=2097152 riops=300 wiops=400")
         );
     }
-    // No limit again.
-    let file = bundle.path().join("limits.json");
-    let limits = json!({ "blockIO": { "throttleReadBpsDevice": rate(0) } });
-    std::fs::write(&file, limits.to_string()).unwrap();
     end(&bundle);
 }
 
@@ -520,18 +496,5 @@ fn limits_come_from_standard_input() {
     drop(stdin);
     assert!(child.wait().unwrap().success());
     check(&bundle, &[(PIDS, "9")]);
-    end(&bundle);
-}
-
-#[test]
-fn a_group_in_use_is_not_taken() {
-    let bundle = sleeper(&json!({}));
-    let error = bundle.fails(&["run", "b"]);
-    assert!(
-        error.contains("container's cgroup is not empty: 1 process(es) found"),
-        "{error}"
-    );
-    check(&bundle, &[(PIDS, "max")]);
-    assert_eq!(bundle.state_of("a")["status"], "running");
     end(&bundle);
 }

@@ -196,10 +196,20 @@ impl Namespaces {
     /// Returns only in the clone.
     fn stage(&self, entry: Option<&Entry>, sync: &ChildEnd) -> Result<bool> {
         protect()?;
+        // Before a joined cgroup namespace, from which the group would be out of
+        // sight; the child is born where the stage is.
+        let entry = match entry {
+            Some(entry) if self.joins(CLONE_NEWCGROUP).is_some() => {
+                crate::child::enter_cgroup(entry, sync)?;
+                None
+            }
+            entry => entry,
+        };
+        let entered = entry.is_none();
         self.join_all()?;
         self.lead_children(false)?;
         match self.clone_into(entry, CLONE_PARENT)? {
-            (Cloned::Child, in_cgroup) => Ok(in_cgroup),
+            (Cloned::Child, in_cgroup) => Ok(in_cgroup || entered),
             (Cloned::Parent { pid, pidfd }, _) => {
                 sync.spawned(pid, pidfd.as_fd())?;
                 berth_sys::exec::exit(0)
