@@ -110,14 +110,23 @@ impl StateDir {
         check_id(id)?;
         let mut builder = DirBuilder::new();
         // Sticky, or what tidies up XDG_RUNTIME_DIR would remove it.
-        builder.mode(0o1700);
-        builder
-            .recursive(true)
-            .create(root)
-            .context(|| format!("create {}", root.display()))?;
-        builder.mode(0o700);
+        builder.recursive(true).mode(0o1700);
+        let make_root = || {
+            builder
+                .create(root)
+                .context(|| format!("create {}", root.display()))
+        };
         let path = root.join(id);
-        match builder.recursive(false).create(&path) {
+        let make = || DirBuilder::new().mode(0o700).create(&path);
+        let made = match make() {
+            // Nearly always it is there.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_root()?;
+                make()
+            }
+            made => made,
+        };
+        match made {
             Ok(()) => Ok(Self(path)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(Error::new("container with given ID already exists"))
@@ -240,6 +249,13 @@ impl StateDir {
 
     /// Whoever was making it may still put a file there, once or twice.
     pub(crate) fn remove(&self) -> Result<()> {
+        // What there is, as a rule.
+        for name in ["config.json", "state.json"] {
+            let _ = std::fs::remove_file(self.0.join(name));
+        }
+        if std::fs::remove_dir(&self.0).is_ok() {
+            return Ok(());
+        }
         let mut tries = 0;
         loop {
             match std::fs::remove_dir_all(&self.0) {
@@ -357,9 +373,15 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    // Of a killed process with our number.
-    let _ = std::fs::remove_file(&temporary);
     File::create_new(&temporary)
+        .or_else(|error| {
+            if error.kind() != ErrorKind::AlreadyExists {
+                return Err(error);
+            }
+            // Of a killed process with our number.
+            std::fs::remove_file(&temporary)?;
+            File::create_new(&temporary)
+        })
         .and_then(|mut file| file.write_all(content))
         .and_then(|()| std::fs::rename(&temporary, path))
         .inspect_err(|_| {

@@ -20,7 +20,17 @@ pub enum Entry {
     /// For `clone3(CLONE_INTO_CGROUP)`.
     Clone(OwnedFd),
     /// The `tasks` files, for [`Entry::enter`] in the child.
-    Tasks(Vec<OwnedFd>),
+    Tasks(TaskFiles),
+}
+
+/// Of a version 1 group, one for each hierarchy.
+#[derive(Debug)]
+pub struct TaskFiles(Vec<OwnedFd>);
+
+impl Drop for TaskFiles {
+    fn drop(&mut self) {
+        berth_sys::exec::close_all(std::mem::take(&mut self.0));
+    }
 }
 
 impl Entry {
@@ -42,7 +52,8 @@ impl Entry {
             rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| Error::io("open", &path, errno))
         };
-        Ok(Self::Tasks(dirs.map(open).collect::<Result<_, _>>()?))
+        let files = dirs.map(open).collect::<Result<_, _>>()?;
+        Ok(Self::Tasks(TaskFiles(files)))
     }
 
     /// Moves the calling, single-threaded process in. After a clone into the
@@ -51,7 +62,7 @@ impl Entry {
         match self {
             Self::Clone(_) => Ok(()),
             Self::Tasks(files) => {
-                for file in files {
+                for file in &files.0 {
                     rustix::io::retry_on_intr(|| rustix::io::write(file, b"0"))?;
                 }
                 Ok(())

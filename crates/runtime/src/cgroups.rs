@@ -8,13 +8,14 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use berth_sys::mount::{MOUNT_ATTR_RDONLY, mount_setattr};
+use berth_sys::exec::close_all;
+use berth_sys::mount::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
 use rustix::mount::MoveMountFlags;
 
 use crate::error::{Context as _, Result};
 use crate::filesystems;
 use crate::mounts;
-use crate::options::Options;
+use crate::options::{MS_PRIVATE, Options};
 
 /// One mounted hierarchy of the host.
 #[derive(Debug)]
@@ -29,6 +30,21 @@ pub(crate) struct Hierarchy {
     own: PathBuf,
     /// The container's group, detached.
     pub(crate) tree: Option<OwnedFd>,
+}
+
+/// Those that a container sees.
+#[derive(Debug)]
+pub(crate) struct Hierarchies {
+    pub(crate) list: Vec<Hierarchy>,
+    /// They have their flags already.
+    pub(crate) apart: bool,
+}
+
+impl Drop for Hierarchies {
+    fn drop(&mut self) {
+        let trees = self.list.iter_mut().filter_map(|one| one.tree.take());
+        close_all(trees);
+    }
 }
 
 impl Hierarchy {
@@ -138,12 +154,13 @@ pub(crate) fn unescape(text: &str) -> String {
 /// from single controllers to those mounted together.
 pub(crate) fn attach(
     target: BorrowedFd<'_>,
-    hierarchies: &[Hierarchy],
+    hierarchies: &Hierarchies,
     options: &Options,
 ) -> Result<()> {
+    let Hierarchies { list, apart } = hierarchies;
     let attr = options.attr.set & !MOUNT_ATTR_RDONLY;
     let top = filesystems::small_tmpfs("cgroup", "755", attr)?;
-    for hierarchy in hierarchies {
+    for hierarchy in list {
         let name = hierarchy.name();
         mounts::make_directory(top.as_fd(), &name)?;
         for controller in name.split(',').filter(|part| *part != name) {
@@ -151,11 +168,11 @@ pub(crate) fn attach(
                 .step(|| format!("link {controller} to {name}"))?;
         }
     }
-    if options.attr.set & MOUNT_ATTR_RDONLY != 0 {
+    if *apart && options.attr.set & MOUNT_ATTR_RDONLY != 0 {
         mount_setattr(top.as_fd(), &options.attr.to_attr(), false).step(|| "set mount flags")?;
     }
     mounts::move_onto(top.as_fd(), target)?;
-    for hierarchy in hierarchies {
+    for hierarchy in list {
         let Some(tree) = &hierarchy.tree else {
             continue;
         };
@@ -164,7 +181,19 @@ pub(crate) fn attach(
         rustix::mount::move_mount(tree, c"", &top, name.as_str(), empty)
             .step(|| format!("attach {name}"))?;
     }
-    Ok(())
+    if *apart {
+        return Ok(());
+    }
+    // All at once: nobody but this process sees them yet.
+    set_flags(top.as_fd(), options, true)
+}
+
+pub(crate) fn set_flags(mount: BorrowedFd<'_>, options: &Options, recursive: bool) -> Result<()> {
+    let attr = MountAttr {
+        propagation: MS_PRIVATE,
+        ..options.attr.to_attr()
+    };
+    mount_setattr(mount, &attr, recursive).step(|| "set mount flags")
 }
 
 #[cfg(test)]

@@ -99,6 +99,7 @@ impl<'a> Plan<'a> {
             cgroup: request.cgroup.map(berth_cgroup::Cgroup::path),
             own_cgroup_namespace: namespaces.is_separate(CLONE_NEWCGROUP),
             own_user_namespace: namespaces.is_separate(CLONE_NEWUSER),
+            apart: namespaces.is_separate(CLONE_NEWUSER),
             users: match namespaces.joins(CLONE_NEWUSER) {
                 Some(joined) => Some(Users::Namespace(joined.as_fd())),
                 None if namespaces.is_new(CLONE_NEWUSER) => Some(Users::Maps(

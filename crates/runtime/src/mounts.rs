@@ -17,7 +17,7 @@ use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use crate::cgroups::{self, Hierarchy};
+use crate::cgroups::{self, Hierarchies, Hierarchy};
 use crate::copyup;
 use crate::error::{Context as _, Error, Result};
 use crate::filesystems;
@@ -42,7 +42,7 @@ enum What {
     Bind(OwnedFd, Kind),
     Filesystem(String),
     /// Version 1: a tmpfs with one bind mount for each hierarchy.
-    Cgroups(Vec<Hierarchy>),
+    Cgroups(Hierarchies),
 }
 
 /// What the child keeps of the mounts it made.
@@ -78,6 +78,9 @@ pub(crate) struct Setting<'a> {
     pub(crate) cgroup: Option<&'a str>,
     pub(crate) own_cgroup_namespace: bool,
     pub(crate) own_user_namespace: bool,
+    /// Each control group hierarchy gets its flags by itself, before it is
+    /// attached: what is put into another user namespace cannot be changed there.
+    pub(crate) apart: bool,
     /// The container's mapping of users, when it has one.
     pub(crate) users: Option<Users<'a>>,
     /// See [`crate::Create::sources`].
@@ -285,11 +288,9 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         match rustix::mount::open_tree(CWD, &directory, clone) {
             Ok(tree) => {
-                let attr = MountAttr {
-                    propagation: crate::options::MS_PRIVATE,
-                    ..options.attr.to_attr()
-                };
-                mount_setattr(tree.as_fd(), &attr, false).step(|| "set mount flags")?;
+                if unified || setting.apart {
+                    cgroups::set_flags(tree.as_fd(), options, false)?;
+                }
                 if unified {
                     return Ok(What::Bind(tree, Kind::Directory));
                 }
@@ -301,7 +302,10 @@ fn prepare_cgroup(options: &Options, setting: &Setting<'_>) -> Result<What> {
             Err(errno) => return Err(errno).step(|| format!("stat {}", directory.display())),
         }
     }
-    Ok(What::Cgroups(opened))
+    Ok(What::Cgroups(Hierarchies {
+        list: opened,
+        apart: setting.apart,
+    }))
 }
 
 pub(crate) fn set_private(mount: BorrowedFd<'_>) -> Result<()> {
@@ -333,7 +337,7 @@ pub(crate) fn attach_sources(directory: BorrowedFd<'_>, mounts: &[Prepared]) -> 
         match &mount.what {
             What::Bind(tree, kind) => attach(source_name(number, None), *kind, tree)?,
             What::Cgroups(hierarchies) => {
-                for hierarchy in hierarchies {
+                for hierarchy in &hierarchies.list {
                     if let Some(tree) = &hierarchy.tree {
                         let name = source_name(number, Some(hierarchy));
                         attach(name, Kind::Directory, tree)?;

@@ -5,12 +5,12 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use berth_seccomp::Program;
 use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, Process};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::capabilities::Sets;
 use crate::error::{Context as _, Error, Result};
@@ -311,19 +311,24 @@ fn own_stdio(identity: &Identity) -> Result<()> {
 /// Makes three descriptors standard input, output and error. To be called in the
 /// container's root.
 pub(crate) fn set_stdio(fds: [BorrowedFd<'_>; 3]) -> Result<()> {
-    // Above the three first, so that none is overwritten before it is copied.
-    let copy = |fd: BorrowedFd<'_>| {
+    // Above the three first, so that none is overwritten before it is copied. One
+    // that is in its place already stays there.
+    let copy = |number: RawFd, fd: BorrowedFd<'_>| {
         match own_null(fd) {
-            Some(null) => rustix::io::fcntl_dupfd_cloexec(&null, 3),
-            None => rustix::io::fcntl_dupfd_cloexec(fd, 3),
+            Some(null) if null.as_raw_fd() > 2 => Ok(Some(null)),
+            Some(null) => rustix::io::fcntl_dupfd_cloexec(&null, 3).map(Some),
+            None if fd.as_raw_fd() == number => {
+                rustix::io::fcntl_setfd(fd, FdFlags::empty()).map(|()| None)
+            }
+            None => rustix::io::fcntl_dupfd_cloexec(fd, 3).map(Some),
         }
         .step(|| "copy standard streams")
     };
     let [stdin, stdout, stderr] = fds;
-    let (stdin, stdout, stderr) = (copy(stdin)?, copy(stdout)?, copy(stderr)?);
-    rustix::stdio::dup2_stdin(stdin.as_fd())
-        .and_then(|()| rustix::stdio::dup2_stdout(stdout.as_fd()))
-        .and_then(|()| rustix::stdio::dup2_stderr(stderr.as_fd()))
+    let (stdin, stdout, stderr) = (copy(0, stdin)?, copy(1, stdout)?, copy(2, stderr)?);
+    (stdin.map_or(Ok(()), rustix::stdio::dup2_stdin))
+        .and_then(|()| stdout.map_or(Ok(()), rustix::stdio::dup2_stdout))
+        .and_then(|()| stderr.map_or(Ok(()), rustix::stdio::dup2_stderr))
         .step(|| "set standard streams")
 }
 

@@ -208,6 +208,7 @@ pub fn mount_all(spec: &Spec, bundle: &Path, cgroup: Option<&str>, at: &Path) ->
         cgroup,
         own_cgroup_namespace: has_namespace(spec, CLONE_NEWCGROUP),
         own_user_namespace: has_namespace(spec, CLONE_NEWUSER),
+        apart: true,
         // One with a user namespace is refused.
         users: None,
         sources: &[],

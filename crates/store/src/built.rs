@@ -13,6 +13,7 @@ use crate::Digest;
 use crate::canonical;
 use crate::error::{Error, Result};
 use crate::incoming::Incoming;
+use crate::layer::FormKind;
 use crate::unpack::{Bounded, NewLayer, write_layer};
 
 /// A file that holds contents of a layer's files already, and can become the
@@ -50,6 +51,12 @@ impl Incoming {
     /// `Invalid` if the order is another, or the stream is cut short.
     pub fn layer(&self, plain: &mut dyn Read) -> Result<Digest> {
         self.layer_over(None, plain)
+    }
+
+    /// Whether [`Incoming::layer_over`] makes use of what is there: directories
+    /// hold their own files.
+    pub fn places(&self) -> bool {
+        self.inner().options.form == FormKind::Erofs
     }
 
     /// The same, over what is there already. The stream has it all.

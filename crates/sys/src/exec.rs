@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
@@ -115,6 +115,36 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+/// Closes descriptors, those of consecutive numbers with one call (Linux 5.9).
+pub fn close_all(fds: impl IntoIterator<Item = OwnedFd>) {
+    let mut fds: Vec<OwnedFd> = fds.into_iter().collect();
+    fds.sort_unstable_by_key(AsRawFd::as_raw_fd);
+    while let (Some(first), Some(length)) = (
+        fds.first().map(AsRawFd::as_raw_fd),
+        (fds.chunk_by(|one, next| one.as_raw_fd() + 1 == next.as_raw_fd()))
+            .next()
+            .map(<[OwnedFd]>::len),
+    ) {
+        let run: Vec<OwnedFd> = fds.drain(..length).collect();
+        // SAFETY: all descriptors of this range are in `run`: ours to close, and
+        // given up below without closing them again.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                first as libc::c_uint,
+                first as libc::c_uint + length as libc::c_uint - 1,
+                0,
+            )
+        };
+        if result == 0 {
+            run.into_iter().for_each(|fd| {
+                let _ = fd.into_raw_fd();
+            });
+        }
+        // Otherwise their drop closes them one by one.
     }
 }
 

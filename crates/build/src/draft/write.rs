@@ -55,18 +55,27 @@ impl<'a> Draft<'a> {
     /// [`Placed`]. To be asked once.
     pub(crate) fn place(&self, files: &Files) -> io::Result<Option<Placed>> {
         let mut contents = Vec::new();
+        let mut all: u64 = 0;
         let mut seen = HashSet::new();
         self.visit(&self.any(), &mut |Visited { path, node, .. }| {
+            // Its other names are links.
             if let Node::Leaf(id) = node
-                && let LeafKind::File(Data::Stored { digest, .. }) = &self.leaves[id].kind
-                // Its other names are links.
+                && let LeafKind::File(data) = &self.leaves[id].kind
                 && (self.names[id] == 1 || seen.insert(id))
             {
-                contents.push((path.to_vec(), &**digest));
+                let size = match data {
+                    Data::Stored { digest, size } => {
+                        contents.push((path.to_vec(), &**digest));
+                        *size
+                    }
+                    Data::InRoot(InRoot { size, .. }) | Data::Slot { size, .. } => *size,
+                    Data::Bytes(bytes) => bytes.len() as u64,
+                };
+                all = all.saturating_add(size);
             }
             Ok(())
         })?;
-        files.place(&contents)
+        files.place(&contents, all)
     }
 
     /// All of it as a tree. Digests must be settled.

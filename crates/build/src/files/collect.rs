@@ -59,12 +59,11 @@ impl Inner {
     fn retire(&self, number: u32, wanted: u64) -> Option<(Arc<Pack>, u64)> {
         let mut state = self.state();
         let open = state.packs.get(&number)?;
-        // To write again what a layer has gives nothing back.
-        let shared = open.pack.is_shared().unwrap_or(true);
-        if open.pending > 0 || wanted > if shared { 0 } else { open.size() / 2 } {
+        // Nothing of what a layer has: to write that again gives nothing back.
+        let size = open.size();
+        if open.pending > 0 || wanted > size / 2 {
             return None;
         }
-        let size = if shared { 0 } else { open.size() };
         let found = (Arc::clone(&open.pack), size);
         if state.current == Some(number) {
             state.current = None;
@@ -96,12 +95,12 @@ impl Inner {
         if gone.iter().any(|(_, touched)| *touched > until) {
             return Ok(false);
         }
+        // Its number is given again as soon as it is free.
+        pack::remove(&self.root, number)?;
         for (key, _) in &gone {
             state.remove(key);
         }
         state.packs.remove(&number);
-        drop(state);
-        pack::remove(&self.root, number)?;
         Ok(true)
     }
 }

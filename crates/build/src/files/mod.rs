@@ -23,7 +23,7 @@ mod tar;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -79,6 +79,8 @@ struct State {
     holds: BTreeMap<u64, usize>,
     /// Bytes since the disk was looked at.
     unlooked: u64,
+    /// How long the current pack may at least become.
+    expected: u64,
 }
 
 #[derive(Debug)]
@@ -90,13 +92,24 @@ struct Open {
     end: u64,
     /// Contents that are being written, and are in no index yet.
     pending: u32,
-    /// No layer has been made of it, and one can be.
+    /// Its first bytes are free and its large contents have their blocks to
+    /// themselves: a layer can be made of it.
     placeable: bool,
+    /// One was, or was to be: it is as it is.
+    placed: bool,
 }
 
 impl Open {
+    /// Bytes on disk that no layer has.
     fn size(&self) -> u64 {
-        self.end - self.begin
+        if !self.placed {
+            return self.end - self.begin;
+        }
+        match self.pack.is_shared() {
+            // With what the layer had besides.
+            Ok(false) => self.pack.blocks().unwrap_or(self.end),
+            _ => 0,
+        }
     }
 }
 
@@ -195,11 +208,11 @@ impl Files {
                 };
                 state.insert(key, location);
             }
-            let shared = pack.is_shared()?;
-            if !shared {
+            let placed = pack.is_placed()? || pack.is_shared()?;
+            if !placed {
                 pack.cut(end)?;
             }
-            if verified && !shared && end < PACK_SIZE {
+            if verified && !placed && end < PACK_SIZE {
                 state.current = Some(number);
             }
             let open = Open {
@@ -207,7 +220,8 @@ impl Files {
                 begin,
                 end,
                 pending: 0,
-                placeable: found.aligned && !shared,
+                placeable: found.aligned,
+                placed,
             };
             state.packs.insert(number, open);
         }
@@ -378,8 +392,21 @@ impl Files {
     /// Bytes on disk that no layer has.
     pub fn size(&self) -> u64 {
         let state = self.inner.state();
-        let own = |open: &&Open| !open.pack.is_shared().unwrap_or(false);
-        state.packs.values().filter(own).map(Open::size).sum()
+        state.packs.values().map(Open::size).sum()
+    }
+
+    /// Bytes of contents that no layer has.
+    pub fn size_of<'a>(&self, digests: impl Iterator<Item = &'a str>) -> u64 {
+        let state = self.inner.state();
+        let own = |open: &Open| !open.placed || !open.pack.is_shared().unwrap_or(false);
+        let own: HashSet<u32> = (state.packs.iter())
+            .filter_map(|(number, open)| own(open).then_some(*number))
+            .collect();
+        digests
+            .filter_map(|digest| state.index.get(&pack::key(digest)?))
+            .filter(|location| own.contains(&location.pack))
+            .map(|location| location.length)
+            .sum()
     }
 }
 
@@ -472,6 +499,7 @@ impl Inner {
                     end: Placed::HEAD,
                     pending: 0,
                     placeable: true,
+                    placed: false,
                 };
                 state.packs.insert(number, open);
                 state.current = Some(number);
@@ -485,7 +513,7 @@ impl Inner {
         open.end = place::end(offset, size);
         open.pending += 1;
         let pack = Arc::clone(&open.pack);
-        if open.end >= PACK_SIZE {
+        if open.end >= PACK_SIZE.max(state.expected) {
             state.current = None;
         }
         Ok(Space {

@@ -10,7 +10,7 @@ use std::thread;
 
 use berth_store::Digest;
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, Mode, OFlags, fallocate, ftruncate, openat, unlinkat,
+    AtFlags, Dir, FallocateFlags, Mode, OFlags, fallocate, fchmod, ftruncate, openat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -73,9 +73,24 @@ impl Pack {
         self.data.try_clone()
     }
 
-    /// A layer is made of it: its data has another name there.
+    /// From now on nothing is added to it or cut off it, also after a restart: a
+    /// layer is made of it, which may be mounted even when its name is gone.
+    pub(super) fn set_placed(&self) -> io::Result<()> {
+        Ok(fchmod(&self.data, Mode::RUSR)?)
+    }
+
+    pub(super) fn is_placed(&self) -> io::Result<bool> {
+        Ok(self.data.metadata()?.mode() & Mode::WUSR.as_raw_mode() == 0)
+    }
+
+    /// A layer has its data by another name.
     pub(super) fn is_shared(&self) -> io::Result<bool> {
         Ok(self.data.metadata()?.nlink() > 1)
+    }
+
+    /// Bytes on disk.
+    pub(super) fn blocks(&self) -> io::Result<u64> {
+        Ok(self.data.metadata()?.blocks() * 512)
     }
 
     /// Adds lines to the index, all or none of them.
@@ -203,7 +218,9 @@ fn parse(line: &[u8], size: u64) -> Option<(Key, u64, u64)> {
 }
 
 pub(super) fn create(root: &OwnedFd, number: u32, boot: &str) -> io::Result<Pack> {
-    let pack = open(root, number, OFlags::CREATE | OFlags::TRUNC)?;
+    // Of one that could not be removed altogether; its data may be a layer's.
+    remove(root, number)?;
+    let pack = open(root, number, OFlags::CREATE | OFlags::EXCL)?;
     let header = Header {
         boot: boot.to_owned(),
         aligned: true,

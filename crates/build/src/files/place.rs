@@ -15,6 +15,8 @@ const MIN_CONTENT: u64 = 64 << 10;
 const MIN_PLACED: u64 = 1 << 20;
 /// From this size on a transfer begins a pack, of which a layer may be made.
 const MIN_TRANSFER: u64 = 16 << 20;
+/// A pack for one transfer becomes no longer.
+const MAX_PACK: u64 = 16 << 30;
 
 pub(super) fn is_placed(length: u64) -> bool {
     length >= MIN_CONTENT
@@ -38,16 +40,31 @@ pub(super) fn end(offset: u64, length: u64) -> u64 {
 }
 
 impl Files {
-    /// So many bytes are about to be added.
+    /// So many bytes are about to be added, if they are not here.
     pub fn expect(&self, size: u64) {
-        if size >= MIN_TRANSFER {
-            self.inner.state().current = None;
+        if size < MIN_TRANSFER {
+            return;
+        }
+        let mut state = self.inner.state();
+        state.expected = size.saturating_add(size / 8).min(MAX_PACK);
+        let current = state.current.and_then(|number| state.packs.get(&number));
+        // One with little in it is as good as a new one.
+        if current.is_some_and(|open| open.size() > size / 8) {
+            state.current = None;
         }
     }
 
-    /// The pack that has nearly all of a layer's contents (entry name, digest)
-    /// and little besides, for the layer to be made of. Once for each pack.
-    pub(crate) fn place(&self, contents: &[(Vec<u8>, &str)]) -> io::Result<Option<Placed>> {
+    /// The pack that has nearly all contents of a layer (of each its entry's name
+    /// and digest; all together so many bytes) and little besides, for the layer
+    /// to be made of. Once for each pack.
+    pub(crate) fn place(
+        &self,
+        contents: &[(Vec<u8>, &str)],
+        all: u64,
+    ) -> io::Result<Option<Placed>> {
+        if all < MIN_PLACED {
+            return Ok(None);
+        }
         let mut state = self.inner.state();
         let mut packs: HashMap<u32, u64> = HashMap::new();
         let mut found: Vec<(&[u8], Location)> = Vec::new();
@@ -72,12 +89,14 @@ impl Files {
         let Some(open) = state.packs.get_mut(&number) else {
             return Ok(None);
         };
-        let is_most = bytes / 3 >= open.size().saturating_sub(bytes);
-        if !open.placeable || open.pending > 0 || bytes < MIN_PLACED || !is_most {
+        let is_free = open.placeable && !open.placed && open.pending == 0;
+        let is_most = |of: u64| bytes / 3 >= of.saturating_sub(bytes);
+        if !is_free || bytes < MIN_PLACED || !is_most(open.size()) || !is_most(all) {
             return Ok(None);
         }
         let file = open.pack.file()?;
-        open.placeable = false;
+        open.pack.set_placed()?;
+        open.placed = true;
         let end = open.end;
         if state.current == Some(number) {
             state.current = None;

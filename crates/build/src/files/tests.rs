@@ -463,8 +463,8 @@ fn a_pack_becomes_a_layer_once_and_takes_no_more() {
     names.push((b"middle".to_vec(), &middle));
     names.push((b"small".to_vec(), &small));
     // Too little of it is wanted.
-    assert!(rig.files.place(&names[..1]).unwrap().is_none());
-    let placed = rig.files.place(&names).unwrap().unwrap();
+    assert!(rig.files.place(&names[..1], LARGE).unwrap().is_none());
+    let placed = rig.files.place(&names, 4 * LARGE).unwrap().unwrap();
     assert_eq!(placed.contents.len(), 5);
     for (at, name) in ["d/0", "d/1", "d/2"].into_iter().enumerate() {
         let bytes = large(at as u8);
@@ -472,7 +472,7 @@ fn a_pack_becomes_a_layer_once_and_takes_no_more() {
     }
     assert!(placed_bytes(&placed, "middle", 100_000) == large(4)[..100_000]);
     assert_eq!(placed.contents[&b"again"[..]], placed.contents[&b"d/0"[..]]);
-    assert!(rig.files.place(&names).unwrap().is_none());
+    assert!(rig.files.place(&names, 4 * LARGE).unwrap().is_none());
     let more = rig.add(b"more");
     assert!(rig.pack("1.pack").exists());
 
@@ -489,7 +489,7 @@ fn a_pack_becomes_a_layer_once_and_takes_no_more() {
     assert!(rig.read(&digests[2]) == large(2));
     assert_eq!(rig.read(&more), b"more");
     assert_eq!(rig.add(b"more"), more);
-    assert!(rig.files.place(&names).unwrap().is_none());
+    assert!(rig.files.place(&names, 4 * LARGE).unwrap().is_none());
     assert!(std::fs::read(&layer).unwrap() == bytes);
     // Nothing is won by writing the little again that is wanted of it.
     let freed = rig
@@ -507,7 +507,7 @@ fn of_a_layer_that_is_gone_the_pack_is_as_before() {
     let rig = Rig::new();
     let digest = rig.add(&large(0).repeat(2));
     let names = [(b"f".to_vec(), digest.as_str())];
-    let placed = rig.files.place(&names).unwrap().unwrap();
+    let placed = rig.files.place(&names, 4 * LARGE).unwrap().unwrap();
     let mut bytes = std::fs::read(rig.pack("0.pack")).unwrap();
     bytes.resize(placed.end as usize + 5000, 7);
     std::fs::write(rig.pack("0.pack"), &bytes).unwrap();
@@ -515,6 +515,6 @@ fn of_a_layer_that_is_gone_the_pack_is_as_before() {
     let length = std::fs::metadata(rig.pack("0.pack")).unwrap().len();
     assert_eq!(length, placed.end);
     assert!(rig.read(&digest) == large(0).repeat(2));
-    let again = rig.files.place(&names).unwrap().unwrap();
+    let again = rig.files.place(&names, 4 * LARGE).unwrap().unwrap();
     assert_eq!(again.contents, placed.contents);
 }

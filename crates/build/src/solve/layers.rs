@@ -29,6 +29,8 @@ pub trait Hold: Debug + Send + Sync {
     /// # Errors
     /// `NotFound` if it is not here.
     fn keep_blob(&self, blob: &str) -> Result<(), Error>;
+    /// Whether a layer can be made over a file with contents.
+    fn places(&self) -> bool;
     /// Makes a layer of a plain, canonical tar stream, and keeps it.
     /// See [`Incoming::layer_over`].
     fn layer(&self, placed: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error>;
@@ -97,6 +99,10 @@ impl Hold for Incoming {
         // What is opened is kept.
         self.open_blob(blob)?;
         Ok(())
+    }
+
+    fn places(&self) -> bool {
+        Self::places(self)
     }
 
     fn layer(&self, placed: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error> {

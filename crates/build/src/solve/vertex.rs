@@ -332,7 +332,10 @@ impl FilesWork {
             _ => None,
         });
         let draft = apply::draft(&self.files, &self.operation, base, &sources)?;
-        let placed = draft.place(&self.files)?;
+        let placed = match self.session.hold().places() {
+            true => draft.place(&self.files)?,
+            false => None,
+        };
         let (mut writer, mut reader) = pass();
         std::thread::scope(|scope| {
             let taken = std::thread::Builder::new()

@@ -78,17 +78,21 @@ impl Shelf for Contents {
     fn rows(&self) -> Vec<Row> {
         let mut seen: HashSet<Digest> = HashSet::new();
         let mut rows = Vec::new();
+        let Ok(files) = self.open() else {
+            return rows;
+        };
         let mut contexts = self.contexts();
         contexts.sort_by_key(|(_, path)| created(path));
         for (id, path) in contexts {
             let contents: HashMap<Digest, u64> = known_contents(&path);
-            let new = contents.into_iter();
-            let new = new.filter(|(digest, _)| seen.insert(digest.clone()));
-            let size = new.map(|(_, size)| size).sum();
+            let new = contents.keys();
+            let new = new.filter(|digest| seen.insert((*digest).clone()));
+            // What became a layer counts there.
+            let size = files.size_of(new.map(String::as_str));
             rows.push(row(id, "local source for context", size, &path));
         }
         let known: u64 = rows.iter().map(|row| row.size).sum();
-        let size = self.open().map_or(0, |files| files.size());
+        let size = files.size();
         if size > known {
             let root = self.root.join("files");
             let others = row(

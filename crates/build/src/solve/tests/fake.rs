@@ -149,6 +149,10 @@ impl Hold for Held {
         Err(Error::NotFound(blob.to_owned()))
     }
 
+    fn places(&self) -> bool {
+        false
+    }
+
     fn layer(&self, _: Option<Placed>, plain: &mut dyn Read) -> Result<Digest, Error> {
         let mut bytes = Vec::new();
         (plain.read_to_end(&mut bytes)).map_err(|e| Error::System(e.to_string()))?;
