@@ -259,7 +259,7 @@ impl Erofs {
         data: &mut dyn Read,
     ) -> Result<(u64, Kept)> {
         let end = at.checked_add(size);
-        if at % BLOCK as u64 != 0 || end.is_none_or(|end| end > self.start) {
+        if !at.is_multiple_of(BLOCK as u64) || end.is_none_or(|end| end > self.start) {
             return invalid("a content is not where it was said to be");
         }
         // For its digest.
