@@ -140,7 +140,9 @@ impl StateDir {
         let path = self.0.join(MAKING);
         let tried = || format!("lock {}", path.display());
         let lock = File::create_new(&path).context(tried)?;
-        fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).context(tried)?;
+        // Whoever looks whether it is locked has it for a moment.
+        rustix::io::retry_on_intr(|| fcntl_lock(&lock, FlockOperation::LockExclusive))
+            .context(tried)?;
         Ok(Making { path, _lock: lock })
     }
 

@@ -286,20 +286,27 @@ impl Creation<'_, '_> {
 
     /// The process held so far is the stage: it introduces the real one and ends.
     fn meet(&mut self) -> Result<()> {
-        match self.sync.next()? {
-            Some(Message::Spawned(pid, pidfd)) => {
-                let real = Started {
-                    pid,
-                    pidfd,
-                    console: None,
-                };
-                if let Some(stage) = self.process.replace(real) {
-                    berth_sys::exec::reap(stage.pidfd.as_fd());
+        loop {
+            match self.sync.next()? {
+                Some(Message::Spawned(pid, pidfd)) => {
+                    let real = Started {
+                        pid,
+                        pidfd,
+                        console: None,
+                    };
+                    if let Some(stage) = self.process.replace(real) {
+                        berth_sys::exec::reap(stage.pidfd.as_fd());
+                    }
+                    return self.sync.go();
                 }
-                self.sync.go()
+                // The stage goes into the control group before it joins a namespace.
+                Some(Message::Attach) => {
+                    attach(self.plan.request.cgroup, self.pid())?;
+                    self.sync.go()?;
+                }
+                Some(Message::Failed(error)) => return Err(error),
+                other => return Err(unexpected(other.as_ref())),
             }
-            Some(Message::Failed(error)) => Err(error),
-            other => Err(unexpected(other.as_ref())),
         }
     }
 

@@ -116,7 +116,9 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
                 How::Directly => Ok(()),
                 How::Staged => meet(&parent, &mut started),
             };
-            match met.and_then(|()| watch(request, &parent, &mut started)) {
+            let watched =
+                met.and_then(|()| watch(request, other.as_deref(), &parent, &mut started));
+            match watched {
                 Ok(()) => Ok(started),
                 Err(error) => {
                     create::end(&started);
@@ -131,7 +133,8 @@ pub(crate) fn exec(request: &Exec<'_>) -> Result<Started> {
 /// Returns only in that one, with whether it is in the control group already.
 fn stage(request: &Exec<'_>, join: &Join, entry: Option<&Entry>, sync: &ChildEnd) -> Result<bool> {
     namespaces::protect()?;
-    // Through the host's procfs; the process inherits it.
+    // Both through the host's procfs; the process inherits them.
+    berth_sys::exec::reset_signals();
     child::set_oom_score(request.process)?;
     join.enter(request, !CLONE_NEWCGROUP)
         .step(|| "join the container's namespaces")?;
@@ -176,7 +179,12 @@ fn clone(entry: Option<&Entry>, extra: u64) -> Result<(Cloned, bool)> {
     Ok((namespaces::fork(flags, None)?, false))
 }
 
-fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Result<()> {
+fn watch(
+    request: &Exec<'_>,
+    other: Option<&str>,
+    parent: &ParentEnd,
+    started: &mut Started,
+) -> Result<()> {
     loop {
         match parent.next()? {
             None => return Ok(()),
@@ -187,7 +195,14 @@ fn watch(request: &Exec<'_>, parent: &ParentEnd, started: &mut Started) -> Resul
                     [(None, path)] => request.cgroup.map(|group| group.child(path)),
                     _ => None,
                 };
-                create::attach(below.as_ref().or(request.cgroup), started.pid)?;
+                let group = below.as_ref().or(request.cgroup);
+                match (create::attach(group, started.pid), request.cgroup, other) {
+                    // As for one who may enter by itself.
+                    (Err(_), Some(group), Some(other)) => {
+                        create::attach(Some(&group.child(other)), started.pid)?;
+                    }
+                    (result, ..) => result?,
+                }
                 parent.go()?;
             }
             Some(Message::Listener(number)) => {
@@ -348,11 +363,11 @@ fn run(
     groups: Groups<'_>,
     sync: &ChildEnd,
 ) -> Result<Infallible> {
-    berth_sys::exec::reset_signals();
     // Before the container can see this process (CVE-2019-5736).
     namespaces::protect()?;
     let how = join.how();
     if how == How::Directly {
+        berth_sys::exec::reset_signals();
         child::set_oom_score(request.process)?;
     }
     let affinity = request.process.exec_cpu_affinity().as_ref();

@@ -46,6 +46,9 @@ pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     // Before anything is opened.
     let status_fd = status_fd(&args)?;
+    // Nothing of the caller's for CRIU.
+    berth_sys::exec::close_on_exec_from(3)
+        .context(|| "keep the caller's descriptors to ourselves".to_owned())?;
     let id = only(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
     let state = dir.load()?;

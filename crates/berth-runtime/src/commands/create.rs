@@ -140,7 +140,7 @@ pub(super) struct Container {
     pub(super) dir: StateDir,
     pub(super) making: Option<Making>,
     pub(super) group: Option<Cgroup>,
-    rdt: Option<Rdt>,
+    pub(super) rdt: Option<Rdt>,
     poststop: Option<Poststop>,
     gate: Option<Gate>,
     keep: bool,

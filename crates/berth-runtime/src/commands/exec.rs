@@ -72,8 +72,11 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         .linux()
         .as_ref()
         .and_then(|linux| linux.seccomp().as_ref());
-    let seccomp = (filter.zip(section))
-        .map(|(text, section)| filters::program(root, text.get(), section))
+    let seccomp = section
+        .map(|section| match &filter {
+            Some(text) => filters::program(root, text.get(), section),
+            None => berth_seccomp::compile(section),
+        })
         .transpose()
         .context(|| "compile the seccomp profile".to_owned())?;
     let listener = Listener::new(&spec, &id, &state.bundle)?;

@@ -54,6 +54,9 @@ const PLACE: &str = "criu";
 const MAX_DESCRIPTORS: u64 = 64 << 10;
 
 pub(crate) fn restore(root: &Path, groups: Groups, mut arguments: Vec<OsString>) -> Result<u8> {
+    // Nothing of the caller's for CRIU and the hooks.
+    berth_sys::exec::close_on_exec_from(3)
+        .context(|| "keep the caller's descriptors to ourselves".to_owned())?;
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     let id = only(arguments, "container id")?;
     let bundle = args
@@ -181,6 +184,9 @@ impl Restoring<'_> {
     /// processes are restored in.
     fn prepare(&self, place: &Path, cgroup: Option<&str>) -> Result<()> {
         core::mount_all(self.from.spec, self.from.bundle, cgroup, place)?;
+        if let Some(rdt) = &self.container.rdt {
+            rdt.assign(&[std::process::id()])?;
+        }
         match &self.container.group {
             Some(group) => group
                 .enter()

@@ -68,7 +68,10 @@ pub(crate) fn update(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     let _lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let mut state = dir.load()?;
     let host = detect_host()?;
-    if state.status(&dir, &host) == Status::Stopped {
+    if matches!(
+        state.status(&dir, &host),
+        Status::Creating | Status::Stopped
+    ) {
         return Err(Error::new(format!("container {id} is not running")));
     }
     let mut wanted = match args.value("resources") {

@@ -23,6 +23,8 @@ const MAX_LINE: usize = 1024;
 const MAX_LINES: usize = 8;
 /// Signals that are kept while an answer is waited for.
 const MAX_SIGNALS: usize = 256;
+/// Bytes of one: it names a job and a unit.
+const MAX_SIGNAL: usize = 4096;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const SYSTEMD_PATH: &str = "/org/freedesktop/systemd1";
@@ -228,7 +230,11 @@ impl Bus {
                         text,
                     });
                 }
-                4 if message.member == "JobRemoved" && self.signals.len() < MAX_SIGNALS => {
+                // Anybody may send some: few, and not long.
+                4 if message.member == "JobRemoved"
+                    && message.body.len() <= MAX_SIGNAL
+                    && self.signals.len() < MAX_SIGNALS =>
+                {
                     self.signals.push(message);
                 }
                 _ => {}
