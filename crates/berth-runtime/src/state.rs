@@ -140,7 +140,9 @@ impl StateDir {
         let path = self.0.join(MAKING);
         let tried = || format!("lock {}", path.display());
         let lock = File::create_new(&path).context(tried)?;
-        fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).context(tried)?;
+        // Who asks whether it is being made holds the lock for a moment.
+        rustix::io::retry_on_intr(|| fcntl_lock(&lock, FlockOperation::LockExclusive))
+            .context(tried)?;
         Ok(Making { path, _lock: lock })
     }
 
@@ -173,6 +175,17 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             result => result.context(tried)?,
         };
+        self.lock_opened(directory)
+    }
+
+    /// A descriptor for [`StateDir::lock_opened`].
+    pub(crate) fn opened(&self) -> Result<OwnedFd> {
+        endpoint::open_dir(&self.0).context(|| format!("lock {}", self.0.display()))
+    }
+
+    /// The same, by a descriptor: `None` too when another of that name is there.
+    pub(crate) fn lock_opened(&self, directory: OwnedFd) -> Result<Option<Lock>> {
+        let tried = || format!("lock {}", self.0.display());
         rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
             .context(tried)?;
         // Another of that name may have been made meanwhile: it is not ours.

@@ -121,3 +121,32 @@ fn hooks_run_when_the_container_has_been_deleted() {
     check(&output);
     bundle.assert_empty();
 }
+
+/// A `run` that was away while its container was deleted and made anew leaves the
+/// new one alone.
+#[test]
+fn another_container_of_the_same_name_is_not_removed() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let mut command = bundle.command(&["run", "a"]);
+    let old = (command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null()))
+    .spawn()
+    .unwrap();
+    eventually("it runs", || {
+        let output = bundle.output(&["state", "a"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.contains(r#""running""#).then_some(())
+    });
+    let pid = Pid::from_raw(old.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.leave(&["run", "-d", "a"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    ended(old, "the old run");
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}

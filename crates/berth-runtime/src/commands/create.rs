@@ -1,7 +1,7 @@
 //! `create` and `run`.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::systemd::Anchor;
@@ -138,6 +138,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
 /// A container being made; removed on drop unless it is to be kept.
 pub(super) struct Container {
     pub(super) dir: StateDir,
+    /// Its directory, whoever gets the name.
+    opened: Option<OwnedFd>,
     pub(super) making: Option<Making>,
     pub(super) group: Option<Cgroup>,
     rdt: Option<Rdt>,
@@ -168,6 +170,7 @@ impl Container {
         let planned = groups.plan(host, from.spec, from.id)?;
         let mut container = Self {
             dir: StateDir::create(root, from.id)?,
+            opened: None,
             making: None,
             group: None,
             rdt: None,
@@ -175,6 +178,7 @@ impl Container {
             gate: None,
             keep: false,
         };
+        container.opened = Some(container.dir.opened()?);
         container.making = Some(container.dir.making()?);
         container.dir.save_config(from.config)?;
         let poststop = Poststop::new(from.spec, from.id, from.bundle);
@@ -309,8 +313,15 @@ impl Drop for Container {
         if self.keep {
             return;
         }
+        // `delete --force` waits for it, with the lock.
+        self.making = None;
         // An error is on its way out already, or the exit code; what cannot be
-        // removed shows in `list`.
+        // removed shows in `list`. Who has deleted it has done all this; then the
+        // name, and the group, may be those of another container.
+        let opened = self.opened.take();
+        let Some(Ok(Some(_lock))) = opened.map(|opened| self.dir.lock_opened(opened)) else {
+            return;
+        };
         if let Some(group) = &self.group {
             let _ = group.kill_all();
             let _ = group.remove();
