@@ -227,6 +227,11 @@ impl StateDir {
         serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))
     }
 
+    /// Also one that cannot be read.
+    pub(crate) fn has_state(&self) -> bool {
+        std::fs::symlink_metadata(self.0.join("state.json")).is_ok()
+    }
+
     pub(crate) fn save(&self, state: &State) -> Result<()> {
         let bytes = serde_json::to_vec(state).context(|| "encode the state".to_owned())?;
         replace(&self.0.join("state.json"), &bytes)

@@ -46,8 +46,10 @@ pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8
     let args = Args::parse(&mut arguments, OPTIONS, Order::Anywhere)?;
     // Before anything is opened.
     let status_fd = status_fd(&args)?;
+    berth_sys::exec::close_on_exec_from(3).context(|| "keep descriptors from CRIU".to_owned())?;
     let id = only(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
+    let _lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let state = dir.load()?;
     let host = detect_host()?;
     let status = state.status(&dir, &host);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::systemd::Anchor;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
+use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Started, Stdio};
 use oci_spec::runtime::Spec;
 
 use super::detect_host;
@@ -112,6 +112,17 @@ pub(super) fn streams() -> Vec<String> {
         .collect()
 }
 
+/// `--pidfd-socket` and `--pid-file`.
+pub(super) fn announce(args: &Args, process: &Started) -> Result<()> {
+    if let Some(path) = args.value("pidfd-socket") {
+        console::send_pidfd(Path::new(path), &process.pidfd)?;
+    }
+    if let Some(path) = args.value("pid-file") {
+        replace(Path::new(path), process.pid.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// What to make a container from.
 struct Request {
     id: String,
@@ -142,7 +153,7 @@ pub(super) struct Container {
     opened: Option<OwnedFd>,
     pub(super) making: Option<Making>,
     pub(super) group: Option<Cgroup>,
-    rdt: Option<Rdt>,
+    pub(super) rdt: Option<Rdt>,
     poststop: Option<Poststop>,
     gate: Option<Gate>,
     keep: bool,
@@ -195,6 +206,10 @@ impl Container {
             created: Timestamp::now().to_string(),
             streams: Vec::new(),
         };
+        // Whatever is recorded, `delete` ends: never the processes of others.
+        Cgroup::open(host, &planned.path)
+            .check_empty()
+            .context(|| format!("create control group {}", planned.path))?;
         container.dir.save(&state)?;
         container.poststop = poststop;
         let made = groups.make(host, &planned, from.spec, &resources)?;
@@ -282,24 +297,23 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
-        if let Some(anchor) = anchor {
-            anchor
-                .release()
-                .context(|| "release the scope".to_owned())?;
-        }
-        let pid = created.process.pid;
-        state.pid = pid;
-        state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
-        container.dir.save(&state)?;
-        if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
-            console::send(path, console)?;
-        }
-        if let Some(path) = args.value("pidfd-socket") {
-            console::send_pidfd(Path::new(path), &created.process.pidfd)?;
-        }
-        if let Some(path) = args.value("pid-file") {
-            replace(Path::new(path), pid.to_string().as_bytes())?;
-        }
+        let tell = || {
+            if let Some(anchor) = anchor {
+                anchor
+                    .release()
+                    .context(|| "release the scope".to_owned())?;
+            }
+            let pid = created.process.pid;
+            state.pid = pid;
+            state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
+            container.dir.save(&state)?;
+            if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
+                console::send(path, console)?;
+            }
+            announce(args, &created.process)
+        };
+        // Without a control group nothing else would end it.
+        tell().inspect_err(|_| created.process.end())?;
         Ok((container, created))
     }
 
