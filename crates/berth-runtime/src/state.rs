@@ -175,6 +175,17 @@ impl StateDir {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             result => result.context(tried)?,
         };
+        self.lock_opened(directory)
+    }
+
+    /// A descriptor for [`StateDir::lock_opened`].
+    pub(crate) fn opened(&self) -> Result<OwnedFd> {
+        endpoint::open_dir(&self.0).context(|| format!("lock {}", self.0.display()))
+    }
+
+    /// The same, by a descriptor: `None` too when another of that name is there.
+    pub(crate) fn lock_opened(&self, directory: OwnedFd) -> Result<Option<Lock>> {
+        let tried = || format!("lock {}", self.0.display());
         rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))
             .context(tried)?;
         // Another of that name may have been made meanwhile: it is not ours.
@@ -216,6 +227,11 @@ impl StateDir {
         serde_json::from_slice(&bytes).context(|| format!("parse {}", path.display()))
     }
 
+    /// Also one that cannot be read.
+    pub(crate) fn has_state(&self) -> bool {
+        std::fs::symlink_metadata(self.0.join("state.json")).is_ok()
+    }
+
     pub(crate) fn save(&self, state: &State) -> Result<()> {
         let bytes = serde_json::to_vec(state).context(|| "encode the state".to_owned())?;
         replace(&self.0.join("state.json"), &bytes)
@@ -251,8 +267,8 @@ impl StateDir {
 
     /// Whoever was making it may still put a file there, once or twice.
     pub(crate) fn remove(&self) -> Result<()> {
-        // What there is, as a rule.
-        for name in ["config.json", "state.json"] {
+        // What there is, as a rule; without a state there is no container.
+        for name in ["state.json", "config.json"] {
             let _ = std::fs::remove_file(self.0.join(name));
         }
         if std::fs::remove_dir(&self.0).is_ok() {

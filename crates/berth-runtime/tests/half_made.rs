@@ -121,3 +121,70 @@ fn hooks_run_when_the_container_has_been_deleted() {
     check(&output);
     bundle.assert_empty();
 }
+
+/// A `run` that was away while its container was deleted and made anew leaves the
+/// new one alone.
+#[test]
+fn another_container_of_the_same_name_is_not_removed() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let mut command = bundle.command(&["run", "a"]);
+    let old = (command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null()))
+    .spawn()
+    .unwrap();
+    eventually("it runs", || {
+        let output = bundle.output(&["state", "a"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.contains(r#""running""#).then_some(())
+    });
+    let pid = Pid::from_raw(old.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.leave(&["run", "-d", "a"]);
+    kill_process(pid, Signal::CONT).unwrap();
+    ended(old, "the old run");
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+/// What is not known of a container is not given up.
+#[test]
+fn a_state_that_cannot_be_read_is_not_removed() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    let path = bundle.state().join("a/state.json");
+    let state = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &state[..20]).unwrap();
+    for delete in [&["delete", "a"][..], &["delete", "--force", "a"]] {
+        let error = bundle.fails(delete);
+        assert!(error.contains("parse"), "{error}");
+    }
+    std::fs::write(&path, &state).unwrap();
+    assert_eq!(bundle.state_of("a")["status"], "running");
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}
+
+/// A program that nobody was told of does not go on.
+#[test]
+fn a_process_that_cannot_be_announced_is_ended() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    bundle.leave(&["run", "-d", "a"]);
+    for option in ["--pid-file", "--pidfd-socket"] {
+        let command = ["exec", "-d", option, "/nonexistent/x", "a", "sleep", "1000"];
+        let status = (bundle.command(&command).stdin(Stdio::null()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(255), "{option}");
+        let processes: Value =
+            serde_json::from_str(&bundle.ok(&["ps", "--format", "json", "a"])).unwrap();
+        assert_eq!(processes.as_array().unwrap().len(), 1, "{option}");
+    }
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}

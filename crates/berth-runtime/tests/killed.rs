@@ -141,3 +141,25 @@ fn delete_by_force() {
     let left = [Some("running"), Some("paused"), Some("stopped"), None];
     sweep(&["delete", "--force", "a"], 2, paused, &left);
 }
+
+/// The processes of others are never taken for the container's.
+#[test]
+fn create_in_a_group_of_others() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    running(&bundle);
+    for number in (1..).step_by(5) {
+        let mut traced = bundle.command(&["create", "b"]);
+        traced
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let killed = kill_at_call(&mut traced, number).unwrap();
+        bundle.ok(&["delete", "--force", "b"]);
+        assert_eq!(status(&bundle).as_deref(), Some("running"), "{number}");
+        if !killed {
+            break;
+        }
+    }
+    bundle.ok(&["delete", "--force", "a"]);
+    bundle.assert_empty();
+}

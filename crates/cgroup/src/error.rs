@@ -49,6 +49,13 @@ impl Error {
         )
     }
 
+    /// This kernel has no such thing.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        use rustix::io::Errno;
+        matches!(self.errno(), Some(Errno::INVAL | Errno::NOSYS))
+    }
+
     pub(crate) fn is_absent(&self) -> bool {
         matches!(
             self.errno(),

@@ -377,18 +377,24 @@ impl Cgroup {
         first_error.map_or(Ok(()), Err)
     }
 
+    /// Refuses a group with processes; one that is not there has none.
+    pub fn check_empty(&self) -> Result<(), Error> {
+        host::check_path(&self.path)?;
+        match self.processes()?.len() {
+            0 => Ok(()),
+            count => Err(Error::Invalid(format!(
+                "container's cgroup is not empty: {count} process(es) found"
+            ))),
+        }
+    }
+
     /// A group that was there already is taken when nobody is in it.
     fn check_unused(&self, made: &[PathBuf]) -> Result<(), Error> {
         let first = self.dirs().next();
         if first.is_none_or(|(_, dir)| made.contains(&dir)) {
             return Ok(());
         }
-        let processes = self.processes()?.len();
-        if processes > 0 {
-            return Err(Error::Invalid(format!(
-                "container's cgroup is not empty: {processes} process(es) found"
-            )));
-        }
+        self.check_empty()?;
         if self.is_frozen().unwrap_or(false) {
             return Err(Error::Invalid(
                 "container's cgroup unexpectedly frozen".into(),

@@ -132,6 +132,13 @@ pub struct Started {
     pub console: Option<OwnedFd>,
 }
 
+impl Started {
+    /// Kills and reaps it.
+    pub fn end(&self) {
+        create::end(self);
+    }
+}
+
 /// A made container, waiting at the gate when one was asked for. The process that
 /// made it may end and leave this to one it forked: the container waits for as long
 /// as anybody holds it, and ends when nobody does.

@@ -51,6 +51,7 @@ pub(crate) fn checkpoint(root: &Path, mut arguments: Vec<OsString>) -> Result<u8
         .context(|| "keep the caller's descriptors to ourselves".to_owned())?;
     let id = only(arguments, "container id")?;
     let dir = StateDir::open(root, &id)?;
+    let _lock = dir.lock()?.ok_or_else(StateDir::missing)?;
     let state = dir.load()?;
     let host = detect_host()?;
     let status = state.status(&dir, &host);

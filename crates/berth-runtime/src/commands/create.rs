@@ -1,13 +1,13 @@
 //! `create` and `run`.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::systemd::Anchor;
 use berth_cgroup::{Cgroup, Host};
 use berth_monitor::timestamp::Timestamp;
-use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Stdio};
+use berth_runtime_core::{Create, Created, Poststop, Rdt, Root, Started, Stdio};
 use oci_spec::runtime::Spec;
 
 use super::detect_host;
@@ -112,6 +112,17 @@ pub(super) fn streams() -> Vec<String> {
         .collect()
 }
 
+/// `--pidfd-socket` and `--pid-file`.
+pub(super) fn announce(args: &Args, process: &Started) -> Result<()> {
+    if let Some(path) = args.value("pidfd-socket") {
+        console::send_pidfd(Path::new(path), &process.pidfd)?;
+    }
+    if let Some(path) = args.value("pid-file") {
+        replace(Path::new(path), process.pid.to_string().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// What to make a container from.
 struct Request {
     id: String,
@@ -138,6 +149,8 @@ fn parse(mut arguments: Vec<OsString>) -> Result<(Args, Request)> {
 /// A container being made; removed on drop unless it is to be kept.
 pub(super) struct Container {
     pub(super) dir: StateDir,
+    /// Its directory, whoever gets the name.
+    opened: Option<OwnedFd>,
     pub(super) making: Option<Making>,
     pub(super) group: Option<Cgroup>,
     pub(super) rdt: Option<Rdt>,
@@ -168,6 +181,7 @@ impl Container {
         let planned = groups.plan(host, from.spec, from.id)?;
         let mut container = Self {
             dir: StateDir::create(root, from.id)?,
+            opened: None,
             making: None,
             group: None,
             rdt: None,
@@ -175,6 +189,7 @@ impl Container {
             gate: None,
             keep: false,
         };
+        container.opened = Some(container.dir.opened()?);
         container.making = Some(container.dir.making()?);
         container.dir.save_config(from.config)?;
         let poststop = Poststop::new(from.spec, from.id, from.bundle);
@@ -191,6 +206,10 @@ impl Container {
             created: Timestamp::now().to_string(),
             streams: Vec::new(),
         };
+        // Whatever is recorded, `delete` ends: never the processes of others.
+        Cgroup::open(host, &planned.path)
+            .check_empty()
+            .context(|| format!("create control group {}", planned.path))?;
         container.dir.save(&state)?;
         container.poststop = poststop;
         let made = groups.make(host, &planned, from.spec, &resources)?;
@@ -278,24 +297,23 @@ impl Container {
             inherit: inherit.what(),
         })?;
 
-        if let Some(anchor) = anchor {
-            anchor
-                .release()
-                .context(|| "release the scope".to_owned())?;
-        }
-        let pid = created.process.pid;
-        state.pid = pid;
-        state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
-        container.dir.save(&state)?;
-        if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
-            console::send(path, console)?;
-        }
-        if let Some(path) = args.value("pidfd-socket") {
-            console::send_pidfd(Path::new(path), &created.process.pidfd)?;
-        }
-        if let Some(path) = args.value("pid-file") {
-            replace(Path::new(path), pid.to_string().as_bytes())?;
-        }
+        let tell = || {
+            if let Some(anchor) = anchor {
+                anchor
+                    .release()
+                    .context(|| "release the scope".to_owned())?;
+            }
+            let pid = created.process.pid;
+            state.pid = pid;
+            state.pid_start_time = process_stat(pid).map_or(0, |(start_time, _)| start_time);
+            container.dir.save(&state)?;
+            if let (Some(path), Some(console)) = (console_socket, &created.process.console) {
+                console::send(path, console)?;
+            }
+            announce(args, &created.process)
+        };
+        // Without a control group nothing else would end it.
+        tell().inspect_err(|_| created.process.end())?;
         Ok((container, created))
     }
 
@@ -309,8 +327,15 @@ impl Drop for Container {
         if self.keep {
             return;
         }
+        // `delete --force` waits for it, with the lock.
+        self.making = None;
         // An error is on its way out already, or the exit code; what cannot be
-        // removed shows in `list`.
+        // removed shows in `list`. Who has deleted it has done all this; then the
+        // name, and the group, may be those of another container.
+        let opened = self.opened.take();
+        let Some(Ok(Some(_lock))) = opened.map(|opened| self.dir.lock_opened(opened)) else {
+            return;
+        };
         if let Some(group) = &self.group {
             let _ = group.kill_all();
             let _ = group.remove();

@@ -5,9 +5,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use berth_runtime_core::{Exec, Listener, Stdio};
+use berth_runtime_core::{Exec, Listener, Started, Stdio};
 use oci_spec::runtime::{Capability, Process};
 
+use super::create::announce;
 use super::detect_host;
 use crate::args::{Args, Opt, Order};
 use crate::config;
@@ -16,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::filters;
 use crate::inherit::{Inherit, PRESERVE_FDS};
 use crate::rootless;
-use crate::state::{StateDir, Status, replace};
+use crate::state::{StateDir, Status};
 use crate::wait::Waiter;
 
 pub(crate) const OPTIONS: &[Opt] = &[
@@ -131,12 +132,17 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         true => stopped(),
         false => error.into(),
     })?;
-    if let Some(path) = args.value("pidfd-socket") {
-        console::send_pidfd(Path::new(path), &started.pidfd)?;
-    }
-    if let Some(path) = args.value("pid-file") {
-        replace(Path::new(path), started.pid.to_string().as_bytes())?;
-    }
+    attend(&args, console_socket, waiter.as_ref(), &mut started).inspect_err(|_| started.end())
+}
+
+/// What is to be done with a process that runs.
+fn attend(
+    args: &Args,
+    console_socket: Option<&Path>,
+    waiter: Option<&Waiter>,
+    started: &mut Started,
+) -> Result<u8> {
+    announce(args, started)?;
     let mut proxy = match (started.console.take(), console_socket) {
         (Some(console), Some(path)) => {
             console::send(path, &console)?;
@@ -150,7 +156,7 @@ pub(crate) fn exec(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     match waiter {
         None => Ok(0),
         Some(waiter) => waiter
-            .wait(&started, proxy.as_mut())
+            .wait(started, proxy.as_mut())
             .context(|| "wait for the process".to_owned()),
     }
 }

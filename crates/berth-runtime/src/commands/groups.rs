@@ -149,7 +149,10 @@ impl Groups {
             let mut rules = LinuxResources::default();
             rules.set_devices(devices);
             match group.apply_devices(&rules) {
-                Err(error) if !error.is_denied() => {
+                // Nor can a kernel without BPF for control groups.
+                Err(error) if !error.is_denied() && !error.is_unsupported() => {
+                    drop(made.anchor);
+                    let _ = group.remove();
                     return Err(error).context(|| format!("restrict the devices of {path}"));
                 }
                 _ => {}
@@ -208,10 +211,44 @@ pub(crate) fn owner(spec: &Spec) -> Option<u32> {
         return None;
     }
     let user = spec.process().as_ref()?.user().uid();
+    let mut namespaces = linux.namespaces().iter().flatten();
+    if !namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        return (user != 0).then_some(user);
+    }
     let maps = linux.uid_mappings().iter().flatten();
     maps.filter_map(|map| {
         let offset = user.checked_sub(map.container_id())?;
         (offset < map.size()).then(|| map.host_id().checked_add(offset))?
     })
     .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn owner_in(namespaces: &Value, maps: &Value, user: u32) -> Option<u32> {
+        let config = json!({
+            "ociVersion": "1.2.0",
+            "process": { "cwd": "/", "user": { "uid": user, "gid": 0 } },
+            "mounts": [{ "destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["rw"] }],
+            "linux": { "namespaces": namespaces, "uidMappings": maps },
+        });
+        owner(&serde_json::from_value::<Spec>(config).unwrap())
+    }
+
+    #[test]
+    fn a_group_is_handed_to_the_containers_user() {
+        let own = json!([{ "type": "cgroup" }]);
+        let apart = json!([{ "type": "cgroup" }, { "type": "user" }]);
+        let maps = json!([{ "containerID": 0, "hostID": 100_000, "size": 2000 }]);
+        // Without a user namespace its number is the host's.
+        let none = json!([]);
+        assert_eq!(owner_in(&own, &none, 1000), Some(1000));
+        assert_eq!(owner_in(&own, &none, 0), None);
+        assert_eq!(owner_in(&apart, &maps, 1000), Some(101_000));
+        assert_eq!(owner_in(&apart, &maps, 2000), None);
+        assert_eq!(owner_in(&none, &none, 1000), None);
+    }
 }

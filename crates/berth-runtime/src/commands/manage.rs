@@ -127,6 +127,8 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
             destroy(&dir, &state, &host)?;
         }
         Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
+        // Not known is not gone: there may be processes.
+        Err(error) if dir.has_state() => return Err(error),
         // `create` was killed before it wrote the state, or `delete` after it removed
         // that: no process and no control group is left.
         Err(_) => dir.remove()?,
