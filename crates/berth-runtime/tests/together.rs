@@ -241,7 +241,9 @@ fn changes() {
         bundle.leave(&["run", "-d", "a"]);
         for round in 0..ROUNDS {
             let (pids, memory) = (format!("{}", 50 + round), format!("{}m", 64 + round));
-            let outputs = together(
+            // It may begin in a group that is paused, and ends when that is not.
+            let exec = spawn(&bundle, &["exec", "a", "true"]);
+            let mut outputs = together(
                 &bundle,
                 &[
                     &["update", "--pids-limit", &pids, "a"],
@@ -250,9 +252,10 @@ fn changes() {
                     &["resume", "a"],
                     &["ps", "-f", "json", "a"],
                     &["events", "--stats", "a"],
-                    &["exec", "a", "true"],
                 ],
             );
+            let _ = bundle.output(&["resume", "a"]);
+            outputs.push(ended(exec, "the exec ends"));
             for output in &outputs {
                 clear(
                     output,
@@ -269,7 +272,6 @@ fn changes() {
             let resources = &config["linux"]["resources"];
             assert_eq!(resources["pids"]["limit"], 50 + round);
             assert_eq!(resources["memory"]["limit"], (64 + round) << 20);
-            let _ = bundle.output(&["resume", "a"]);
         }
         gone(&bundle);
     });

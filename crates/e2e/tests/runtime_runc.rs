@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use berth_e2e::engine::bin_dir;
-use berth_e2e::{eventually, image, installed, leaks, possible};
+use berth_e2e::{eventually, image, leaks, possible};
 use serde_json::{Value, json};
 
 const IN_PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/in-peers.sh");
@@ -114,7 +114,22 @@ fn runc() -> Option<Vec<String>> {
         let tree = tree.to_str()?.to_owned();
         return Some(vec![IN_PEERS.to_owned(), tree, "runc".to_owned()]);
     }
-    possible("runc", installed("runc")).then(|| vec!["runc".to_owned()])
+    let program = vec!["runc".to_owned()];
+    possible("runc 1.3 or later", is_recent()).then_some(program)
+}
+
+/// The words of older ones are others.
+fn is_recent() -> bool {
+    let Ok(output) = Command::new("runc").arg("--version").output() else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(2).unwrap_or_default();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+    let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
+    (major, minor) >= (1, 3)
 }
 
 /// What has to be the same besides the exit code.
