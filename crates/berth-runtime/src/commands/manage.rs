@@ -118,6 +118,8 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
     if force {
         stop_making(&dir, &host)?;
     }
+    // Asked before: whoever makes it may write one meanwhile.
+    let has_state = dir.has_state();
     match dir.load() {
         Ok(state) => {
             let status = state.status(&dir, &host);
@@ -128,7 +130,7 @@ pub(crate) fn delete(root: &Path, mut arguments: Vec<OsString>) -> Result<u8> {
         }
         Err(_) if !force && dir.is_being_made() => return Err(not_stopped(&id, Status::Creating)),
         // Not known is not gone: there may be processes.
-        Err(error) if dir.has_state() => return Err(error),
+        Err(error) if has_state => return Err(error),
         // `create` was killed before it wrote the state, or `delete` after it removed
         // that: no process and no control group is left.
         Err(_) => dir.remove()?,
